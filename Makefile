@@ -1,0 +1,61 @@
+# `make run` and `make test` are the only two commands that anyone needs. Both build what they need, once.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+.PHONY: help run test test-all check format bench clean
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+run: $(VENV)/.run-ready ## run a five-minute study of the bundled workspace (ARGS="--max-time 10m ...")
+	@$(BIN)/arf run $(ARGS)
+
+test: $(VENV)/.test-ready ## check the code and run all tests but the slow ones (ARGS="-k name")
+	@$(MAKE) check
+	@$(BIN)/pytest $(ARGS)
+
+test-all: $(VENV)/.test-ready ## run all tests, the slow ones too
+	@$(BIN)/pytest -m '' $(ARGS)
+
+check: $(VENV)/.test-ready ## lint, format, types and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.test-ready ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.test-ready ## run the benchmarks; each prints ratios against something in the same run
+	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/.made:
+	@command -v git >/dev/null || { echo "git is needed: install it and try again"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run-ready: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing arf and what the bundled workspace needs (PyTorch is large: this may take minutes, once)"
+	@$(BIN)/pip install $(PIP_ARGS) --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[trainer,report]' \
+	  | grep --line-buffered -E '^(Collecting|Downloading|Installing|Successfully)' || true
+	@$(BIN)/python -c 'import arf, torch' && touch $@
+
+$(VENV)/.test-ready: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing arf and what its tests need (PyTorch is large: this may take minutes, once)"
+	@$(BIN)/pip install $(PIP_ARGS) --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev]' \
+	  | grep --line-buffered -E '^(Collecting|Downloading|Installing|Successfully)' || true
+	@$(BIN)/python -c 'import arf, torch, pytest' && touch $@
+	@touch $(VENV)/.run-ready

@@ -1,0 +1,123 @@
+"""The door for plugins: what they can register, and what they can watch.
+
+A plugin is a module or an object with functions marked `@hookimpl`, named by an entry point in the group
+`arf`. Registering hooks return declarations, which are light; the implementation is imported when a
+study names it. Events observe and never veto: what they raise is logged and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import pluggy
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arf.study import Study
+    from arf.types import Experiment, Reading
+
+PROJECT = "arf"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Kind = Literal["agent", "backend", "strategy", "parser", "command"]
+
+
+@frozen(kw_only=True)
+class Declaration:
+    """One thing that a plugin offers, without importing it."""
+
+    name: str
+    """What users write; lower case with dashes."""
+    summary: str
+    """One line for `arf plugins`."""
+    implementation: str
+    """`package.module:Class`, imported when it is used. For a command: a click command."""
+    options: type | None = None
+    """An attrs class with a default for each field; the user's configuration is structured into it.
+
+    A field's `metadata["help"]` is its documentation.
+    """
+    extra: str = ""
+    """The pip requirement that brings what it needs, such as `arf-research[slurm]`; empty if nothing."""
+
+
+@hookspec
+def arf_register_agents() -> Sequence[Declaration]:
+    """Called once at start-up. Return the declarations of agents (`arf.interfaces.Agent`).
+
+    Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def arf_register_backends() -> Sequence[Declaration]:
+    """Called once at start-up. Return the declarations of backends (`arf.interfaces.Backend`).
+
+    Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def arf_register_strategies() -> Sequence[Declaration]:
+    """Called once at start-up. Return the declarations of strategies (`arf.interfaces.Strategy`).
+
+    Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def arf_register_metric_parsers() -> Sequence[Declaration]:
+    """Called once at start-up. Return the declarations of parsers (`arf.interfaces.MetricParser`).
+
+    Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def arf_register_commands() -> Sequence[Declaration]:
+    """Called once at start-up. Return declarations whose implementations are click commands of `arf`.
+
+    Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def arf_study_started(study: Study, directory: Path, resumed: bool) -> None:
+    """A study began, or went on after an end (`resumed`). `directory` holds its files.
+
+    `study` is a read-only view that stays true while the study runs. What this raises is logged and dropped.
+    """
+
+
+@hookspec
+def arf_experiment_changed(study: Study, experiment: Experiment) -> None:
+    """An experiment was accepted, started, ended or judged: already written, and not yet acted on.
+
+    Called on the engine's thread between two experiments: be quick. What this raises is logged and dropped.
+    """
+
+
+@hookspec
+def arf_reading(study: Study, experiment: Experiment, reading: Reading) -> None:
+    """A metric value appeared in the log of a running experiment (about once a second, in batches).
+
+    Be quick. What this raises is logged and dropped.
+    """
+
+
+@hookspec
+def arf_study_finished(study: Study, directory: Path, summary: Mapping[str, Any]) -> None:
+    """A study ended: all is written, no job runs. `summary` is what `arf status --json` shows.
+
+    May take its time, such as to draw plots. What this raises is logged and dropped.
+    """

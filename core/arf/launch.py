@@ -1,0 +1,158 @@
+"""From a configuration to an engine that is ready to run: new studies and resumed ones."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from arf import __version__
+from arf.config import VERSIONS_KEY, Config, dump, is_secret_name, load
+from arf.engine import Engine
+from arf.errors import StoreError, UsageError
+from arf.plugins import Plugins
+from arf.store import DATABASE, Store, StudyLock
+from arf.study import Study
+from arf.types import NoiseRule
+from arf.workspace import Workspace
+
+STUDIES = Path(".arf") / "studies"
+CONFIG_FILE = "study.yaml"
+
+
+def study_directory(workspace: Path, name: str) -> Path:
+    return workspace / STUDIES / name
+
+
+async def create(directory: Path, config: Config, plugins: Plugins, name: str) -> tuple[Engine, StudyLock]:
+    """A new study in a workspace's folder. Nothing is written unless all that it needs is there.
+
+    Raises ArfError for what cannot be used. The caller releases the lock when the engine has run.
+    """
+    workspace = Workspace.open(directory, config.workspace)
+    base = workspace.base_commit()
+    home = study_directory(workspace.directory, name)
+    if (home / DATABASE).exists():
+        raise UsageError(
+            f"study {name!r} exists", hint=f"`arf resume {name}` goes on with it; or choose another --name"
+        )
+    parts = _Parts(config, plugins, home)
+    tiers = await parts.backend.tiers()
+    home.mkdir(parents=True, exist_ok=True)
+    for folder in ("logs", "trees", "agent"):
+        (home / folder).mkdir(exist_ok=True)
+    lock = StudyLock(home)
+    study = Study(
+        name=name,
+        base=base,
+        base_tree=workspace.tree_of(base),
+        objective=config.objective,
+        seed=config.study.seed,
+        rule=NoiseRule(**attrs.asdict(config.noise)),
+        tiers=tiers,
+        max_experiments=config.budget.max_experiments,
+    )
+    store = Store.create(
+        home,
+        study,
+        {
+            "workspace": str(workspace.directory),
+            "strategy": config.strategy.name,
+            "agent": config.agent.name,
+            "backend": config.backend.name,
+            "budget": attrs.asdict(config.budget),
+        },
+    )
+    (home / CONFIG_FILE).write_text(_versions(plugins) + dump(config), encoding="utf-8")
+    return parts.engine(study, store, workspace, resumed=False), lock
+
+
+async def resume(home: Path, plugins: Plugins) -> tuple[Engine, StudyLock]:
+    """A study that goes on where it ended, however it ended.
+
+    Raises StoreError if it runs already, or its files cannot be used.
+    """
+    if not (home / DATABASE).is_file():
+        raise StoreError(f"no study at {home}", hint="`arf list` shows the studies")
+    lock = StudyLock(home)
+    store = Store.open(home)
+    store.check()
+    config = load_study_config(home, plugins)
+    study = store.load()
+    workspace = Workspace.open(Path(store.meta("workspace")), config.workspace, clean=False)
+    parts = _Parts(config, plugins, home)
+    study.tiers = tuple(await parts.backend.tiers())
+    return parts.engine(study, store, workspace, resumed=True), lock
+
+
+def load_study_config(home: Path, plugins: Plugins) -> Config:
+    """The configuration that a study was started with."""
+    return load(config_file=home / CONFIG_FILE, options_class=plugins.options)
+
+
+class _Parts:
+    """The plugins that a configuration names, made."""
+
+    def __init__(self, config: Config, plugins: Plugins, home: Path) -> None:
+        self._config = config
+        self._plugins = plugins
+        self.strategy = plugins.make("strategy", config.strategy.name, config.strategy.options)
+        self.agent = plugins.make("agent", config.agent.name, config.agent.options)
+        self.parser = plugins.make("parser", config.parser.name, config.parser.options)
+        self.backend = plugins.make("backend", config.backend.name, config.backend.options, home / "backend")
+
+    def engine(self, study: Study, store: Store, workspace: Workspace, *, resumed: bool) -> Engine:
+        settings = self._config.workspace
+        return Engine(
+            study=study,
+            store=store,
+            workspace=workspace,
+            config=attrs.evolve(
+                self._config, workspace=attrs.evolve(settings, setup=with_interpreter(settings.setup))
+            ),
+            strategy=self.strategy,
+            agent=self.agent,
+            backend=self.backend,
+            parser=self.parser,
+            events=self._plugins.events,
+            job_env=job_environment(workspace, settings.env, settings.pass_env),
+            command=with_interpreter(settings.command),
+            resumed=resumed,
+        )
+
+
+def with_interpreter(command: Any) -> Any:
+    """`{python}` in a command becomes the interpreter that arf runs under."""
+    if isinstance(command, str):
+        return command.replace("{python}", shlex.quote(sys.executable))
+    return tuple(part.replace("{python}", sys.executable) for part in command)
+
+
+def job_environment(workspace: Workspace, own: Mapping[str, str], passed: tuple[str, ...]) -> dict[str, str]:
+    """What jobs see: arf's environment without keys and tokens, then what the workspace adds.
+
+    Output is unbuffered, or a Python script's log would come in blocks of 8 KB and look stalled.
+    """
+    env = {name: value for name, value in os.environ.items() if name in passed or not is_secret_name(name)}
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    return {**env, **workspace.job_env(), **own}
+
+
+def _versions(plugins: Plugins) -> str:
+    import platform
+
+    lines = [
+        "# The resolved configuration of this study. `arf resume` reads it.",
+        f"{VERSIONS_KEY}:",
+        f"  arf: {__version__}",
+        f"  python: {platform.python_version()}",
+    ]
+    for info in plugins.describe():
+        if info.distribution and info.distribution != "arf-research":
+            lines.append(f"  {info.distribution}: {info.version!r}")
+    return "\n".join(dict.fromkeys(lines)) + "\n"

@@ -1,0 +1,655 @@
+"""A study's database: `arf.db`, SQLite in WAL mode with full synchronisation.
+
+One process writes (it holds the study's lock); any number read. Rows carry the sequence number of the
+change that made them, so that `load` can tell a new `Study` the same story in the same order.
+Totals are kept up by triggers and the spread by the writer, so that `status` costs the same at any size.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from arf.errors import StoreError
+from arf.study import Study
+from arf.types import (
+    Ask,
+    AskKind,
+    Direction,
+    Experiment,
+    ExperimentState,
+    Factor,
+    Idea,
+    JobState,
+    NoiseRule,
+    Objective,
+    Pick,
+    Role,
+    Tier,
+    Usage,
+    Verdict,
+)
+
+DATABASE = "arf.db"
+LOCK = "lock"
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE ideas (
+    id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, title TEXT NOT NULL, reason TEXT NOT NULL,
+    base TEXT NOT NULL, "commit" TEXT NOT NULL, constants TEXT NOT NULL, agent TEXT NOT NULL,
+    ask INTEGER, expected REAL
+);
+CREATE TABLE factors (
+    seq INTEGER PRIMARY KEY, ask INTEGER NOT NULL, name TEXT NOT NULL, levels TEXT NOT NULL
+);
+CREATE TABLE asks (
+    id INTEGER PRIMARY KEY, opened_seq INTEGER NOT NULL, closed_seq INTEGER, kind TEXT NOT NULL,
+    n INTEGER NOT NULL, base TEXT NOT NULL, opened_at REAL NOT NULL, closed_at REAL,
+    exhausted INTEGER NOT NULL DEFAULT 0, input_tokens INTEGER NOT NULL DEFAULT 0,
+    cached_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0,
+    usd REAL NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE refusals (
+    seq INTEGER PRIMARY KEY, parent TEXT NOT NULL, ideas TEXT NOT NULL, reason TEXT NOT NULL
+);
+CREATE TABLE experiments (
+    id INTEGER PRIMARY KEY, accepted_seq INTEGER NOT NULL, changed_seq INTEGER NOT NULL,
+    ended_seq INTEGER, judged_seq INTEGER,
+    role TEXT NOT NULL, parent TEXT NOT NULL, ideas TEXT NOT NULL, "commit" TEXT NOT NULL,
+    tree TEXT NOT NULL, tier TEXT NOT NULL, seed INTEGER NOT NULL, budget REAL, round TEXT NOT NULL,
+    title TEXT NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL, directory TEXT NOT NULL,
+    handle TEXT NOT NULL,
+    job_state TEXT, exit_code INTEGER, slot TEXT NOT NULL, accepted_at REAL NOT NULL,
+    started_at REAL, ended_at REAL, value REAL, metrics TEXT NOT NULL, curve TEXT NOT NULL,
+    verdict TEXT, reason TEXT NOT NULL, slot_s REAL NOT NULL
+);
+CREATE INDEX experiments_open ON experiments (id) WHERE state <> 'ended';
+CREATE INDEX experiments_judged ON experiments (judged_seq) WHERE judged_seq IS NOT NULL;
+CREATE INDEX experiments_kept ON experiments (judged_seq) WHERE verdict = 'keep';
+CREATE INDEX experiments_tree ON experiments (tree, tier);
+CREATE INDEX experiments_commit ON experiments ("commit");
+CREATE INDEX asks_open ON asks (id) WHERE closed_seq IS NULL;
+CREATE TABLE spreads (
+    tier TEXT NOT NULL, budget REAL NOT NULL, sum_squares REAL NOT NULL, df INTEGER NOT NULL,
+    PRIMARY KEY (tier, budget)
+) WITHOUT ROWID;
+CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (id INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TRIGGER experiment_accepted AFTER INSERT ON experiments BEGIN
+    INSERT INTO totals VALUES ('experiments', 1) ON CONFLICT DO UPDATE SET value = value + 1;
+END;
+CREATE TRIGGER experiment_ended AFTER UPDATE ON experiments
+WHEN new.ended_seq IS NOT NULL AND old.ended_seq IS NULL BEGIN
+    INSERT INTO totals VALUES ('ended', 1) ON CONFLICT DO UPDATE SET value = value + 1;
+    INSERT INTO totals VALUES ('slot_s/' || new.tier, new.slot_s)
+        ON CONFLICT DO UPDATE SET value = value + new.slot_s;
+END;
+CREATE TRIGGER experiment_judged AFTER UPDATE ON experiments
+WHEN new.verdict IS NOT NULL AND old.verdict IS NULL BEGIN
+    INSERT INTO totals VALUES ('verdict/' || new.verdict, 1) ON CONFLICT DO UPDATE SET value = value + 1;
+END;
+CREATE TRIGGER ask_closed AFTER UPDATE ON asks
+WHEN new.closed_seq IS NOT NULL AND old.closed_seq IS NULL BEGIN
+    INSERT INTO totals VALUES ('usd', new.usd) ON CONFLICT DO UPDATE SET value = value + new.usd;
+    INSERT INTO totals VALUES ('tokens', new.input_tokens + new.output_tokens)
+        ON CONFLICT DO UPDATE SET value = value + new.input_tokens + new.output_tokens;
+END;
+"""
+
+_EXPERIMENT_COLUMNS = (
+    'id, role, parent, ideas, "commit", tree, tier, seed, budget, round, title, state, attempt, directory, '
+    "handle, job_state, exit_code, slot, accepted_at, started_at, ended_at, value, metrics, curve, verdict, "
+    "reason"
+)
+
+
+class StudyLock:
+    """Held by the one arf process that may write a study. Released by the kernel when the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            owner = lock_owner(directory)
+            raise StoreError(
+                f"another arf process (pid {owner}) is running study {directory.name!r}",
+                hint=f"watch it with `arf status {directory.name}`, end it with `arf stop {directory.name}`",
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def lock_owner(directory: Path) -> int | None:
+    """The pid of the arf process that runs the study in this folder; None if none does."""
+    try:
+        with (directory / LOCK).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                text = file.read(32).strip()
+                return int(text) if text.isdigit() else None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+class Store:
+    """A connection to a study's database. Make it with `create` or `open`."""
+
+    def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
+        self.directory = directory
+        self._db = connection
+
+    # ---- Opening ----------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, directory: Path, study: Study, meta: Mapping[str, Any]) -> Self:
+        """Make the database of a new study. The folder exists and has none."""
+        path = directory / DATABASE
+        if path.exists():
+            raise StoreError(
+                f"study {directory.name!r} exists",
+                hint=f"go on with it by `arf resume {directory.name}`, or choose another --name",
+            )
+        db = _connect(path)
+        db.execute("PRAGMA journal_mode = WAL")
+        store = cls(directory, db)
+        with store.transaction():
+            for statement in _statements(_SCHEMA):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            store.set_meta("study", _study_to_json(study))
+            store.set_meta("created_at", _now().isoformat())
+            for key, value in meta.items():
+                store.set_meta(key, value)
+        return store
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open the database of a study. Raises StoreError if there is none or it cannot be used."""
+        path = directory / DATABASE
+        if not path.is_file():
+            raise StoreError(f"no study at {directory}", hint="`arf list` shows the studies")
+        try:
+            db = _connect(path)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version != SCHEMA_VERSION:
+                if version > SCHEMA_VERSION:
+                    raise StoreError(
+                        f"{path} was written by a newer arf (schema {version}, not {SCHEMA_VERSION})",
+                        hint="upgrade with `pip install -U arf-research`",
+                    )
+                raise StoreError(
+                    f"{path} is not a study's database (schema {version})",
+                    hint="restore it from a copy, or start a new study",
+                )
+            db.execute("SELECT value FROM meta WHERE key = 'study'").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
+        return cls(directory, db)
+
+    def check(self) -> None:
+        """Read the whole database for damage. Raises StoreError. Done once, before a resume."""
+        path = self.directory / DATABASE
+        try:
+            rows = self._db.execute("PRAGMA quick_check(1)").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
+        if rows != [("ok",)]:
+            raise _damaged(path, rows[0][0])
+
+    def close(self) -> None:
+        self._db.close()
+
+    # ---- Writing ----------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, on disk when it is left. Raises StoreError if the disk refuses."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"cannot write {self.directory / DATABASE}: {error}",
+                hint="free some disk space, then `arf resume`; what was recorded before is safe",
+            ) from error
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Store a JSON value under a name, in the transaction that is open."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _dumps(value)))
+
+    def add_event(self, kind: str, text: str, at: datetime) -> None:
+        """A line of the study's own log: starts, stops, warnings, what an agent got wrong."""
+        self._db.execute("INSERT INTO events (at, kind, text) VALUES (?, ?, ?)", (at.timestamp(), kind, text))
+
+    def add_idea(self, idea: Idea, seq: int) -> None:
+        self._db.execute(
+            "INSERT INTO ideas VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                idea.id,
+                seq,
+                idea.title,
+                idea.reason,
+                idea.base,
+                idea.commit,
+                _dumps(dict(idea.constants)),
+                idea.agent,
+                idea.ask,
+                idea.expected,
+            ),
+        )
+
+    def add_factor(self, factor: Factor, seq: int) -> None:
+        self._db.execute(
+            "INSERT INTO factors VALUES (?, ?, ?, ?)", (seq, factor.ask, factor.name, _dumps(factor.levels))
+        )
+
+    def open_ask(self, ask_id: int, ask: Ask, seq: int, at: datetime) -> None:
+        self._db.execute(
+            "INSERT INTO asks (id, opened_seq, kind, n, base, opened_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (ask_id, seq, ask.kind, ask.n, ask.base, at.timestamp()),
+        )
+
+    def close_ask(
+        self, ask_id: int, usage: Usage, exhausted: bool, seq: int, at: datetime, note: str = ""
+    ) -> None:
+        self._db.execute(
+            "UPDATE asks SET closed_seq = ?, closed_at = ?, exhausted = ?, input_tokens = ?, "
+            "cached_tokens = ?, output_tokens = ?, usd = ?, note = ? WHERE id = ?",
+            (
+                seq,
+                at.timestamp(),
+                exhausted,
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.output_tokens,
+                usage.usd,
+                note,
+                ask_id,
+            ),
+        )
+
+    def refuse(self, parent: str, ideas: tuple[int, ...], reason: str, seq: int) -> None:
+        self._db.execute("INSERT INTO refusals VALUES (?, ?, ?, ?)", (seq, parent, _dumps(ideas), reason))
+
+    def insert_experiment(self, experiment: Experiment, seq: int) -> None:
+        """A new one; its state is *accepted*."""
+        e = experiment
+        self._db.execute(
+            f"INSERT INTO experiments (accepted_seq, changed_seq, slot_s, {_EXPERIMENT_COLUMNS}) "
+            f"VALUES (?, ?, 0{', ?' * 26})",
+            (
+                seq,
+                seq,
+                e.id,
+                e.role,
+                e.parent,
+                _dumps(e.ideas),
+                e.commit,
+                e.tree,
+                e.tier,
+                e.seed,
+                e.budget,
+                e.round,
+                e.title,
+                e.state,
+                e.attempt,
+                e.directory,
+                e.handle,
+                e.job_state,
+                e.exit_code,
+                e.slot,
+                e.accepted_at.timestamp(),
+                _timestamp(e.started_at),
+                _timestamp(e.ended_at),
+                e.value,
+                _dumps(dict(e.metrics)),
+                _dumps(e.curve),
+                e.verdict,
+                e.reason,
+            ),
+        )
+
+    def update_experiment(self, experiment: Experiment, seq: int) -> None:
+        """One that has moved on: started, ended or judged."""
+        e = experiment
+        self._db.execute(
+            "UPDATE experiments SET changed_seq = ?, "
+            "ended_seq = CASE WHEN ended_seq IS NULL AND ? THEN ?1 ELSE ended_seq END, "
+            "judged_seq = CASE WHEN judged_seq IS NULL AND ? THEN ?1 ELSE judged_seq END, "
+            "state = ?, attempt = ?, directory = ?, handle = ?, job_state = ?, exit_code = ?, slot = ?, "
+            "started_at = ?, ended_at = ?, value = ?, metrics = ?, curve = ?, verdict = ?, reason = ?, "
+            "slot_s = ? WHERE id = ?",
+            (
+                seq,
+                e.state is ExperimentState.ENDED,
+                e.verdict is not None,
+                e.state,
+                e.attempt,
+                e.directory,
+                e.handle,
+                e.job_state,
+                e.exit_code,
+                e.slot,
+                _timestamp(e.started_at),
+                _timestamp(e.ended_at),
+                e.value,
+                _dumps(dict(e.metrics)),
+                _dumps(e.curve),
+                e.verdict,
+                e.reason,
+                e.slot_s,
+                e.id,
+            ),
+        )
+
+    def set_spread(self, tier: str, budget: float | None, sum_squares: float, df: int) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO spreads VALUES (?, ?, ?, ?)", (tier, budget or 1.0, sum_squares, df)
+        )
+
+    # ---- Reading ----------------------------------------------------------------------------
+
+    def meta(self, key: str, default: Any = None) -> Any:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else default
+
+    def load(self) -> Study:
+        """The study as it was told, from its rows. Raises StoreError if they make no sense."""
+        try:
+            study = study_from_json(self.meta("study"))
+            for _, tell in sorted(self._story(study), key=lambda item: item[0]):
+                tell()
+            study.happened = self.sequence()
+        except (sqlite3.DatabaseError, KeyError, ValueError, TypeError) as error:
+            raise _damaged(self.directory / DATABASE, error) from error
+        return study
+
+    def _story(self, study: Study) -> Iterator[tuple[int, Any]]:
+        for row in self._db.execute(
+            'SELECT seq, id, title, reason, base, "commit", constants, agent, ask, expected FROM ideas'
+        ):
+            yield row[0], _call(study.add_idea, _idea(row[1:]))
+        for seq, ask, name, levels in self._db.execute("SELECT seq, ask, name, levels FROM factors"):
+            factor = Factor(ask=ask, name=name, levels=tuple(json.loads(levels)))
+            yield seq, _call(study.add_factor, factor)
+        for row in self._db.execute(
+            "SELECT id, opened_seq, closed_seq, kind, n, base, exhausted, input_tokens, cached_tokens, "
+            "output_tokens, usd FROM asks"
+        ):
+            asked = Ask(kind=AskKind(row[3]), n=row[4], base=row[5])
+            yield row[1], _call(study.open_ask, row[0], asked)
+            if row[2] is not None:
+                usage = Usage(input_tokens=row[7], cached_tokens=row[8], output_tokens=row[9], usd=row[10])
+                yield row[2], _call(study.close_ask, row[0], usage, bool(row[6]))
+        for seq, parent, ideas, reason in self._db.execute("SELECT * FROM refusals"):
+            yield seq, _call(study.refuse, parent, tuple(json.loads(ideas)), reason)
+        for row in self._db.execute(
+            f"SELECT accepted_seq, ended_seq, judged_seq, {_EXPERIMENT_COLUMNS} FROM experiments"
+        ):
+            yield from _experiment_story(study, row[:3], _experiment(row[3:]))
+
+    def sequence(self) -> int:
+        """The number of the last change."""
+        return int(
+            self._db.execute(
+                "SELECT max(coalesce((SELECT max(seq) FROM ideas), 0),"
+                " coalesce((SELECT max(seq) FROM factors), 0), coalesce((SELECT max(seq) FROM refusals), 0),"
+                " coalesce((SELECT max(max(opened_seq, coalesce(closed_seq, 0))) FROM asks), 0),"
+                " coalesce((SELECT max(changed_seq) FROM experiments), 0))"
+            ).fetchone()[0]
+        )
+
+    def experiment(self, experiment_id: int) -> Experiment | None:
+        rows = self._experiments("WHERE id = ?", (experiment_id,))
+        return rows[0] if rows else None
+
+    def experiments(
+        self, *, after: int = 0, limit: int | None = None, newest_first: bool = False
+    ) -> list[Experiment]:
+        """Experiments with an id over `after`, in order (or the newest first)."""
+        order = "DESC" if newest_first else "ASC"
+        return self._experiments(
+            f"WHERE id > ? ORDER BY id {order} LIMIT ?", (after, -1 if limit is None else limit)
+        )
+
+    def find_commit(self, prefix: str) -> list[Experiment]:
+        """Experiments whose commit begins with a prefix (four hexadecimal digits or more), oldest first."""
+        return self._experiments(
+            'WHERE "commit" >= ? AND "commit" < ? ORDER BY id', (prefix.lower(), prefix.lower() + "g")
+        )
+
+    def running(self) -> list[Experiment]:
+        """Accepted and not ended."""
+        return self._experiments("WHERE state <> 'ended' ORDER BY id", ())
+
+    def kept(self) -> list[Experiment]:
+        """Verdict *keep*, in the order in which they were kept; the last one is the incumbent."""
+        return self._experiments("WHERE verdict = 'keep' ORDER BY judged_seq", ())
+
+    def last_judged(self, limit: int) -> list[Experiment]:
+        """The newest verdicts first."""
+        return self._experiments("WHERE judged_seq IS NOT NULL ORDER BY judged_seq DESC LIMIT ?", (limit,))
+
+    def replicates(self, tree: str, tier: str) -> list[Experiment]:
+        """Every run of a tree on a tier with the full budget."""
+        return self._experiments("WHERE tree = ? AND tier = ? AND budget IS NULL ORDER BY id", (tree, tier))
+
+    def _experiments(self, where: str, values: tuple[Any, ...]) -> list[Experiment]:
+        try:
+            rows = self._db.execute(f"SELECT {_EXPERIMENT_COLUMNS} FROM experiments {where}", values)
+            return [_experiment(row) for row in rows]
+        except sqlite3.DatabaseError as error:
+            raise _damaged(self.directory / DATABASE, error) from error
+
+    def idea(self, idea_id: int) -> Idea | None:
+        row = self._db.execute(
+            'SELECT id, title, reason, base, "commit", constants, agent, ask, expected FROM ideas '
+            "WHERE id = ?",
+            (idea_id,),
+        ).fetchone()
+        return _idea(row) if row else None
+
+    def totals(self) -> dict[str, float]:
+        """`experiments`, `ended`, `verdict/<verdict>`, `slot_s/<tier>`, `usd`, `tokens`."""
+        return dict(self._db.execute("SELECT name, value FROM totals"))
+
+    def spreads(self) -> dict[tuple[str, float | None], tuple[float, int]]:
+        """(sum of squares, degrees of freedom) within groups, by tier and budget."""
+        return {
+            (tier, None if budget == 1.0 else budget): (sum_squares, df)
+            for tier, budget, sum_squares, df in self._db.execute("SELECT * FROM spreads")
+        }
+
+    def open_asks(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM asks WHERE closed_seq IS NULL").fetchone()[0])
+
+    def events(self, limit: int = 20) -> list[tuple[datetime, str, str]]:
+        """(time, kind, text), the newest first."""
+        rows = self._db.execute("SELECT at, kind, text FROM events ORDER BY id DESC LIMIT ?", (limit,))
+        return [(datetime.fromtimestamp(at, UTC), kind, text) for at, kind, text in rows]
+
+    def refusals(self, limit: int = 20) -> list[tuple[str, tuple[int, ...], str]]:
+        """(parent, ideas, reason), the newest first."""
+        rows = self._db.execute(
+            "SELECT parent, ideas, reason FROM refusals ORDER BY seq DESC LIMIT ?", (limit,)
+        )
+        return [(parent, tuple(json.loads(ideas)), reason) for parent, ideas, reason in rows]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=30)
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _damaged(path: Path, error: object) -> StoreError:
+    return StoreError(
+        f"{path} is damaged ({error})",
+        hint="restore it from a copy; the commits are safe under refs/arf/ and the logs beside the database",
+    )
+
+
+def _experiment_story(
+    study: Study, sequence: tuple[int, int | None, int | None], experiment: Experiment
+) -> Iterator[tuple[int, Any]]:
+    """What was told of an experiment: that it was accepted, that it ended, and its verdict."""
+    from attrs import evolve
+
+    accepted_seq, ended_seq, judged_seq = sequence
+    ended = evolve(experiment, verdict=None)
+    accepted = ended if ended_seq is None else evolve(ended, state=ExperimentState.RUNNING, value=None)
+    yield accepted_seq, _call(study.put, accepted)
+    if ended_seq is not None:
+        yield ended_seq, _call(study.put, ended)
+    if judged_seq is not None:
+        # A failure ends and is judged by one change: the judgement then comes after the end.
+        yield judged_seq, _call(study.put, experiment)
+
+
+def _call(function: Any, *arguments: Any) -> Any:
+    return lambda: function(*arguments)
+
+
+def _idea(row: tuple[Any, ...]) -> Idea:
+    return Idea(
+        id=row[0],
+        title=row[1],
+        reason=row[2],
+        base=row[3],
+        commit=row[4],
+        constants=json.loads(row[5]),
+        agent=row[6],
+        ask=row[7],
+        expected=row[8],
+    )
+
+
+def _experiment(row: tuple[Any, ...]) -> Experiment:
+    return Experiment(
+        id=row[0],
+        role=Role(row[1]),
+        parent=row[2],
+        ideas=tuple(json.loads(row[3])),
+        commit=row[4],
+        tree=row[5],
+        tier=row[6],
+        seed=row[7],
+        budget=row[8],
+        round=row[9],
+        title=row[10],
+        state=ExperimentState(row[11]),
+        attempt=row[12],
+        directory=row[13],
+        handle=row[14],
+        job_state=JobState(row[15]) if row[15] else None,
+        exit_code=row[16],
+        slot=row[17],
+        accepted_at=datetime.fromtimestamp(row[18], UTC),
+        started_at=_datetime(row[19]),
+        ended_at=_datetime(row[20]),
+        value=row[21],
+        metrics=json.loads(row[22]),
+        curve=tuple((int(step), float(value)) for step, value in json.loads(row[23])),
+        verdict=Verdict(row[24]) if row[24] else None,
+        reason=row[25],
+    )
+
+
+def _study_to_json(study: Study) -> dict[str, Any]:
+    return {
+        "name": study.name,
+        "base": study.base,
+        "base_tree": study.base_tree,
+        "objective": {
+            "metric": study.objective.metric,
+            "direction": study.objective.direction,
+            "pick": study.objective.pick,
+        },
+        "seed": study.seed,
+        "rule": {
+            "replicates": study.rule.replicates,
+            "alpha": study.rule.alpha,
+            "max_replicates": study.rule.max_replicates,
+            "confirm": study.rule.confirm,
+        },
+        "tiers": [
+            {
+                "name": tier.name,
+                "slots": tier.slots,
+                "usd_per_hour": tier.usd_per_hour,
+                "speed": tier.speed,
+                "memory_gb": tier.memory_gb,
+                "description": tier.description,
+            }
+            for tier in study.tiers
+        ],
+        "max_experiments": study.max_experiments,
+    }
+
+
+def study_from_json(data: Mapping[str, Any]) -> Study:
+    """A study in which nothing has happened yet, from what `meta("study")` gives."""
+    return Study(
+        name=data["name"],
+        base=data["base"],
+        base_tree=data["base_tree"],
+        objective=Objective(
+            metric=data["objective"]["metric"],
+            direction=Direction(data["objective"]["direction"]),
+            pick=Pick(data["objective"]["pick"]),
+        ),
+        seed=data["seed"],
+        rule=NoiseRule(**data["rule"]),
+        tiers=[Tier(**tier) for tier in data["tiers"]],
+        max_experiments=data["max_experiments"],
+    )
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _timestamp(at: datetime | None) -> float | None:
+    return None if at is None else at.timestamp()
+
+
+def _datetime(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None or math.isnan(timestamp) else datetime.fromtimestamp(timestamp, UTC)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

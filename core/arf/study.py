@@ -1,0 +1,330 @@
+"""A study as everybody but the engine sees it: an indexed, read-only view of what has happened.
+
+Each index is kept up as things happen, so that a decision costs the same after ten experiments and after
+a hundred thousand. Only the engine calls the methods under "What the engine tells"; the store replays the
+same calls to rebuild a study, which is all that a resume is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TypeVar
+
+from attrs import define, field
+
+from arf.types import (
+    Ask,
+    Experiment,
+    ExperimentState,
+    Factor,
+    Idea,
+    NoiseRule,
+    Objective,
+    Role,
+    Tier,
+    Usage,
+    Verdict,
+)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@define
+class Group:
+    """The counted runs of one tree on one tier with one budget: replicates of each other."""
+
+    commit: str
+    tree: str
+    tier: str
+    budget: float | None
+    experiments: list[int] = field(factory=list)
+    """All of them, whatever their state, in the order in which they were accepted."""
+    values: list[float] = field(factory=list)
+    """The objective of those that count, in the order in which they ended."""
+    mean: float = 0.0
+    sum_squares: float = 0.0
+    """Sum of squared deviations from the mean (Welford 1962)."""
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    def add(self, value: float) -> float:
+        """Count a value; returns by how much the sum of squares grew."""
+        self.values.append(value)
+        delta = value - self.mean
+        self.mean += delta / self.n
+        grown = delta * (value - self.mean)
+        self.sum_squares += grown
+        return grown
+
+
+@define
+class Spread:
+    """Within-group sums over a tier and budget, from which the noise is estimated."""
+
+    sum_squares: float = 0.0
+    df: int = 0
+    """Degrees of freedom: counted runs less the groups that they are in."""
+
+
+GroupKey = tuple[str, str, float | None]
+
+
+class Study:
+    """What has happened in a study. All mappings are live and must not be changed."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base: str,
+        base_tree: str,
+        objective: Objective | None = None,
+        seed: int = 0,
+        rule: NoiseRule | None = None,
+        tiers: Iterable[Tier] = (),
+        max_experiments: int | None = None,
+    ) -> None:
+        self.name = name
+        self.base = base
+        """The commit that the study began with."""
+        self.base_tree = base_tree
+        self.objective = objective or Objective()
+        self.seed = seed
+        self.rule = rule or NoiseRule()
+        self.tiers: tuple[Tier, ...] = tuple(tiers)
+        """The preferred one first."""
+        self.max_experiments = max_experiments
+        self.happened = 0
+        """Counts everything that has happened; the same for the same history."""
+        self.incumbent_commit = base
+        self.incumbent_tree = base_tree
+        self.incumbent_experiment: int | None = None
+        """The first run of the incumbent; None until one has been accepted."""
+        self.kept: list[int] = []
+        """Experiments whose verdict was *keep*, in order, the baseline's first run included."""
+        self.usage = Usage()
+        self._experiments: dict[int, Experiment] = {}
+        self._ideas: dict[int, Idea] = {}
+        self._factors: dict[int, list[Factor]] = {}
+        self._asks: dict[int, Ask] = {}
+        self._refusals: dict[tuple[str, tuple[int, ...]], str] = {}
+        self._groups: dict[GroupKey, Group] = {}
+        self._spread: dict[tuple[str, float | None], Spread] = {}
+        self._running: dict[int, None] = {}
+        self._undecided: dict[int, None] = {}
+        self._untried: dict[int, None] = {}
+        self._planned: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+        self._rounds: dict[str, list[int]] = {}
+        self._verdicts: dict[Verdict, int] = {}
+        self._slot_s: dict[str, float] = {}
+        self._exhausted: set[str] = set()
+        self._by_role: dict[Role, list[int]] = {role: [] for role in Role}
+
+    # ---- What anybody asks ------------------------------------------------------------------
+
+    @property
+    def experiments(self) -> Mapping[int, Experiment]:
+        """Every experiment by its id, in order."""
+        return MappingProxyType(self._experiments)
+
+    @property
+    def ideas(self) -> Mapping[int, Idea]:
+        """Every idea by its id, in order."""
+        return MappingProxyType(self._ideas)
+
+    @property
+    def untried(self) -> Iterable[int]:
+        """Ideas that no experiment has used and no refusal names, oldest first."""
+        return self._untried.keys()
+
+    @property
+    def untried_count(self) -> int:
+        return len(self._untried)
+
+    @property
+    def open_asks(self) -> Mapping[int, Ask]:
+        """Asks that were made and not yet answered, by their id."""
+        return MappingProxyType(self._asks)
+
+    @property
+    def refusals(self) -> Mapping[tuple[str, tuple[int, ...]], str]:
+        """Plans that could not be run, as (parent, ideas), and why."""
+        return MappingProxyType(self._refusals)
+
+    @property
+    def running(self) -> Iterable[int]:
+        """Experiments that were accepted and have not ended."""
+        return self._running.keys()
+
+    @property
+    def running_count(self) -> int:
+        return len(self._running)
+
+    @property
+    def undecided(self) -> Iterable[int]:
+        """Experiments that have ended and wait for their verdict."""
+        return self._undecided.keys()
+
+    @property
+    def verdicts(self) -> Mapping[Verdict, int]:
+        """How many experiments have each verdict."""
+        return MappingProxyType(self._verdicts)
+
+    @property
+    def slot_s(self) -> Mapping[str, float]:
+        """Seconds of slot time used so far, by tier."""
+        return MappingProxyType(self._slot_s)
+
+    def factors(self, ask: int) -> tuple[Factor, ...]:
+        """The factors that answered an ask; empty while it is open."""
+        return tuple(self._factors.get(ask, ()))
+
+    def all_factors(self) -> Mapping[int, list[Factor]]:
+        """Factors by the ask that they answered, oldest first."""
+        return MappingProxyType(self._factors)
+
+    def exhausted(self, base: str) -> bool:
+        """Whether the agent has said that it has nothing more for this base."""
+        return base in self._exhausted
+
+    def by_role(self, role: Role) -> list[int]:
+        """Experiments with a role, in order. Do not change the list."""
+        return self._by_role[role]
+
+    def by_round(self, label: str) -> list[int]:
+        """Experiments that a strategy labelled so, in order. Do not change the list."""
+        return self._rounds.get(label, [])
+
+    def planned(self, parent: str, ideas: tuple[int, ...]) -> list[int]:
+        """Experiments that were made by applying these ideas to this parent. Do not change the list."""
+        return self._planned.get((parent, ideas), [])
+
+    def group(self, tree: str, tier: str, budget: float | None = None) -> Group | None:
+        """The runs of a tree on a tier; None if there is none."""
+        return self._groups.get((tree, tier, budget))
+
+    def group_of(self, experiment: Experiment) -> Group:
+        """The group that an experiment belongs to."""
+        return self._groups[(experiment.tree, experiment.tier, experiment.budget)]
+
+    def incumbent_group(self, tier: str, budget: float | None = None) -> Group | None:
+        return self.group(self.incumbent_tree, tier, budget)
+
+    def baseline_group(self, tier: str, budget: float | None = None) -> Group | None:
+        return self.group(self.base_tree, tier, budget)
+
+    def spread(self, tier: str, budget: float | None = None) -> Spread:
+        """Within-group spread of the objective on a tier: `sum_squares / df` is its variance."""
+        return self._spread.get((tier, budget)) or Spread()
+
+    def tier(self, name: str) -> Tier:
+        """The tier of that name. Raises KeyError."""
+        for tier in self.tiers:
+            if tier.name == name:
+                return tier
+        raise KeyError(name)
+
+    def random(self) -> random.Random:
+        """A source of randomness that is the same for the same history."""
+        return random.Random(f"{self.seed}/{self.happened}")
+
+    def run_seed(self, run: int) -> int:
+        """The seed (0 to 2**31 - 1) of run number `run` (from 0) of every commit.
+
+        All commits share it, so that a first look at two of them differs by the change more than by the
+        seed (common random numbers), while their replicates differ.
+        """
+        return random.Random(f"{self.seed}/run/{run}").randrange(2**31)
+
+    # ---- What the engine tells --------------------------------------------------------------
+
+    def add_idea(self, idea: Idea) -> None:
+        self._ideas[idea.id] = idea
+        self._untried[idea.id] = None
+        self.happened += 1
+
+    def add_factor(self, factor: Factor) -> None:
+        self._factors.setdefault(factor.ask, []).append(factor)
+        self.happened += 1
+
+    def open_ask(self, ask_id: int, ask: Ask) -> None:
+        self._asks[ask_id] = ask
+        self.happened += 1
+
+    def close_ask(self, ask_id: int, usage: Usage, exhausted: bool) -> None:
+        ask = self._asks.pop(ask_id)
+        if exhausted:
+            self._exhausted.add(ask.base)
+        self.usage = self.usage + usage
+        self.happened += 1
+
+    def refuse(self, parent: str, ideas: tuple[int, ...], reason: str) -> None:
+        self._refusals[(parent, ideas)] = reason
+        for idea in ideas:
+            self._untried.pop(idea, None)
+        self.happened += 1
+
+    def put(self, experiment: Experiment) -> None:
+        """Record an experiment that is new or has changed."""
+        old = self._experiments.get(experiment.id)
+        self._experiments[experiment.id] = experiment
+        self.happened += 1
+        if old is None:
+            self._accepted(experiment)
+        if experiment.state is ExperimentState.ENDED and (
+            old is None or old.state is not ExperimentState.ENDED
+        ):
+            self._ended(experiment)
+        if experiment.verdict is not None and (old is None or old.verdict is None):
+            self._judged(experiment)
+
+    def _accepted(self, experiment: Experiment) -> None:
+        key = (experiment.tree, experiment.tier, experiment.budget)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(
+                commit=experiment.commit,
+                tree=experiment.tree,
+                tier=experiment.tier,
+                budget=experiment.budget,
+            )
+        group.experiments.append(experiment.id)
+        self._running[experiment.id] = None
+        self._by_role[experiment.role].append(experiment.id)
+        self._planned.setdefault((experiment.parent, experiment.ideas), []).append(experiment.id)
+        if experiment.round:
+            self._rounds.setdefault(experiment.round, []).append(experiment.id)
+        for idea in experiment.ideas:
+            self._untried.pop(idea, None)
+        if self.incumbent_experiment is None and experiment.tree == self.incumbent_tree:
+            self.incumbent_experiment = experiment.id
+
+    def _ended(self, experiment: Experiment) -> None:
+        self._running.pop(experiment.id, None)
+        self._undecided[experiment.id] = None
+        self._slot_s[experiment.tier] = self._slot_s.get(experiment.tier, 0.0) + experiment.slot_s
+        if experiment.value is None:
+            return
+        group = self.group_of(experiment)
+        grown = group.add(experiment.value)
+        if group.n > 1:
+            key = (experiment.tier, experiment.budget)
+            spread = self._spread.setdefault(key, Spread())
+            spread.sum_squares += grown
+            spread.df += 1
+
+    def _judged(self, experiment: Experiment) -> None:
+        verdict = experiment.verdict
+        assert verdict is not None
+        self._undecided.pop(experiment.id, None)
+        self._verdicts[verdict] = self._verdicts.get(verdict, 0) + 1
+        if verdict is Verdict.KEEP:
+            self.kept.append(experiment.id)
+            self.incumbent_commit = experiment.commit
+            self.incumbent_tree = experiment.tree
+            self.incumbent_experiment = experiment.id

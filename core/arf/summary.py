@@ -1,0 +1,140 @@
+"""What `arf status` shows: a study in one dictionary, read from indexed rows so that size does not matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from arf.store import Store, lock_owner, study_from_json
+from arf.study import Study
+from arf.types import Experiment, Objective, Verdict
+
+
+def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
+    """A study's state, ready for JSON. `verdicts` is how many of the last ones are told."""
+    study = study_from_json(store.meta("study"))
+    totals = store.totals()
+    running = store.running()
+    kept = store.kept()
+    elapsed_s = float(store.meta("elapsed_s", 0.0))
+    slot_s = {name.removeprefix("slot_s/"): v for name, v in totals.items() if name.startswith("slot_s/")}
+    owner = lock_owner(store.directory)
+    return {
+        "study": study.name,
+        "state": "running" if owner is not None else store.meta("state", "stopped"),
+        "pid": owner,
+        "created_at": store.meta("created_at"),
+        "workspace": store.meta("workspace"),
+        "strategy": store.meta("strategy"),
+        "agent": store.meta("agent"),
+        "backend": store.meta("backend"),
+        "base": study.base,
+        "objective": {"metric": study.objective.metric, "direction": str(study.objective.direction)},
+        "tiers": [{"name": t.name, "slots": t.slots, "usd_per_hour": t.usd_per_hour} for t in study.tiers],
+        "experiments": int(totals.get("experiments", 0)),
+        "ended": int(totals.get("ended", 0)),
+        "verdicts": {
+            str(verdict): int(totals[f"verdict/{verdict}"])
+            for verdict in Verdict
+            if f"verdict/{verdict}" in totals
+        },
+        "running": [_running(experiment) for experiment in running],
+        "last": [_judged(experiment) for experiment in store.last_judged(verdicts)],
+        "noise": _noise(store),
+        **_best(store, study, kept),
+        "budget": store.meta("budget", {}),
+        "elapsed_s": elapsed_s,
+        "slot_s": slot_s,
+        "slot_hours": sum(slot_s.values()) / 3600,
+        "utilisation": _utilisation(study, slot_s, running, elapsed_s),
+        "usd": totals.get("usd", 0.0)
+        + sum(t.usd_per_hour * slot_s.get(t.name, 0.0) / 3600 for t in study.tiers),
+        "tokens": int(totals.get("tokens", 0)),
+        "open_asks": store.open_asks(),
+        "final": store.meta("final"),
+        "reason": store.meta("end_reason", ""),
+        "directory": str(store.directory),
+    }
+
+
+def _noise(store: Store) -> dict[str, dict[str, float]]:
+    """By tier: the pooled standard deviation of replicates and its degrees of freedom."""
+    return {
+        tier: {"sigma": math.sqrt(sum_squares / df), "df": df}
+        for (tier, budget), (sum_squares, df) in store.spreads().items()
+        if budget is None and df > 0
+    }
+
+
+def _best(store: Store, study: Study, kept: list[Experiment]) -> dict[str, Any]:
+    """The baseline and the incumbent, by their means on the first tier that both ran on."""
+    if not kept:
+        return {"baseline": None, "best": None, "kept": []}
+    best = kept[-1]
+    tier = best.tier
+    base = _mean(store.replicates(study.base_tree, tier))
+    mine = _mean(store.replicates(best.tree, tier))
+    told: dict[str, Any] = {
+        "baseline": base and {"mean": base[0], "n": base[1], "tier": tier},
+        "best": mine
+        and {
+            "experiment": best.id,
+            "commit": best.commit,
+            "title": best.title,
+            "mean": mine[0],
+            "n": mine[1],
+            "tier": tier,
+            "gain": study.objective.gain(base[0], mine[0]) if base else None,
+            "gain_percent": percent(study.objective, base[0], mine[0]) if base else None,
+        },
+        "kept": [_judged(experiment) for experiment in kept],
+    }
+    return told
+
+
+def percent(objective: Objective, base: float, value: float) -> float | None:
+    """The gain as a percentage of the baseline; None where that means nothing."""
+    return 100 * objective.gain(base, value) / abs(base) if base else None
+
+
+def _mean(experiments: list[Experiment]) -> tuple[float, int] | None:
+    values = [experiment.value for experiment in experiments if experiment.value is not None]
+    return (math.fsum(values) / len(values), len(values)) if values else None
+
+
+def _utilisation(
+    study: Study, slot_s: Mapping[str, float], running: list[Experiment], elapsed_s: float
+) -> float | None:
+    """The share of slot time spent inside experiments; None before there is any."""
+    slots = sum(tier.slots for tier in study.tiers)
+    if elapsed_s <= 0 or not slots:
+        return None
+    now = datetime.now(UTC)
+    under_way = sum((now - e.started_at).total_seconds() for e in running if e.started_at is not None)
+    return min(1.0, (sum(slot_s.values()) + under_way) / (slots * elapsed_s))
+
+
+def _running(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "experiment": experiment.id,
+        "title": experiment.title,
+        "role": str(experiment.role),
+        "tier": experiment.tier,
+        "slot": experiment.slot,
+        "started_at": experiment.started_at.isoformat() if experiment.started_at else None,
+        "attempt": experiment.attempt,
+    }
+
+
+def _judged(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "experiment": experiment.id,
+        "commit": experiment.commit,
+        "title": experiment.title,
+        "role": str(experiment.role),
+        "verdict": str(experiment.verdict),
+        "value": experiment.value,
+        "reason": experiment.reason,
+    }

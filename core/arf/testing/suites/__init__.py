@@ -1,0 +1,8 @@
+"""Conformance suites: subclass one as `class TestMine(BackendSuite)` and say how to make yours."""
+
+from arf.testing.suites.agent import AgentSuite
+from arf.testing.suites.backend import BackendSuite
+from arf.testing.suites.parser import MetricParserSuite
+from arf.testing.suites.strategy import StrategySuite
+
+__all__ = ["AgentSuite", "BackendSuite", "MetricParserSuite", "StrategySuite"]

@@ -1,0 +1,404 @@
+"""What crosses a border in arf: frozen values, one word for one idea (docs/design.md lists the words).
+
+Times are UTC datetimes with a zone, durations are seconds, memory is GiB, money is US dollars.
+Identifiers of ideas, experiments and asks are integers that count from 1 within a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from attrs import field, frozen
+
+Scalar = bool | int | float | str
+"""A value that a constant of a script can have."""
+
+Seconds = Annotated[float, "seconds"]
+"""A duration. In a configuration a number of seconds, or text such as `90s`, `30m`, `8h` or `1h30m`."""
+
+
+class Direction(StrEnum):
+    """Which way the objective is better."""
+
+    MIN = "min"
+    MAX = "max"
+
+
+class Pick(StrEnum):
+    """Which reading counts where a script prints its objective more than once."""
+
+    ONLY = "only"
+    """It must be printed once; two different values without a step make the result invalid."""
+    FIRST = "first"
+    LAST = "last"
+    BEST = "best"
+
+
+class Role(StrEnum):
+    """Why an experiment is run."""
+
+    BASELINE = "baseline"
+    """The unchanged script."""
+    CANDIDATE = "candidate"
+    """A change that is judged against the incumbent."""
+    CELL = "cell"
+    """A cell of a design: measured for its effects, not judged by itself."""
+    REPLICATE = "replicate"
+    """Another run of a commit that has run before, with another seed."""
+    PROMOTION = "promotion"
+    """A commit that ran on one tier, run on a dearer one."""
+
+
+class JobState(StrEnum):
+    """Where a job is. The last six are ends; they differ in what follows."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    """The command ended with exit code 0."""
+    FAILED = "failed"
+    """The command ended with another code or by a signal: the experiment crashed."""
+    TIMED_OUT = "timed_out"
+    """It reached its time limit and was ended: a property of the change, so it is not run again."""
+    PREEMPTED = "preempted"
+    """The machine was taken away: not the change's fault, so it is run again."""
+    LOST = "lost"
+    """Nobody knows what became of it: run again, like a preempted one."""
+    CANCELLED = "cancelled"
+    """arf ended it."""
+
+    @property
+    def is_end(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class ExperimentState(StrEnum):
+    ACCEPTED = "accepted"
+    """Recorded, with its commit; its job may or may not have reached the backend."""
+    RUNNING = "running"
+    """Its job has a handle."""
+    ENDED = "ended"
+    """Its job has ended; the verdict may still wait for replicates."""
+
+
+class Verdict(StrEnum):
+    KEEP = "keep"
+    """Better than the incumbent by more than the noise allows (or the baseline itself)."""
+    DISCARD = "discard"
+    """Ran well, and is not proven better."""
+    MEASURED = "measured"
+    """Ran well as a replicate, a cell or a promotion: a reading, no decision of its own."""
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    INVALID = "invalid"
+    """It touched what it must not, or its objective cannot be trusted."""
+    CANCELLED = "cancelled"
+
+
+class AskKind(StrEnum):
+    IDEAS = "ideas"
+    FACTORS = "factors"
+
+
+@frozen(kw_only=True)
+class Objective:
+    """The metric that a study improves."""
+
+    metric: str = "val_bpb"
+    direction: Direction = Direction.MIN
+    pick: Pick = Pick.ONLY
+
+    def gain(self, old: float, new: float) -> float:
+        """How much better `new` is than `old`: positive is better, whatever the direction."""
+        return old - new if self.direction is Direction.MIN else new - old
+
+
+@frozen(kw_only=True)
+class Tier:
+    """One kind of hardware that a backend offers."""
+
+    name: str
+    slots: int
+    """How many jobs run on it at a time; at least 1."""
+    usd_per_hour: float = 0.0
+    """Price of one slot for an hour."""
+    speed: float = 1.0
+    """Training speed measured or declared against the first tier."""
+    memory_gb: float | None = None
+    """Accelerator memory (main memory on a CPU) for one slot."""
+    description: str = ""
+
+
+@frozen(kw_only=True)
+class Reading:
+    """One metric value parsed from a job's output. `value` may be NaN or infinite."""
+
+    name: str
+    value: float
+    step: int | None = None
+    """The training step that it belongs to; None for a closing value."""
+
+
+@frozen(kw_only=True)
+class Job:
+    """What a backend runs."""
+
+    key: str
+    """Unique in the study, and the same when the same attempt is submitted again after a crash."""
+    directory: Path
+    """The work tree; the command runs in it, or in the workspace's folder inside it."""
+    command: str | tuple[str, ...]
+    """A string is given to `/bin/sh -c`; a tuple is executed as it is."""
+    env: Mapping[str, str]
+    """The whole environment but for what the backend adds (devices, threads)."""
+    log: Path
+    """Where standard output and error go, together; the backend creates or truncates it."""
+    tier: str
+    time_limit_s: float
+    """Wall-clock from its start; then the job is ended and is `TIMED_OUT`."""
+
+
+@frozen(kw_only=True)
+class JobResult:
+    """How a job ended. `state` is an end."""
+
+    state: JobState
+    exit_code: int | None = None
+    """None where there is none; minus the signal's number where a signal ended it."""
+    started_at: datetime | None = None
+    """None if it never started."""
+    ended_at: datetime | None = None
+    slot: str = ""
+    """The place where it ran, for people: `cpu:3`, `gpu:0,1`, `node7`."""
+    message: str = ""
+    """One line for people on what went wrong; empty when nothing did."""
+
+
+@frozen(kw_only=True)
+class Edit:
+    """Replace the one occurrence of `old` in a file by `new`. An empty `old` makes a new file."""
+
+    path: str
+    """Relative to the workspace, with forward slashes."""
+    old: str
+    new: str
+
+
+@frozen(kw_only=True)
+class Draft:
+    """An idea as an agent has it, before it is a commit: exactly one of the four kinds of change.
+
+    `constants` are set by name; `edits` are search and replace; `patch` is a unified diff;
+    `commit` is a commit that an external agent made in a work tree of its own.
+    """
+
+    title: str
+    reason: str = ""
+    constants: Mapping[str, Scalar] = field(factory=dict)
+    edits: tuple[Edit, ...] = ()
+    patch: str = ""
+    commit: str = ""
+    expected: float | None = None
+    """The gain that the agent expects, in units of the objective."""
+
+
+@frozen(kw_only=True)
+class FactorDraft:
+    """A question with two or more answers. The base itself is always a level, not listed here."""
+
+    name: str
+    levels: tuple[Draft, ...]
+
+
+@frozen(kw_only=True)
+class Idea:
+    """A named, composable change to the editable files, stored as a commit on its base."""
+
+    id: int
+    title: str
+    reason: str = ""
+    base: str
+    """The commit that it was made for."""
+    commit: str
+    """`base` with the change; its only parent is `base`."""
+    constants: Mapping[str, Scalar] = field(factory=dict)
+    """Set by name when composed; empty for a change of code, which is merged."""
+    agent: str = ""
+    ask: int | None = None
+    expected: float | None = None
+
+
+@frozen(kw_only=True)
+class Factor:
+    """A factor as the study has it: its levels are ideas; the base is the level that is not listed."""
+
+    name: str
+    levels: tuple[int, ...]
+    ask: int
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What a strategy wants run."""
+
+    parent: str
+    """The commit that the ideas are applied to."""
+    ideas: tuple[int, ...] = ()
+    role: Role = Role.CANDIDATE
+    tier: str | None = None
+    """None: the first tier that has a free slot."""
+    seed: int | None = None
+    """None: arf numbers the runs of a commit and gives run k of every commit the same seed."""
+    budget: float | None = None
+    """A share of the full training budget, for cheaper looks; None for all of it."""
+    round: str = ""
+    """The strategy's own label, such as a design or a rung."""
+    title: str = ""
+    """For people; the titles of the ideas where empty."""
+
+
+@frozen(kw_only=True)
+class Ask:
+    """What a strategy wants thought about."""
+
+    kind: AskKind = AskKind.IDEAS
+    n: int = 1
+    """How many ideas or factors; an agent may give fewer."""
+    base: str
+    """The commit that they are for."""
+
+
+@frozen(kw_only=True)
+class Usage:
+    """What an answer cost."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    """Part of `input_tokens` that was read from a cache."""
+    output_tokens: int = 0
+    usd: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            usd=self.usd + other.usd,
+        )
+
+
+@frozen(kw_only=True)
+class Answer:
+    """What an agent says to an ask."""
+
+    ideas: tuple[Draft, ...] = ()
+    factors: tuple[FactorDraft, ...] = ()
+    usage: Usage = Usage()
+    exhausted: bool = False
+    """It has nothing more for this base, now or later: do not ask again until the base changes."""
+    note: str = ""
+    """A line for the study's log."""
+
+
+@frozen(kw_only=True)
+class Experiment:
+    """A plan that was accepted: its commit, its job, its readings, its verdict."""
+
+    id: int
+    role: Role
+    parent: str
+    ideas: tuple[int, ...] = ()
+    commit: str
+    tree: str
+    """The git tree of `commit`: equal trees are the same change, however they came about."""
+    tier: str
+    seed: int
+    budget: float | None = None
+    round: str = ""
+    title: str = ""
+    state: ExperimentState = ExperimentState.ACCEPTED
+    attempt: int = 1
+    """Counts runs of this experiment: preempted and lost jobs are run again."""
+    directory: str = ""
+    """Its work tree, relative to the study's folder."""
+    handle: str = ""
+    job_state: JobState | None = None
+    exit_code: int | None = None
+    slot: str = ""
+    accepted_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    value: float | None = None
+    """The objective; None unless the result counts."""
+    metrics: Mapping[str, float] = field(factory=dict)
+    """The last value of each metric in the log. Never holds NaN or infinity."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """(step, training loss), thinned to a few dozen points."""
+    verdict: Verdict | None = None
+    """None until it is decided, which may take replicates."""
+    reason: str = ""
+    """Why the verdict is what it is, in one line for people."""
+
+    @property
+    def slot_s(self) -> float:
+        """Seconds that it held a slot; 0 until it has ended."""
+        if self.started_at is None or self.ended_at is None:
+            return 0.0
+        return max(0.0, (self.ended_at - self.started_at).total_seconds())
+
+
+class SeedMode(StrEnum):
+    """How a script learns its seed."""
+
+    AUTO = "auto"
+    """`env` where a tracked text file of the workspace mentions `ARF_SEED`, else `rewrite`."""
+    ENV = "env"
+    """Only by the environment variable `ARF_SEED`; the files stay as they are."""
+    REWRITE = "rewrite"
+    """Literal seeds in the editable Python files are replaced in the work tree, never in a commit."""
+
+
+@frozen(kw_only=True)
+class WorkspaceSettings:
+    """What a workspace is: the command that is run, and which of its files may change.
+
+    Patterns are relative to the workspace, with forward slashes, as in .gitignore: `*` stays within a
+    folder, `**` crosses folders, and a folder's name stands for all that is in it.
+    """
+
+    command: str | tuple[str, ...]
+    """A string is given to `/bin/sh -c`; a tuple is executed as it is."""
+    setup: str = ""
+    """A shell command run once in the workspace before the first job (data, tokenizer); empty for none."""
+    setup_time_limit_s: Seconds = 3600.0
+    editable: tuple[str, ...] = ("train.py",)
+    """What ideas may change; all other tracked files are read-only."""
+    readonly: tuple[str, ...] = ()
+    """Exceptions from `editable`."""
+    link: tuple[str, ...] = ()
+    """Untracked paths of the workspace, such as `data`, that each work tree gets as symbolic links."""
+    env: Mapping[str, str] = field(factory=dict)
+    """Environment variables for every job."""
+    pass_env: tuple[str, ...] = ()
+    """Names of variables that jobs get from arf's own environment; `*` at the end matches any rest."""
+    program: str = "program.md"
+    """The instructions to the agent; the file may be missing."""
+    seed: SeedMode = SeedMode.AUTO
+
+
+@frozen(kw_only=True)
+class NoiseRule:
+    """How sure arf is before it keeps a change."""
+
+    replicates: int = 4
+    """Runs of the baseline on each tier; under 4 the noise itself is poorly known."""
+    alpha: float = 0.05
+    """The chance that a study of nothing but noise keeps anything at all."""
+    max_replicates: int = 6
+    """Runs of one commit, at most, to decide about it."""
+    confirm: int = 3
+    """Runs of the best with fresh seeds at the end, which no choice was made by; 0 for none."""

@@ -1,0 +1,333 @@
+"""Starting processes, being told of their end, and finding those that hide.
+
+All processes of a job are known by ARF_JOB in their environment; the wrapper (job.sh) also by its command
+line, which the kernel keeps for a process whose environment cannot be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+MARK = "ARF_JOB"
+WRAPPER = Path(__file__).with_name("job.sh")
+RESET_SIGNALS = [
+    number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
+]
+OTHERS_ZOMBIE_S = 10.0
+"""After so long a dead child that nobody has waited for is a job's orphan, not something that arf started."""
+
+
+def start(mark: str, record: str, directory: str, argv: Sequence[str], env: Mapping[str, str], log_path: str) -> int:
+    """Start a job's wrapper in a session of its own, and give its pid. Raises OSError.
+
+    `env` is the whole environment. The log is created or truncated; standard input is empty.
+    """
+    keep_files_private()
+    odd = [f"{name}={value}" for name, value in env.items() if not name.isidentifier() or not name.isascii()]
+    if odd:  # a shell drops the variables that it could not name itself
+        argv = ["/usr/bin/env", *odd, *argv]
+    return os.posix_spawn(
+        "/bin/sh",
+        ["/bin/sh", str(WRAPPER), f"arf:{mark}", record, directory, *argv],
+        {**env, MARK: mark},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=RESET_SIGNALS,
+    )
+
+
+def keep_files_private() -> None:
+    """Let no file that is open here be inherited: files that arf itself inherited, or that C code opened."""
+    for name in os.listdir("/dev/fd"):
+        fd = int(name)
+        if fd > 2:
+            try:
+                os.set_inheritable(fd, False)
+            except OSError:
+                pass  # the one that listed the folder, closed by now
+
+
+# ---- Being told of an end -------------------------------------------------------------------
+
+
+class ExitWatch(Protocol):
+    """Something that an event loop can wait for: readable once the process has ended."""
+
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+def watch_exit(pid: int, how: str = "") -> ExitWatch:
+    """Watch any process, a child or not. Raises ProcessLookupError if there is none.
+
+    `how` is `pidfd` (Linux 5.3), `kqueue` (BSD, macOS) or `thread`; empty for the best there is.
+    """
+    if how in ("", "pidfd") and hasattr(os, "pidfd_open"):
+        try:
+            return PidFd(os.pidfd_open(pid))
+        except ProcessLookupError:
+            raise
+        except OSError:
+            pass  # an old kernel, or a sandbox that forbids it
+    if how in ("", "kqueue") and sys.platform != "linux":
+        import select
+
+        queue = select.kqueue()
+        event = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
+        queue.control([event], 0)
+        return queue
+    return _ThreadWatch(pid)
+
+
+class PidFd:
+    """A file descriptor that stands for a process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _ThreadWatch:
+    """A thread that waits for the end of a child; of another process it can only ask again and again."""
+
+    def __init__(self, pid: int) -> None:
+        os.kill(pid, 0)
+        self._reader, self._writer = os.pipe()
+        threading.Thread(target=self._wait, args=(pid,), daemon=True, name=f"wait-{pid}").start()
+
+    def _wait(self, pid: int) -> None:
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            while exists(pid):
+                time.sleep(0.2)
+        os.close(self._writer)
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def close(self) -> None:
+        os.close(self._reader)
+
+
+async def ended(pids: Collection[int], timeout_s: float) -> set[int]:
+    """Wait until these processes have ended, or for `timeout_s`, and give those that have not."""
+    loop = asyncio.get_running_loop()
+    left: dict[int, ExitWatch] = {}
+    done = loop.create_future()
+
+    def gone(pid: int) -> None:
+        watch = left.pop(pid)
+        loop.remove_reader(watch.fileno())
+        watch.close()
+        if not left and not done.done():
+            done.set_result(None)
+
+    for pid in pids:
+        try:
+            left[pid] = watch_exit(pid)
+        except ProcessLookupError:
+            continue
+        loop.add_reader(left[pid].fileno(), gone, pid)
+    try:
+        if left:
+            await asyncio.wait_for(done, timeout_s)
+    except TimeoutError:
+        pass
+    finally:
+        remaining = set(left)
+        for pid in remaining:
+            gone(pid)
+    return remaining
+
+
+# ---- What there is --------------------------------------------------------------------------
+
+
+def exists(pid: int) -> bool:
+    """Whether there is such a process, a dead one that nobody has waited for included."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_wrapper(pid: int, mark: str) -> bool:
+    """Whether `pid` is the living wrapper of the job with this mark, and not a later process of that number."""
+    wanted = f"arf:{mark}"
+    if os.path.isdir("/proc/self"):
+        return wanted.encode() in _read(f"/proc/{pid}/cmdline").split(b"\0")
+    return wanted in _ps("-o", "command=", "-p", str(pid)).split()
+
+
+def find_wrapper(mark: str) -> int | None:
+    """The pid of a job's wrapper, looked for among all processes; None if there is none."""
+    wanted = f"arf:{mark}".encode()
+    if os.path.isdir("/proc/self"):
+        return next((pid for pid in _all() if wanted in _read(f"/proc/{pid}/cmdline").split(b"\0")), None)
+    for line in _ps("-A", "-o", "pid=,command=").splitlines():
+        pid, *words = line.split()
+        if wanted.decode() in words:
+            return int(pid)
+    return None
+
+
+def _ps(*arguments: str) -> str:
+    import subprocess
+
+    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout
+
+
+def marked(mark: str) -> set[int]:
+    """Every living process of a job, looked for among all processes. Empty where there is no /proc."""
+    return {pid for pid in _all() if _mark_of(pid) == mark}
+
+
+def _all() -> Iterator[int]:
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return
+    for name in names:
+        if name.isdigit():
+            yield int(name)
+
+
+def _mark_of(pid: int) -> str:
+    for entry in _read(f"/proc/{pid}/environ").split(b"\0"):
+        if entry.startswith(b"ARF_JOB="):
+            return entry[8:].decode("utf-8", "replace")
+    return ""
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""  # it has ended, or belongs to somebody else
+
+
+def group_lives(pid: int) -> bool:
+    """Whether the process group has members, dead ones that nobody has waited for included."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def group(pid: int) -> set[int]:
+    """The living processes of a session or process group, looked for among all processes."""
+    found = set()
+    for other in _all():
+        fields = _read(f"/proc/{other}/stat").rpartition(b")")[2].split()
+        if len(fields) > 3 and fields[0] not in (b"Z", b"X") and str(pid).encode() in (fields[2], fields[3]):
+            found.add(other)
+    return found
+
+
+def signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+        if number == signal.SIGTERM:
+            os.killpg(pid, signal.SIGCONT)  # what is stopped could not end
+    except (ProcessLookupError, PermissionError):
+        pass  # it has ended; on macOS a group of the dead gives the second
+
+
+def signal_each(pids: Collection[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass  # it has ended, or is somebody else's by now
+
+
+def reap(pid: int) -> int | None:
+    """The exit code of a child that has ended, minus the signal's number for a signal; None if unknown."""
+    try:
+        ended_pid, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None  # not our child
+    return os.waitstatus_to_exitcode(status) if ended_pid else None
+
+
+# ---- Orphans --------------------------------------------------------------------------------
+
+
+class Orphans:
+    """Processes that lost their parents come to us, and are told apart from what arf itself started.
+
+    Linux only: elsewhere an orphan goes to init, and what has left its job's process group is not found.
+    """
+
+    def __init__(self) -> None:
+        self._adopting = False
+        self._dead_since: dict[int, float] = {}
+
+    def adopt(self, on: bool = True) -> None:
+        """Become the parent of orphans among our descendants, or stop being it."""
+        if sys.platform == "linux" and self._adopting != on:
+            import ctypes
+
+            set_child_subreaper = 36
+            ctypes.CDLL(None).prctl(set_child_subreaper, int(on), 0, 0, 0)
+            self._adopting = on
+
+    def of(self, mark: str, known: Collection[int]) -> set[int]:
+        """Living orphans of a job. `known` are children that are no orphans; dead orphans are reaped."""
+        strange = [pid for pid in _children() if pid not in known]
+        if not strange and not self._dead_since:
+            return set()
+        found = {pid for pid in strange if _mark_of(pid) == mark}
+        self._reap([pid for pid in strange if pid not in found])
+        return found
+
+    def _reap(self, pids: Sequence[int]) -> None:
+        """Reap the dead among them, once they have been dead for so long that nobody else will."""
+        now = time.monotonic()
+        dead = [pid for pid in pids if _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:1] == [b"Z"]]
+        self._dead_since = {pid: self._dead_since.get(pid, now) for pid in dead}
+        for pid in [pid for pid, since in self._dead_since.items() if now - since > OTHERS_ZOMBIE_S]:
+            reap(pid)
+            del self._dead_since[pid]
+
+
+def _children() -> list[int]:
+    """Our children by the kernel's list, or by a look at all processes where it keeps none."""
+    own = os.getpid()
+    listed = _read(f"/proc/self/task/{own}/children")
+    if listed or os.path.exists(f"/proc/self/task/{own}/children"):
+        return [int(pid) for pid in listed.split()]
+    return [
+        pid
+        for pid in _all()
+        if _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1:2] == [str(own).encode()]
+    ]

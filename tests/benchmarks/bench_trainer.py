@@ -1,0 +1,358 @@
+"""What the bundled trainer costs, against a plain loop: `python tests/benchmarks/bench_trainer.py`.
+
+Prints, from one run on one thread:
+
+- tokens per second against a plain nanoGPT-style loop of the same model and the same optimizer, and MFU
+  against the matmul peak measured here. The two take turns, so that a loaded machine slows both, and CPU time
+  is compared as well as wall time;
+- seconds from process start to the first step, and the share of an experiment outside training;
+- val_bpb at equal compute against the same plain loop with AdamW in the place of Muon, learning rate chosen
+  from a grid for each.
+
+The plain loop is written the way nanoGPT (and Muon's reference code) is: a module for each projection, one
+matrix at a time through Newton-Schulz, torch.optim.AdamW, batches stacked from slices of a memory map, the
+loss read every ten steps. It computes the same function, which `check_same_model` tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+TRAINER = Path(__file__).resolve().parents[2] / "trainer"
+sys.path.insert(0, str(TRAINER))
+
+import numpy as np
+import prepare
+import torch
+import torch.nn.functional as F
+import train
+from torch import nn
+
+DEVICE = torch.device("cpu")
+
+# ------------------------------------------------------------------------------ the plain loop
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, width: int, head_dim: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.c_attn = nn.Linear(width, 3 * width, bias=False)
+        self.c_proj = nn.Linear(width, width, bias=False)
+        self.c_fc = nn.Linear(width, mlp_ratio * width, bias=False)
+        self.mlp_proj = nn.Linear(mlp_ratio * width, width, bias=False)
+
+    def forward(self, x, cos, sin):
+        B, T, C = x.shape
+        h = F.rms_norm(x, (C,))
+        q, k, v = self.c_attn(h).split(C, dim=2)
+        q, k, v = (t.view(B, T, C // self.head_dim, self.head_dim) for t in (q, k, v))
+        q, k = F.rms_norm(q, (self.head_dim,)), F.rms_norm(k, (self.head_dim,))
+        q, k = plain_rope(q, cos, sin), plain_rope(k, cos, sin)
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
+        )
+        x = x + self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C))
+        return x + self.mlp_proj(F.relu(self.c_fc(F.rms_norm(x, (C,)))).square())
+
+
+def plain_rope(x, cos, sin):
+    a, b = x[..., 0::2], x[..., 1::2]
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+
+
+class PlainGPT(nn.Module):
+    """The default model of train.py, written plainly."""
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        width, head_dim = config["width"], config["head_dim"]
+        self.wte = nn.Embedding(config["vocab_size"], width)
+        self.blocks = nn.ModuleList(
+            PlainBlock(width, head_dim, config["mlp_ratio"]) for _ in range(config["depth"])
+        )
+        self.lm_head = nn.Linear(width, config["vocab_size"], bias=False)
+        angles = torch.outer(
+            torch.arange(config["seq_len"]).float(),
+            config["rope_base"] ** (-torch.arange(0, head_dim, 2) / head_dim),
+        )
+        self.register_buffer("cos", angles.cos()[:, None])
+        self.register_buffer("sin", angles.sin()[:, None])
+
+    def forward(self, tokens, targets=None):
+        x = F.rms_norm(self.wte(tokens), (self.wte.embedding_dim,))
+        for block in self.blocks:
+            x = block(x, self.cos[: tokens.size(1)], self.sin[: tokens.size(1)])
+        logits = self.lm_head(F.rms_norm(x, (self.wte.embedding_dim,)))
+        if targets is None:
+            return logits
+        return logits, F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
+
+    def copy_from(self, model: train.GPT) -> None:
+        """Take the weights of train.py's model."""
+        with torch.no_grad():
+            self.wte.weight.copy_(model.embed.weight)
+            self.lm_head.weight.copy_(model.head.weight)
+            for block, attention, mlp in zip(self.blocks, model.attention, model.mlp, strict=True):
+                block.c_attn.weight.copy_(attention.qkv.weight)
+                block.c_proj.weight.copy_(attention.proj.weight)
+                block.c_fc.weight.copy_(mlp.up.weight)
+                block.mlp_proj.weight.copy_(mlp.down.weight)
+
+
+def plain_orthogonalise(g, steps):
+    """Muon's reference loop, for one matrix, with the coefficients of train.py."""
+    x = g.T if g.size(0) > g.size(1) else g
+    x = x / (x.norm() * 1.02 + 1e-6)
+    for a, b, c in train.POLAR_EXPRESS[:steps]:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if g.size(0) > g.size(1) else x
+
+
+class PlainMuon(torch.optim.Optimizer):
+    """Muon as in its reference code: one matrix after the other; queries, keys and values apart."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                buf = state["momentum"]
+                buf.lerp_(p.grad, 1 - train.MUON_MOMENTUM)
+                g = p.grad.lerp(buf, train.MUON_MOMENTUM)
+                parts = g.chunk(3) if g.size(0) == 3 * g.size(1) else [g]
+                for part, target in zip(parts, p.chunk(len(parts)), strict=True):
+                    update = plain_orthogonalise(part, train.NS_STEPS)
+                    target.add_(update, alpha=-group["lr"] * max(1, part.size(0) / part.size(1)) ** 0.5)
+
+
+def plain_batches(batch: int, seq_len: int, rows: np.ndarray):
+    """nanoGPT's get_batch: random windows of one long array of tokens, stacked one by one."""
+    data = np.ascontiguousarray(rows[:, :-1]).reshape(-1)
+    generator = torch.Generator().manual_seed(prepare.seed_from_env())
+    while True:
+        ix = torch.randint(len(data) - seq_len - 1, (batch,), generator=generator)
+        x = torch.stack([torch.from_numpy(data[i : i + seq_len].astype(np.int64)) for i in ix])
+        y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + seq_len].astype(np.int64)) for i in ix])
+        yield x, y
+
+
+class PlainRun:
+    """The plain loop, a step at a time."""
+
+    def __init__(self, corpus: prepare.Corpus, *, muon: bool, lr_mult: float = 1.0) -> None:
+        torch.manual_seed(prepare.seed_from_env())
+        config = train.model_config(corpus.tokenizer.get_vocab_size())
+        source = train.build_model(config)
+        source.init_weights()
+        self.model = PlainGPT(config)
+        self.model.copy_from(source)
+        matrices = [p for block in self.model.blocks for p in block.parameters()]
+        betas = (train.ADAM_BETA1, train.ADAM_BETA2)
+        adam = [
+            {"params": [self.model.wte.weight], "lr": train.EMBED_LR * lr_mult},
+            {"params": [self.model.lm_head.weight], "lr": train.HEAD_LR * lr_mult},
+        ]
+        self.optimizers = []
+        if muon:
+            self.optimizers.append(PlainMuon(matrices, train.MATRIX_LR * lr_mult))
+        else:  # 0.003 is near the best of {1e-3, 3e-3, 1e-2}; the multiplier is searched as for Muon
+            adam.append({"params": matrices, "lr": 0.003 * lr_mult})
+        self.optimizers.append(torch.optim.AdamW(adam, betas=betas, eps=1e-10, weight_decay=0.0))
+        self.peaks = [[group["lr"] for group in opt.param_groups] for opt in self.optimizers]
+        self.batches = plain_batches(train.BATCH, train.SEQ_LEN, corpus.train[0])
+        self.steps = 0
+
+    def step(self, progress: float) -> None:
+        scale = train.lr_scale(progress)
+        for opt, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(opt.param_groups, peaks, strict=True):
+                group["lr"] = peak * scale
+        x, y = next(self.batches)
+        _, loss = self.model(x, y)
+        loss.backward()
+        for opt in self.optimizers:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        if self.steps % 10 == 0:
+            loss.item()
+        self.steps += 1
+
+
+class TrainerRun:
+    """train.py's loop, a step at a time: what its `main` does between two calls of `budget.step`."""
+
+    def __init__(self, corpus: prepare.Corpus) -> None:
+        torch.manual_seed(prepare.seed_from_env())
+        self.model = train.build_model(train.model_config(corpus.tokenizer.get_vocab_size()))
+        self.model.init_weights()
+        self.optimizers = train.make_optimizers(self.model)
+        self.budget = prepare.Budget(DEVICE, "compute", 1e15)
+        self.loader = prepare.Loader(corpus, train.BATCH, train.SEQ_LEN, self.budget)
+
+    def step(self, progress: float) -> None:
+        self.budget.step()
+        train.train_step(self.model, self.model, self.optimizers, self.loader, self.budget, progress)
+
+
+# ------------------------------------------------------------------------------ what is measured
+
+
+def check_same_model(corpus: prepare.Corpus) -> float:
+    """Largest difference of the two models' logits at equal, random weights."""
+    config = train.model_config(corpus.tokenizer.get_vocab_size())
+    model, plain = train.build_model(config), PlainGPT(config)
+    torch.manual_seed(0)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.1)
+    plain.copy_from(model)
+    tokens = torch.from_numpy(corpus.val[0][:2, :-1].astype(np.int64))
+    with torch.no_grad():
+        return (model(tokens) - plain(tokens)).abs().max().item()
+
+
+def speed(corpus: prepare.Corpus, rounds: int, steps: int) -> dict[str, float]:
+    """Tokens per second of both loops, taking turns; the median over rounds."""
+    runs = {"trainer": TrainerRun(corpus), "plain": PlainRun(corpus, muon=True)}
+    wall = {name: [] for name in runs}
+    cpu = {name: [] for name in runs}
+    for round_ in range(rounds + 1):  # the first warms up
+        for name, run in runs.items():
+            with contextlib.redirect_stdout(io.StringIO()):
+                w, c = time.perf_counter(), time.process_time()
+                for _ in range(steps):
+                    run.step(0.5)
+                if round_:
+                    wall[name].append(time.perf_counter() - w)
+                    cpu[name].append(time.process_time() - c)
+    budget = runs["trainer"].budget
+    budget.close()
+    tokens = steps * train.BATCH * train.SEQ_LEN
+    seconds = median(wall["trainer"])
+    flops_per_step = budget.flops / budget.steps
+    return {
+        "trainer": tokens / median(wall["trainer"]),
+        "plain": tokens / median(wall["plain"]),
+        "wall_ratio": median(p / t for p, t in zip(wall["plain"], wall["trainer"], strict=True)),
+        "cpu_ratio": median(p / t for p, t in zip(cpu["plain"], cpu["trainer"], strict=True)),
+        "gflops": flops_per_step * steps / seconds / 1e9,
+        "peak_gflops": prepare.peak_flops(DEVICE) / 1e9,
+        "flops_per_step": flops_per_step,
+    }
+
+
+def plain_bpb(corpus: prepare.Corpus, *, muon: bool, lr_mult: float, flops: float) -> float:
+    """val_bpb of the plain loop after `flops`, counted as the budget counts them."""
+    run = PlainRun(corpus, muon=muon, lr_mult=lr_mult)
+    with prepare.FlopMeter() as meter:
+        run.step(0.0)
+    steps = round(flops / meter.flops)
+    for i in range(1, steps):
+        run.step(i / steps)
+    rows = prepare.evaluation_rows(corpus.val, prepare.SETTINGS.eval_rows)
+    return prepare.evaluate_bpb(run.model, rows, corpus.tokenizer, DEVICE)
+
+
+def trainer_bpb(lr_mult: float, flops: float) -> float:
+    """val_bpb of train.py after `flops`, in this process."""
+    os.environ["ARF_BUDGET_MODE"], os.environ["ARF_BUDGET"] = "compute", str(flops)
+    default, train.LR_MULT = train.LR_MULT, lr_mult
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            train.main()
+    finally:
+        train.LR_MULT = default
+    return float(next(line.split()[1] for line in out.getvalue().splitlines() if line.startswith("val_bpb:")))
+
+
+def whole_experiment() -> dict[str, float]:
+    """One experiment as a user runs it, in a fresh process: its closing block."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ARF_BUDGET")}
+    start = time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "train.py"], cwd=TRAINER, env=env, capture_output=True, text=True, check=True
+    )
+    block = dict(line.split(":", 1) for line in run.stdout.partition("---\n")[2].splitlines())
+    return {
+        "wall": time.perf_counter() - start,
+        "startup": float(block["startup_seconds"]),
+        "training": float(block["training_seconds"]),
+        "eval": float(block["eval_seconds"]),
+        "mfu": float(block["mfu_percent"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each loop in the comparison of speed")
+    parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
+    parser.add_argument(
+        "--skip-bpb", action="store_true", help="leave out the comparison of val_bpb (two minutes)"
+    )
+    args = parser.parse_args()
+    prepare.setup_device()
+    corpus = prepare.load_corpus()
+
+    difference = check_same_model(corpus)
+    if not difference < 1e-3:
+        sys.exit(f"the plain model is not the same: logits differ by {difference:.2e}")
+    print(f"same model: logits differ by {difference:.1e}")
+
+    s = speed(corpus, args.rounds, args.steps)
+    print(
+        f"tokens/s: trainer {s['trainer']:,.0f}, plain loop {s['plain']:,.0f} (wall, median of {args.rounds})"
+    )
+    print(
+        f"ratio to the plain loop: {s['wall_ratio']:.2f}x wall, {s['cpu_ratio']:.2f}x CPU time (goal 1.25x)"
+    )
+    print(
+        f"MFU: {100 * s['gflops'] / s['peak_gflops']:.1f} % ({s['gflops']:.1f} of {s['peak_gflops']:.1f} GFLOP/s)"
+    )
+
+    e = [whole_experiment() for _ in range(3)]
+    mid = {key: median(run[key] for run in e) for key in e[0]}
+    outside = median(1 - run["training"] / run["wall"] for run in e)
+    print(f"process start to first step: {mid['startup']:.2f} s cold (median of 3)")
+    print(
+        f"one experiment: {mid['wall']:.2f} s, of which training {mid['training']:.2f} s, "
+        f"evaluation {mid['eval']:.2f} s; outside training {100 * outside:.0f} % (goal 20 % from a warm process)"
+    )
+
+    if args.skip_bpb:
+        return
+    flops = prepare.PROFILES["laptop"].budget
+    multipliers = (0.5, 1.0, 2.0)
+    results = {
+        "trainer (Muon)": {m: trainer_bpb(m, flops) for m in multipliers},
+        "plain loop, AdamW": {m: plain_bpb(corpus, muon=False, lr_mult=m, flops=flops) for m in multipliers},
+    }
+    for name, bpb in results.items():
+        best = min(bpb, key=bpb.__getitem__)
+        row = ", ".join(f"{value:.4f} at lr x{m:g}" for m, value in bpb.items())
+        print(f"val_bpb at {flops:.3g} FLOPs, {name}: best {bpb[best]:.4f} ({row})")
+    ours, theirs = (min(bpb.values()) for bpb in results.values())
+    print(f"AdamW costs {100 * (theirs / ours - 1):+.1f} % of val_bpb at equal compute")
+    assert math.isfinite(ours)
+
+
+if __name__ == "__main__":
+    main()

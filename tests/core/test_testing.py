@@ -1,0 +1,162 @@
+"""The suites and the fakes, on each other."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from arf.errors import AgentError, BackendError
+from arf.interfaces import Agent, Brief, MetricParser, Strategy
+from arf.study import Study
+from arf.testing.fakes import FakeAgent, FakeBackend, FakeCluster, FakeMetricParser, FakeStrategy
+from arf.testing.suites import AgentSuite, MetricParserSuite, StrategySuite
+from arf.testing.suites.agent import BASE
+from arf.types import Ask, Draft, Edit, FactorDraft, Job, JobState, Plan, Reading
+
+
+class TestFakeStrategy(StrategySuite):
+    def make(self) -> Strategy:
+        return FakeStrategy()
+
+
+class TestFakeAgent(AgentSuite):
+    gives_factors = True
+
+    def make(self) -> Agent:
+        drafts = [Draft(title=f"depth {n}", constants={"DEPTH": n}) for n in range(1, 9)]
+        return FakeAgent(drafts=drafts, factors=[FactorDraft(name="depth", levels=(drafts[0],))])
+
+
+class TestFakeMetricParser(MetricParserSuite):
+    examples = {  # noqa: RUF012
+        "loss=3.5 and lr=1e-3": [Reading(name="loss", value=3.5), Reading(name="lr", value=1e-3)],
+        "loss@10=nan": [Reading(name="loss", value=float("nan"), step=10)],
+        "nothing here": [],
+    }
+
+    def make(self) -> MetricParser:
+        return FakeMetricParser()
+
+
+def job(tmp_path: Path, key: str = "1", tier: str = "fake", time_limit_s: float = 60.0) -> Job:
+    return Job(
+        key=key,
+        directory=tmp_path,
+        command="true",
+        env={},
+        log=tmp_path / f"{key}.log",
+        tier=tier,
+        time_limit_s=time_limit_s,
+    )
+
+
+def test_a_fake_backend_writes_what_the_test_says(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = FakeBackend(outcome=lambda job: (0.001, f"key={job.key}\n", JobState.FAILED))
+        result = await backend.wait(await backend.submit(job(tmp_path)))
+        assert (result.state, result.exit_code) == (JobState.FAILED, 1)
+        assert (tmp_path / "1.log").read_text() == "key=1\n"
+        with pytest.raises(BackendError, match="fake"):
+            await backend.submit(job(tmp_path, tier="fke"))
+        assert (await backend.wait("unknown")).state is JobState.LOST
+
+    asyncio.run(main())
+
+
+def test_a_fake_backend_keeps_limits_slots_and_cancellations(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = FakeBackend(outcome=lambda job: (1000.0, "", JobState.SUCCEEDED))
+        short = await backend.submit(job(tmp_path, "short", time_limit_s=0.001))
+        long = await backend.submit(job(tmp_path, "long"))
+        queued = await backend.submit(job(tmp_path, "queued"))
+        assert (await backend.wait(short)).state is JobState.TIMED_OUT
+        for handle in (long, queued):
+            await backend.cancel(handle)
+            await backend.cancel(handle)
+            assert (await backend.wait(handle)).state is JobState.CANCELLED
+        await backend.aclose()
+        assert backend.closed
+
+    asyncio.run(main())
+
+
+def test_a_fake_cluster_outlives_its_backend(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+
+    async def start() -> str:
+        backend = FakeBackend(cluster=cluster, outcome=lambda job: (1000.0, "", JobState.SUCCEEDED))
+        done = await FakeBackend(cluster=cluster).submit(job(tmp_path, "done"))
+        assert (await backend.wait(done)).state is JobState.SUCCEEDED
+        return await backend.submit(job(tmp_path, "running"))
+
+    async def find(handle: str) -> None:
+        backend = FakeBackend(cluster=cluster)
+        assert (await backend.wait("done")).state is JobState.SUCCEEDED
+        assert (await backend.wait(handle)).state is JobState.LOST
+
+    asyncio.run(find(asyncio.run(start())))
+
+
+def test_a_fake_agent_can_fail() -> None:
+    suite = TestFakeAgent()
+    with pytest.raises(AgentError, match="away"):
+        asyncio.run(
+            FakeAgent(error=AgentError("away")).answer(
+                Ask(base=BASE), brief=_brief(suite.study(), suite.files)
+            )
+        )
+
+
+def _brief(study: Study, files: Mapping[str, str]) -> Brief:
+    return Brief(study=study, files=files)
+
+
+# ---- The suites find what is wrong --------------------------------------------------------------
+
+
+def strategy_suite(decide: Callable[[Study, Mapping[str, int]], Sequence[Plan | Ask]]) -> StrategySuite:
+    class Suite(StrategySuite):
+        def make(self) -> Strategy:
+            return FakeStrategy(decide=decide)
+
+    return Suite()
+
+
+def test_the_strategy_suite_finds_a_strategy_that_walks_over_the_history() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        assert sum(1 for _ in study.experiments.values()) >= 0
+        return FakeStrategy().decide(study, free)
+
+    with pytest.raises(AssertionError, match="indexes"):
+        strategy_suite(decide).test_a_decision_does_not_walk_over_the_whole_history()
+
+
+def test_the_strategy_suite_finds_one_that_repeats_a_refused_plan() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        if not study.ideas:
+            return FakeStrategy().decide(study, free)
+        return [Plan(parent=study.base, ideas=(1,))] if not study.running_count else []
+
+    with pytest.raises(AssertionError, match="refused"):
+        strategy_suite(decide).test_a_refused_plan_is_not_offered_again()
+
+
+def test_the_strategy_suite_finds_one_with_a_state_of_its_own() -> None:
+    seen: list[int] = []
+
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        seen.append(1)
+        return [Ask(n=len(seen), base=study.base)]
+
+    with pytest.raises(AssertionError, match="state of its own"):
+        strategy_suite(decide).test_the_same_study_gives_the_same_decision_from_any_object()
+
+
+def test_the_agent_suite_finds_an_edit_that_does_not_apply() -> None:
+    suite = TestFakeAgent()
+    draft = Draft(title="x", edits=(Edit(path="train.py", old="not there", new="y"),))
+    with pytest.raises(AssertionError):
+        suite.check(draft, suite.files)
+    with pytest.raises(AssertionError, match="exactly one"):
+        suite.check(Draft(title="x"), suite.files)

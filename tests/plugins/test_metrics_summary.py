@@ -1,0 +1,92 @@
+"""The `summary` parser."""
+
+import math
+import time
+
+import pytest
+
+from arf.interfaces import MetricParser
+from arf.testing.suites import MetricParserSuite
+from arf.types import Reading
+from arf_plugins.metrics_summary.parser import LONGEST_LINE, SummaryParser
+
+
+def at(step: int | None = None, /, **values: float) -> list[Reading]:
+    return [Reading(name=name, value=value, step=step) for name, value in values.items()]
+
+
+class TestSummary(MetricParserSuite):
+    examples = {  # noqa: RUF012
+        # karpathy/autoresearch
+        "---": [],
+        "val_bpb:          0.997900": at(val_bpb=0.9979),
+        "training_seconds: 300.1": at(training_seconds=300.1),
+        "peak_vram_mb:     45060.2": at(peak_vram_mb=45060.2),
+        "num_params_M:     50.3": at(num_params_M=50.3),
+        "depth:            8": at(depth=8.0),
+        "\rstep 00010 (12.3%) | loss: 3.210000 | lrm: 1.00 | dt: 283ms | mfu: 39.8% | epoch: 1 | remaining: 200s    ": at(  # noqa: E501
+            10, loss=3.21, lrm=1.0, dt=283.0, mfu=39.8, epoch=1.0, remaining=200.0
+        ),
+        "step 00010 (12.3%) | tok/sec: 1,852,731": [Reading(name="tok/sec", value=1852731.0, step=10)],
+        # nanochat
+        "Step 00250 | Validation bpb: 1.0234": at(250, Validation_bpb=1.0234),
+        "step 00010/21400 (0.05%) | loss: 3.2 | total time: 1.23m": at(10, loss=3.2, total_time=1.23),
+        # nanoGPT
+        "iter 10: loss 3.2, time 12.31ms, mfu 39.8%": at(10, loss=3.2, time=12.31, mfu=39.8),
+        "step 250: train loss 2.4, val loss 2.5": at(250, train_loss=2.4, val_loss=2.5),
+        # modded-nanogpt
+        "step:10/1000 val_loss:3.27 train_time:5000ms step_avg:nanms": at(
+            10, val_loss=3.27, train_time=5000.0, step_avg=math.nan
+        ),
+        # llm.c
+        "step    1/1000 | loss 11.0 (+nanz)| norm 15.2 (+nanz)| lr 6.00e-04 | 1200.1 ms | 40.2% bf16 MFU": at(
+            1, loss=11.0, norm=15.2, lr=6e-4
+        ),
+        # Keras, Lightning and home-made ones
+        "Epoch 3/10 - loss: 0.3 - val_loss: 0.25": at(3, loss=0.3, val_loss=0.25),
+        "epoch=1 step=200 loss=3.2": at(200, loss=3.2),
+        "step: 10, loss: 3.2": at(10, loss=3.2),
+        "[2026-01-01 12:00:00] INFO step 1,000 | loss: 3.2 | lr 1e-4": at(1000, loss=3.2, lr=1e-4),
+        "global_step=7 loss=inf": at(7, loss=math.inf),
+        "val_loss=3.28, val_acc=41.2%": at(val_loss=3.28, val_acc=41.2),
+        "a: .5; b: 3. | c: -1E+2": at(a=0.5, b=3.0, c=-100.0),
+        "\x1b[1;32mval_bpb: 0.5\x1b[0m": at(val_bpb=0.5),
+        "peak: 45,060.2 MB": at(peak=45060.2),
+        "val_bpb: nan": at(val_bpb=math.nan),
+        "val_bpb: -Infinity": at(val_bpb=-math.inf),
+        "step: 953": at(step=953.0),
+        "num_steps: 953": at(num_steps=953.0),
+        # No metrics
+        "step 10/1000": [],
+        "time: 12:30": [],
+        "version: 1.2.3": [],
+        "date: 2026-01-01": [],
+        "address: 0x1f": [],
+        "12:30:45 hello": [],
+        "https://example.org:80": [],
+        "val_loss: 3.2 (best 3.1)": [],
+        "a: 12345,678": [],
+        "Loading 3 shards: 100 files": [],
+        '  File "train.py", line 3': [],
+        "val_bpb: ": [],
+        "nan: the loss": [],
+    }
+
+    def make(self) -> MetricParser:
+        return SummaryParser()
+
+
+def test_a_line_that_is_too_long_to_be_meant_for_people_is_ignored() -> None:
+    assert SummaryParser().parse("a: 1" + " " * 2 * LONGEST_LINE) == at(a=1.0)
+    assert SummaryParser().parse("a: 1, " * LONGEST_LINE) == ()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a_", "a.", "a:", "a ", "a: 1 ", "1,111", "step ", "step 1 ", "/", "-", "nan", " ", "1e", "%"]
+)
+def test_no_line_takes_long(pattern: str) -> None:
+    """Processor time, not the clock: three lines of the longest kind take milliseconds each, not seconds."""
+    started = time.process_time()
+    for prefix in ("", "step 1 ", "x: "):
+        SummaryParser().parse((prefix + pattern * LONGEST_LINE)[:LONGEST_LINE])
+    assert time.process_time() - started < 2

@@ -1,0 +1,1063 @@
+"""Data, tokenizer, budget and evaluation of the bundled workspace. Read-only for agents.
+
+    python prepare.py                          # the embedded corpus: no network, a few seconds, once
+    python prepare.py --data climbmix          # ten shards of web text, for a GPU (download, then tokenize)
+    python prepare.py --data PATH... --name N  # your own .txt, .xz, .gz or .parquet files: ARF_CORPUS=N uses them
+    python prepare.py --profile gpu            # set this workspace up for a GPU: rewrites PROFILE and train.py's sizes
+    python prepare.py --verify CHECKPOINT      # evaluate a saved model in this process, on val and test
+
+train.py imports from here what an experiment must not change: the text and its split, the budget that stops
+training, the metric, and the closing block. What is enforced and what is not is said in docs/trainer.md.
+
+Environment (all optional): ARF_SEED, ARF_BUDGET_MODE (compute, wall or steps) and ARF_BUDGET (its amount in
+FLOPs, seconds or steps), ARF_BUDGET_SHARE (a share of it, for cheaper looks), ARF_CHECKPOINT (where to save the trained model), ARF_CORPUS (name of a prepared
+corpus), ARF_DATA_DIR (where prepared corpora live), OMP_NUM_THREADS (CPU threads; 1 when absent).
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import io
+import itertools
+import json
+import lzma
+import math
+import os
+import random
+import re
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+HERE = Path(__file__).resolve().parent
+
+# ---------------------------------------------------------------------------------------------------------
+# Profiles: what is fixed for every experiment of a workspace
+# ---------------------------------------------------------------------------------------------------------
+
+PROFILE = "laptop"  # laptop | gpu; `python prepare.py --profile gpu` changes it together with train.py
+
+
+@dataclass(frozen=True)
+class Profile:
+    corpus: str  # name of the corpus, see `corpus_dir`
+    vocab_size: int  # tokens, including 256 bytes and one beginning-of-document token
+    seq_len: int  # context of the evaluation and longest context of training, tokens
+    eval_rows: int  # rows of `seq_len` tokens in the metric, spaced evenly over the split
+    budget_mode: str  # compute | wall | steps
+    budget: float  # FLOPs | seconds | steps
+
+
+PROFILES = {
+    "laptop": Profile("shakespeare", 1024, 128, 192, "compute", 300e9),
+    "gpu": Profile("climbmix", 8192, 2048, 10240, "wall", 300.0),
+}
+# What `--profile` writes into the constants of train.py. Sizes follow autoresearch's single-GPU default.
+CONSTANTS = {
+    "laptop": {
+        "DEPTH": 4, "WIDTH": 64, "HEAD_DIM": 32, "WINDOW_PATTERN": "L", "VALUE_EMBEDS": "none", "SOFTCAP": 0.0,
+        "BATCH": 6, "GRAD_ACCUM": 1, "LR_MULT": 1.0, "WARMUP_RATIO": 0.1, "WARMDOWN_RATIO": 0.2,
+    },
+    "gpu": {
+        "DEPTH": 8, "WIDTH": 512, "HEAD_DIM": 128, "WINDOW_PATTERN": "SSSL", "VALUE_EMBEDS": "alternate",
+        "SOFTCAP": 15.0, "BATCH": 128, "GRAD_ACCUM": 2, "LR_MULT": 1.0, "WARMUP_RATIO": 0.0, "WARMDOWN_RATIO": 0.5,
+    },
+}  # fmt: skip
+SETTINGS = PROFILES[PROFILE]
+MAX_SEQ_LEN = SETTINGS.seq_len
+
+EMBEDDED_SHA256 = {  # of the text in data/*.txt.xz, as data/PROVENANCE.md states it
+    "train": "89a1b151e188ff48aea5fe2f0b090cd1ddd5070486747af3c042ac60232afce0",
+    "val": "c861dd77e9552dbb4a0d5ee57b8204341e3eee4cc09e32c1ee9bf7df63fa0bdc",
+    "test": "aeaaac8873ac759317430b7c3acf60a9389bb78c03d5159e8cfb3ca94ba3f401",
+}
+CLIMBMIX_URL = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
+CLIMBMIX_VAL_SHARD, CLIMBMIX_TEST_SHARD = 6542, 6541  # pinned; training uses shards from 0 up
+TOKENIZER_SAMPLE_CHARS = 100_000_000  # the tokenizer is trained on at most this much training text
+FORMAT = 1  # version of the prepared files and of the tokenizer's algorithm
+
+
+def seed_from_env() -> int:
+    """The seed of this run: ARF_SEED, or 42."""
+    return int(os.environ.get("ARF_SEED", "42"))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Tokenizer: byte-level BPE (Sennrich et al. 2016), in plain Python
+# ---------------------------------------------------------------------------------------------------------
+
+# Letters are ASCII letters and everything from U+0080 but general punctuation. Explicit ranges, so that the
+# split does not depend on a Unicode version. Every character belongs to exactly one match.
+_LETTER = r"A-Za-z\u0080-\u1fff\u2070-\U0010ffff"
+SPLIT_PATTERN = re.compile(rf"'[a-z]{{1,2}}\b| ?[{_LETTER}]+| ?[0-9]{{1,2}}| ?[^\s{_LETTER}0-9]+|\n+|\s")
+
+
+class Tokenizer:
+    """Text to token ids and back, without loss. Ids: 256 bytes, then merges in rank order, then BOS."""
+
+    def __init__(self, merges: list[tuple[int, int]]) -> None:
+        self.merges = merges
+        self.ranks = {pair: 256 + rank for rank, pair in enumerate(merges)}
+        self.bos_token_id = 256 + len(merges)
+        self.bytes_of = [bytes([i]) for i in range(256)]
+        for left, right in merges:
+            self.bytes_of.append(self.bytes_of[left] + self.bytes_of[right])
+        self.bytes_of.append(b"")  # BOS stands for no text
+        self._cache: dict[str, list[int]] = {}
+
+    def get_vocab_size(self) -> int:
+        return len(self.bytes_of)
+
+    def _encode_word(self, word: str) -> list[int]:
+        """Apply the merge of lowest rank until none applies."""
+        ids = list(word.encode("utf-8"))
+        while len(ids) > 1:
+            best = min(zip(ids, ids[1:], strict=False), key=lambda pair: self.ranks.get(pair, math.inf))
+            if best not in self.ranks:
+                break
+            ids = merge_pair(ids, best, self.ranks[best])
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without BOS."""
+        out: list[int] = []
+        for word in SPLIT_PATTERN.findall(text):
+            ids = self._cache.get(word)
+            if ids is None:
+                ids = self._encode_word(word)
+                if len(self._cache) < 1_000_000:
+                    self._cache[word] = ids
+            out.extend(ids)
+        return out
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return b"".join(self.bytes_of[i] for i in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> np.ndarray:
+        """(vocab,) int64: bytes of text that each token stands for; 0 for BOS."""
+        return np.array([len(b) for b in self.bytes_of], dtype=np.int64)
+
+
+def merge_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    """`ids` with each occurrence of `pair`, from the left, replaced by `new`."""
+    out, i = [], 0
+    while i < len(ids):
+        if i + 1 < len(ids) and ids[i] == pair[0] and ids[i + 1] == pair[1]:
+            out.append(new)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn `vocab_size - 257` merges, the most frequent pair first (ties: the smaller pair of ids).
+
+    Counts are kept up to date: a merge touches only the words that hold its pair.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(SPLIT_PATTERN.findall(text))
+    words = [(list(word.encode("utf-8")), n) for word, n in sorted(counts.items())]
+    pair_counts: Counter[tuple[int, int]] = Counter()
+    holders: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+    for index, (ids, n) in enumerate(words):
+        for pair in zip(ids, ids[1:], strict=False):
+            pair_counts[pair] += n
+            holders[pair].add(index)
+
+    merges: list[tuple[int, int]] = []
+    while len(merges) < vocab_size - 257 and pair_counts:
+        best = max(pair_counts, key=lambda pair: (pair_counts[pair], -pair[0], -pair[1]))
+        if pair_counts[best] < 2:
+            break
+        for index in holders.pop(best):
+            ids, n = words[index]
+            merged = merge_pair(ids, best, 256 + len(merges))
+            for pair in zip(ids, ids[1:], strict=False):
+                pair_counts[pair] -= n
+            for pair in zip(merged, merged[1:], strict=False):
+                pair_counts[pair] += n
+                holders[pair].add(index)
+            words[index] = (merged, n)
+        del pair_counts[best]
+        merges.append(best)
+    return Tokenizer(merges)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Corpora: documents in, rows of tokens out
+# ---------------------------------------------------------------------------------------------------------
+
+
+def pack_rows(documents: Iterable[list[int]], bos: int, row_len: int, buffer: int = 1000) -> np.ndarray:
+    """Pack documents into rows: (rows, row_len) uint16, no padding.
+
+    A document is BOS and its tokens. Long ones are cut into whole rows that overlap by one token, so each
+    of their tokens is a target once. What remains is packed best-fit: the longest remainder in the buffer
+    that still fits goes first, and where none fits the shortest is cropped to fill the row.
+    """
+    rows: list[list[int]] = []
+    remainders: list[tuple[int, int, list[int]]] = []  # (length, arrival, tokens), sorted
+    arrivals = itertools.count()
+
+    def fill_row() -> None:
+        row: list[int] = []
+        while len(row) < row_len:
+            fitting = bisect.bisect_right(remainders, (row_len - len(row), math.inf))
+            if not remainders:
+                return  # the end of the documents: an incomplete row is dropped
+            _, _, tokens = remainders.pop(fitting - 1 if fitting else 0)
+            row.extend(tokens[: row_len - len(row)])
+        rows.append(row)
+
+    for document in documents:
+        tokens = [bos, *document]
+        start = 0
+        while len(tokens) - start >= row_len:
+            rows.append(tokens[start : start + row_len])
+            start += row_len - 1
+        if len(tokens) - start > 1:
+            bisect.insort(remainders, (len(tokens) - start, next(arrivals), tokens[start:]))
+        while len(remainders) > buffer:
+            fill_row()
+    while remainders:
+        fill_row()
+    return np.array(rows, dtype=np.uint16).reshape(-1, row_len)
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """Documents of one file: parquet rows (column `text`), or text cut at form feeds (.txt, .xz, .gz, ...)."""
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet as pq
+        except ImportError:
+            sys.exit(f"{path} needs pyarrow: pip install pyarrow")
+        with pq.ParquetFile(path) as parquet:
+            for batch in parquet.iter_batches(columns=["text"]):
+                yield from batch.column("text").to_pylist()
+        return
+    if path.suffix == ".xz":
+        text = lzma.decompress(path.read_bytes()).decode("utf-8")
+    elif path.suffix == ".gz":
+        import gzip
+
+        text = gzip.decompress(path.read_bytes()).decode("utf-8")
+    else:
+        text = path.read_text(encoding="utf-8")
+    yield from text.split("\f")
+
+
+def embedded_file(split: str) -> Path:
+    """The embedded text of `split`, checked against its content hash."""
+    path = HERE / "data" / f"{split}.txt.xz"
+    digest = hashlib.sha256(lzma.decompress(path.read_bytes())).hexdigest()
+    if digest != EMBEDDED_SHA256[split]:
+        sys.exit(f"{path} is not the embedded corpus: SHA-256 {digest}")
+    return path
+
+
+def data_root() -> Path:
+    """Where prepared corpora live: ARF_DATA_DIR, or the user's cache directory."""
+    if "ARF_DATA_DIR" in os.environ:
+        return Path(os.environ["ARF_DATA_DIR"])
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache) / "arf" / "data"
+
+
+def corpus_dir(name: str, settings: Profile = SETTINGS) -> Path:
+    """The directory of a prepared corpus. Its name holds all that its files depend on."""
+    key = f"{FORMAT}-{settings.vocab_size}-{settings.seq_len}"
+    if name == "shakespeare":
+        key += "-" + hashlib.sha256("".join(EMBEDDED_SHA256.values()).encode()).hexdigest()[:8]
+    return data_root() / f"{name}-{key}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def _tokenize_file(source: Path, target: Path, merges: list[tuple[int, int]], row_len: int) -> None:
+    """Tokenize and pack one source file into one .npy file; a no-op when it is there (so it can be resumed)."""
+    if target.exists():
+        return
+    tokenizer = Tokenizer(merges)
+    rows = pack_rows(map(tokenizer.encode, read_documents(source)), tokenizer.bos_token_id, row_len)
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    _write_atomically(target, buffer.getbuffer())
+
+
+def build_corpus(name: str, sources: dict[str, list[Path]], settings: Profile = SETTINGS, jobs: int = 1) -> Path:
+    """Train the tokenizer on train, tokenize train and val, and write meta.json last (it marks completion).
+
+    `sources` maps each split to its files. The test files are recorded, not read: verification reads them.
+    """
+    directory = corpus_dir(name, settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer_path = directory / "tokenizer.json"
+    if not tokenizer_path.exists():
+
+        def sample() -> Iterator[str]:
+            chars = 0
+            for document in itertools.chain.from_iterable(map(read_documents, sources["train"])):
+                yield document
+                chars += len(document)
+                if chars > TOKENIZER_SAMPLE_CHARS:
+                    return
+
+        merges = train_tokenizer(sample(), settings.vocab_size).merges
+        _write_atomically(tokenizer_path, json.dumps({"merges": merges}).encode())
+    merges = load_tokenizer(directory).merges
+
+    row_len = settings.seq_len + 1
+    work = [
+        (source, directory / f"{split}-{index:05d}.npy", merges, row_len)
+        for split in ("train", "val")
+        for index, source in enumerate(sources[split])
+    ]
+    if jobs > 1 and len(work) > 1:
+        from multiprocessing import Pool
+
+        with Pool(jobs) as pool:
+            pool.starmap(_tokenize_file, work, chunksize=1)
+    else:
+        for item in work:
+            _tokenize_file(*item)
+
+    files = {target.name: _sha256(target) for _, target, _, _ in work} | {"tokenizer.json": _sha256(tokenizer_path)}
+    meta = {
+        "name": name,
+        "corpus_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
+        "files": files,
+        "test": [] if name == "shakespeare" else [str(path.resolve()) for path in sources["test"]],
+    }
+    _write_atomically(directory / "meta.json", json.dumps(meta, indent=2).encode())
+    return directory
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a prepared corpus."""
+    merges = json.loads((directory / "tokenizer.json").read_text())["merges"]
+    return Tokenizer([(left, right) for left, right in merges])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus: rows of `seq_len + 1` tokens, memory-mapped."""
+
+    name: str
+    hash: str  # of everything that training and evaluation read
+    tokenizer: Tokenizer
+    train: list[np.ndarray]  # each (rows, seq_len + 1) uint16
+    val: list[np.ndarray]
+    test_files: list[Path]
+
+
+CHECKED_BYTES = 64 * 2**20  # files up to this size are hashed at each start (a few milliseconds), larger are not
+
+
+def load_corpus(name: str | None = None) -> Corpus:
+    """Open a prepared corpus (default: ARF_CORPUS or the profile's); the embedded one is built when missing."""
+    name = name or os.environ.get("ARF_CORPUS") or SETTINGS.corpus
+    directory = corpus_dir(name)
+    if not (directory / "meta.json").exists():
+        if name != "shakespeare":
+            hint = "--data climbmix" if name == "climbmix" else f"--data YOUR_FILES --name {name}"
+            sys.exit(f"corpus {name!r} is not prepared in {directory}: run `python prepare.py {hint}`")
+        build_corpus(name, {split: [embedded_file(split)] for split in ("train", "val")})
+    meta = json.loads((directory / "meta.json").read_text())
+    for file, digest in meta["files"].items():
+        path = directory / file
+        if path.stat().st_size <= CHECKED_BYTES and _sha256(path) != digest:
+            sys.exit(f"{path} has changed since it was prepared: delete {directory} and prepare it again")
+
+    def rows(split: str) -> list[np.ndarray]:
+        return [np.load(directory / file, mmap_mode="r") for file in sorted(meta["files"]) if file.startswith(split)]
+
+    tests = [HERE / "data" / "test.txt.xz"] if name == "shakespeare" else [Path(p) for p in meta["test"]]
+    return Corpus(name, meta["corpus_hash"], load_tokenizer(directory), rows("train"), rows("val"), tests)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Device and batches
+# ---------------------------------------------------------------------------------------------------------
+
+
+def process_age_s() -> float:
+    """Seconds since this process started (Linux: as the kernel knows it; elsewhere: since this file's import)."""
+    try:
+        with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+            started = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+            return max(0.0, float(uptime.read().split()[0]) - started)
+    except (OSError, ValueError, IndexError):
+        return time.perf_counter() - _IMPORTED_AT
+
+
+_IMPORTED_AT = time.perf_counter()
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def setup_device() -> torch.device:
+    """Choose the device and make it reproducible: seed, threads, precision of matrix products."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        # glibc: keep freed memory. Else each large activation is mapped and zeroed anew: 5 % of a step.
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    torch.manual_seed(seed_from_env())
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Loader:
+    """Endless shuffled batches of one corpus: `x, y = next(loader)`, each (batch, seq_len) int64.
+
+    `y` is `x` moved by one. The order depends on the seed alone. With `seq_len` below the profile's each row
+    is cut into equal pieces. Rows are gathered for many batches at once; on a GPU the copy of the next batch
+    overlaps with the use of this one. Every batch is reported to the budget, which ends the run when spent.
+    """
+
+    GATHER = 64  # batches gathered at once
+
+    def __init__(self, corpus: Corpus, batch: int, seq_len: int, budget: Budget) -> None:
+        if MAX_SEQ_LEN % seq_len:
+            raise ValueError(f"the sequence length {seq_len} does not divide {MAX_SEQ_LEN}")
+        self.budget, self.batch, self.seq_len = budget, batch, seq_len
+        self.epoch = 0
+        self._shards = corpus.train
+        self._starts = np.cumsum([0] + [len(shard) for shard in corpus.train])
+        self._batches = self._gather(np.random.default_rng(seed_from_env()))
+        self._next = self._move(next(self._batches))
+
+    def _rows(self, indices: np.ndarray) -> np.ndarray:
+        """(n, seq_len + 1) rows by their global index, read in file order."""
+        out = np.empty((len(indices), MAX_SEQ_LEN + 1), dtype=np.int64)
+        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
+        for shard in np.unique(shard_of):
+            at = np.flatnonzero(shard_of == shard)
+            at = at[np.argsort(indices[at])]
+            out[at] = self._shards[shard][indices[at] - self._starts[shard]]
+        return out
+
+    def _gather(self, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        total = int(self._starts[-1])
+        per_gather = max(1, -(-self.GATHER * self.batch * self.seq_len // MAX_SEQ_LEN))
+        x = y = torch.empty(0, self.seq_len, dtype=torch.int64)
+        while True:
+            self.epoch += 1
+            order = rng.permutation(total)
+            for start in range(0, total, per_gather):
+                rows = torch.from_numpy(self._rows(order[start : start + per_gather]))
+                x = torch.cat([x, rows[:, :-1].reshape(-1, self.seq_len)])
+                y = torch.cat([y, rows[:, 1:].reshape(-1, self.seq_len)])
+                whole = len(x) // self.batch * self.batch
+                yield from zip(x[:whole].split(self.batch), y[:whole].split(self.batch), strict=True)
+                x, y = x[whole:], y[whole:]
+
+    def _move(self, pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.budget.device
+        if device.type == "cpu":
+            return pair
+        return tuple(t.pin_memory().to(device, non_blocking=True) for t in pair)
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = self._next
+        self._next = self._move(next(self._batches))
+        self.budget.on_batch(x)
+        return x, y
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Budget
+# ---------------------------------------------------------------------------------------------------------
+
+
+class FlopMeter(TorchDispatchMode):
+    """Counts the FLOPs of the matrix products, convolutions and attentions that run while it is active.
+
+    torch.utils.flop_counter's formulas, without its FlopCounterMode: that one costs a second of imports and
+    does not know attention on a CPU. A multiply-add is two FLOPs; causal attention is counted as full.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        aten = torch.ops.aten
+        self._formulas = dict(flop_registry)
+        self._formulas[aten._scaled_dot_product_flash_attention_for_cpu] = (
+            lambda q, k, v, *_, out_val=None, **__: sdpa_flop_count(q.shape, k.shape, v.shape)
+        )
+        self._formulas[aten._scaled_dot_product_flash_attention_for_cpu_backward] = (
+            lambda do, q, k, v, *_, out_val=None, **__: sdpa_backward_flop_count(do.shape, q.shape, k.shape, v.shape)
+        )
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's documented way not to import its compiler here: a second of start-up
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = self._formulas.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+DEFAULT_AMOUNTS = {"compute": 300e9, "wall": 300.0, "steps": 200.0}  # in a mode that is not the profile's
+
+
+class Budget:
+    """The account of one training run: it counts what is used, says how far it is, and ends the run.
+
+        budget = Budget(device)
+        while budget.step():                    # pays for the step that ended; False when all is spent
+            x, y = next(loader)                 # refused unless a step is open
+            ...                                 # schedules follow budget.progress, from 0 to 1
+            budget.log(loss)
+
+    compute   FLOPs of everything between two calls of `step`: forward, backward, optimizer, whatever an edit
+              adds. The first two steps are counted as they run; so is the first step of each new batch
+              shape, and then one in 32 at random (`AUDIT_EVERY`). The others cost what the last counted
+              step of the same batch shapes did. The same for the same seed, whatever the machine's load.
+    wall      Seconds between calls of `step`, device synchronised. The first ten steps, in which kernels
+              are compiled and caches filled, cost as much per token as the steps after them.
+    steps     Calls of `step`.
+
+    Training ends with the step that brings the account nearest to the budget. A watchdog ends the process
+    when an edit ignores all this (see `_watch`).
+    """
+
+    AUDIT_EVERY = 32
+    WARMUP_STEPS = 10
+    LOG_EVERY = 10
+    EXIT_CODE = 4  # of a run that the budget stopped from outside the loop
+
+    def __init__(self, device: torch.device, mode: str | None = None, amount: float | None = None) -> None:
+        self.device = device
+        self.mode = mode or os.environ.get("ARF_BUDGET_MODE") or SETTINGS.budget_mode
+        if self.mode not in ("compute", "wall", "steps"):
+            sys.exit(f"ARF_BUDGET_MODE is {self.mode!r}: choose compute, wall or steps")
+        default = SETTINGS.budget if self.mode == SETTINGS.budget_mode else DEFAULT_AMOUNTS[self.mode]
+        self.amount = float(amount or os.environ.get("ARF_BUDGET") or default)
+        self.amount *= float(os.environ.get("ARF_BUDGET_SHARE") or 1)
+        if not 0 < self.amount < math.inf:
+            sys.exit(f"ARF_BUDGET is {self.amount:g}: a positive number is needed")
+        self.spent = 0.0
+        self.steps = 0
+        self.tokens = 0
+        self.flops = 0.0  # total so far; counted in every mode on a CPU, where it costs nothing
+        self.seconds = 0.0  # wall-clock time inside steps
+        self.train_loss = math.nan
+        self.startup_seconds = 0.0
+        self._open = False
+        self._meter: FlopMeter | None = None
+        self._costs: dict[tuple, float] = {}  # batch shapes of a step -> FLOPs when last counted
+        self._shapes: list[tuple] = []
+        self._known: set[tuple] = set()
+        self._rng = random.Random(0)
+        self._next_audit = 0
+        self._warmup = [0.0, 0]  # seconds and tokens of the warm-up steps (wall mode)
+        self._losses: list[torch.Tensor] = []
+        self._closed = threading.Event()
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 to 1. Constant during a step."""
+        return min(1.0, self.spent / self.amount)
+
+    def step(self) -> bool:
+        """End the open step, if any, and pay for it; open the next one unless the budget is spent."""
+        if self._closed.is_set():
+            return False
+        if self._open:
+            self._pay()
+        else:
+            self._start()
+        self._open = self.spent + self._last_cost / 2 < self.amount
+        if not self._open:
+            self.close()
+            return False
+        self._shapes = []
+        self._step_tokens = 0
+        if self._counts_flops and (self.steps < 2 or self.steps >= self._next_audit):
+            self._start_meter()
+        return True
+
+    def close(self) -> None:
+        """End training: no more steps, no more batches. Idempotent."""
+        self._stop_meter()
+        self._open = False
+        self._closed.set()
+
+    def on_batch(self, x: torch.Tensor) -> None:
+        """Called by the loader for each batch that it hands out."""
+        if not self._open:
+            sys.exit("budget: a batch was asked for outside a step; training ends when Budget.step() is False")
+        self._shapes.append(tuple(x.shape))
+        self._step_tokens += x.numel()
+        if self._counts_flops and tuple(self._shapes) not in self._known:
+            self._start_meter()
+
+    def log(self, loss: torch.Tensor, note: str = "") -> None:
+        """Take note of a step's training loss (nats per token); print a line now and then.
+
+        Losses are read from the device only when printed. Ends the run, exit code 1, on NaN or divergence.
+        """
+        self._losses.append(loss.detach())
+        if self.steps % self.LOG_EVERY:
+            return
+        self.train_loss = torch.stack(self._losses).mean().item()
+        self._losses.clear()
+        if not self.train_loss < 3 * math.log(SETTINGS.vocab_size):
+            sys.exit(f"\nFAIL: training diverged at step {self.steps} (loss {self.train_loss:.4f})")
+        elapsed = time.perf_counter() - self._t0 + self.seconds
+        line = (
+            f"step {self.steps:05d} ({100 * self.progress:.1f}%) | loss: {self.train_loss:.4f} | {note}"
+            f"tok/sec: {self.tokens / max(elapsed, 1e-9):,.0f} | elapsed: {elapsed:.1f}s"
+        )
+        print(f"\r{line}  " if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    @property
+    def _counts_flops(self) -> bool:
+        return self.mode == "compute" or self.device.type == "cpu"
+
+    def _start(self) -> None:
+        self.startup_seconds = process_age_s()
+        self._last_cost = 0.0
+        threading.Thread(target=self._watch, daemon=True, name="budget").start()
+        self._t0 = time.perf_counter()
+
+    def _pay(self) -> None:
+        if self.device.type == "cuda" and self.mode == "wall":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        dt, self._t0 = now - self._t0, now
+        shapes = tuple(self._shapes)
+        if self._meter is not None:
+            self._costs[shapes] = self._stop_meter()
+            self._known.update(shapes[: i + 1] for i in range(len(shapes)))
+            self._next_audit = self.steps + self._rng.randint(1, 2 * self.AUDIT_EVERY - 1)
+        flops = self._costs.get(shapes) or max(self._costs.values(), default=0.0)
+        self.steps += 1
+        self.tokens += self._step_tokens
+        self.seconds += dt
+        self.flops += flops
+        if self.mode == "compute":
+            self._last_cost = flops
+        elif self.mode == "steps":
+            self._last_cost = 1.0
+        elif self.steps <= self.WARMUP_STEPS:
+            self._warmup[1] += self._step_tokens
+            self._last_cost = 0.0
+        else:
+            self._last_cost = dt
+            if self._warmup[1] and self._step_tokens:  # now that a token's price is known
+                self.spent += dt / self._step_tokens * self._warmup[1]
+                self._warmup[1] = 0
+        self.spent += self._last_cost
+
+    def _start_meter(self) -> None:
+        if self._meter is None:
+            self._meter = FlopMeter()
+            self._meter.__enter__()
+
+    def _stop_meter(self) -> float:
+        if self._meter is None:
+            return 0.0
+        self._meter.__exit__(None, None, None)
+        flops, self._meter = float(self._meter.flops), None
+        return flops
+
+    def _watch(self) -> None:
+        """End the process when training goes on far beyond the budget: an edit does not call `step`.
+
+        compute   CPU seconds, so that load does not count: 60 and ten times what a slow core needs.
+        wall      Twice the budget, and 15 minutes for compilation.
+        """
+        cpu_limit = time.process_time() + 60 + self.amount / 3e9
+        deadline = time.monotonic() + 2 * self.amount + 900
+        while not self._closed.wait(1.0):
+            late = {"compute": time.process_time() > cpu_limit, "wall": time.monotonic() > deadline}
+            if late.get(self.mode):
+                print(f"\nFAIL: training went on far beyond its budget ({self.mode})", file=sys.stderr, flush=True)
+                os._exit(self.EXIT_CODE)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------------------
+
+EVAL_BATCH_TOKENS = 4096  # tokens in one forward pass of the evaluation on a CPU; 32 times as many on a GPU
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 where the device has it in hardware worth using: CUDA. On a CPU it is slower at these sizes."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def evaluation_rows(split: list[np.ndarray], rows: int) -> np.ndarray:
+    """`rows` rows (all, if there are fewer) spaced evenly over a split: (rows, seq_len + 1) int64."""
+    starts = np.cumsum([0] + [len(shard) for shard in split])
+    chosen = np.unique(np.linspace(0, starts[-1] - 1, min(rows, starts[-1])).astype(np.int64))
+    shard_of = np.searchsorted(starts, chosen, side="right") - 1
+    return np.stack([split[s][i - starts[s]] for s, i in zip(shard_of, chosen, strict=True)]).astype(np.int64)
+
+
+@torch.no_grad()
+def evaluate_bpb(model: torch.nn.Module, rows: np.ndarray, tokenizer: Tokenizer, device: torch.device) -> float:
+    """Bits per byte of text: cross-entropy of every token over the bytes that the tokens stand for.
+
+    Independent of the vocabulary. `model(x)` gives logits (batch, seq_len, vocab); the softmax is taken here,
+    in float32, so they need not be normalised. BOS counts in neither sum. Raises ValueError when the model
+    looks ahead: see `assert_causal`.
+    """
+    model.eval()
+    assert_causal(model, rows, tokenizer.get_vocab_size(), device)
+    token_bytes = torch.from_numpy(tokenizer.token_bytes()).to(device)
+    batch = max(1, EVAL_BATCH_TOKENS * (32 if device.type == "cuda" else 1) // MAX_SEQ_LEN)
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    total_bytes = torch.zeros((), dtype=torch.int64, device=device)
+    for start in range(0, len(rows), batch):
+        tokens = torch.from_numpy(rows[start : start + batch]).to(device)
+        targets = tokens[:, 1:].reshape(-1)
+        with autocast(device):
+            logits = model(tokens[:, :-1])
+        loss = F.cross_entropy(logits.float().view(len(targets), -1), targets, reduction="none")
+        sizes = token_bytes[targets]
+        nats += (loss * (sizes > 0)).sum(dtype=torch.float64)
+        total_bytes += sizes.sum()
+    return nats.item() / (math.log(2) * total_bytes.item())
+
+
+def assert_causal(model: torch.nn.Module, rows: np.ndarray, vocab_size: int, device: torch.device) -> None:
+    """Raise ValueError when a prediction changes with the tokens that come after it.
+
+    Four rows, each with all tokens from some position on replaced: logits before it must stay as they were.
+    """
+    x = torch.from_numpy(rows[:4, :-1].copy()).to(device)
+    cuts = [1, MAX_SEQ_LEN // 3, MAX_SEQ_LEN // 2, MAX_SEQ_LEN - 1][: len(x)]
+    changed = x.clone()
+    for row, cut in enumerate(cuts):
+        changed[row, cut:] = (changed[row, cut:] + 1) % vocab_size
+    with autocast(device):
+        before, after = model(x).float(), model(changed).float()
+    tolerance = 1e-3 if device.type == "cpu" else 0.1
+    for row, cut in enumerate(cuts):
+        if not torch.allclose(before[row, :cut], after[row, :cut], rtol=tolerance, atol=tolerance):
+            raise ValueError(f"the model is not causal: logits before position {cut} depend on tokens after it")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The end of a run: metric, checkpoint, closing block
+# ---------------------------------------------------------------------------------------------------------
+
+PEAK_FLOPS = {  # dense bfloat16 peak by part of the device's name, from vendors' data sheets
+    "H100": 989.5e12, "H200": 989.5e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
+    "RTX 4090": 165e12, "RTX 3090": 71e12,
+}  # fmt: skip
+
+
+def peak_flops(device: torch.device) -> float:
+    """FLOP/s of large matrix products: from a table for GPUs (NaN if unknown), measured on a CPU (20 ms)."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+        return next((peak for part, peak in PEAK_FLOPS.items() if part in name), math.nan)
+    a, best = torch.randn(512, 512), math.inf
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * 512**3 / best
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory: allocated on the GPU; on a CPU the peak resident set of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return rss / 2**20 if sys.platform == "darwin" else rss / 2**10
+
+
+def finish(model: torch.nn.Module, config: dict, corpus: Corpus, budget: Budget) -> float:
+    """Evaluate, save the checkpoint if ARF_CHECKPOINT asks for it, print the closing block; returns val_bpb.
+
+    `config` is what train.py's `build_model` rebuilds the model from; plain values, with "depth" among them.
+    """
+    budget.close()
+    print()
+    start = time.perf_counter()
+    try:
+        rows = evaluation_rows(corpus.val, SETTINGS.eval_rows)
+        val_bpb = evaluate_bpb(model, rows, corpus.tokenizer, budget.device)
+    except ValueError as error:
+        sys.exit(f"FAIL: {error}")
+    eval_seconds = time.perf_counter() - start
+    if not math.isfinite(val_bpb):
+        sys.exit(f"FAIL: val_bpb is {val_bpb}")
+    if path := os.environ.get("ARF_CHECKPOINT"):
+        save_checkpoint(Path(path), model, config, corpus, val_bpb)
+    peak = peak_flops(budget.device)
+    memory = peak_memory_mb(budget.device)
+    seconds = budget.spent if budget.mode == "wall" else budget.seconds
+    values = {
+        "val_bpb": f"{val_bpb:.6f}",
+        "training_seconds": f"{seconds:.1f}",
+        "total_seconds": f"{process_age_s():.1f}",
+        "peak_vram_mb": f"{memory:.1f}",
+        "mfu_percent": f"{100 * budget.flops / max(budget.seconds, 1e-9) / peak:.2f}",
+        "total_tokens_M": f"{budget.tokens / 1e6:.3f}",
+        "num_steps": budget.steps,
+        "num_params_M": f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f}",
+        "depth": config["depth"],
+        "seed": seed_from_env(),
+        "device": torch.cuda.get_device_name() if budget.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "budget_mode": budget.mode,
+        "budget": f"{budget.amount:.6g}",
+        "budget_spent": f"{budget.spent:.6g}",
+        "training_flops": f"{budget.flops:.6g}",
+        "tokens_per_second": f"{budget.tokens / max(budget.seconds, 1e-9):.0f}",
+        "train_loss": f"{budget.train_loss:.6f}",
+        "eval_seconds": f"{eval_seconds:.2f}",
+        "startup_seconds": f"{budget.startup_seconds:.2f}",
+        "peak_memory_mb": f"{memory:.1f}",
+        "corpus": corpus.name,
+        "corpus_hash": corpus.hash,
+    }
+    print_block(values)
+    return val_bpb
+
+
+def print_block(values: dict) -> None:
+    print("---")
+    for key, value in values.items():
+        print(f"{key + ':':<17} {value}")
+    sys.stdout.flush()
+
+
+def save_checkpoint(path: Path, model: torch.nn.Module, config: dict, corpus: Corpus, val_bpb: float) -> None:
+    """Write weights and what rebuilds them, atomically. Only plain values and tensors: loaded with weights_only."""
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    state = {key: value.cpu() for key, value in model.state_dict().items()}
+    meta = {"val_bpb": val_bpb, "seed": seed_from_env(), "profile": PROFILE, "corpus_hash": corpus.hash}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    torch.save({"config": config, "state": state, "meta": meta}, partial)
+    os.replace(partial, path)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Verification: the same metric in another process, and the test split
+# ---------------------------------------------------------------------------------------------------------
+
+VERIFY_TOLERANCE = 1e-4  # bits per byte between training's own evaluation and this one
+
+
+def verify(checkpoint: Path, script: Path) -> None:
+    """Rebuild the model of `script` (the train.py that was run), evaluate it here on val and test, print both.
+
+    Exit code 1 when val_bpb is not what the run recorded, or the model is not causal.
+    """
+    device = setup_device()
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    spec = importlib.util.spec_from_file_location("train", script)
+    sys.modules["prepare"] = sys.modules[__name__]
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train"] = module
+    spec.loader.exec_module(module)
+    model = module.build_model(saved["config"]).to(device)
+    model.load_state_dict(saved["state"])
+    corpus = load_corpus()
+    if corpus.hash != saved["meta"]["corpus_hash"]:
+        sys.exit(f"FAIL: trained on corpus {saved['meta']['corpus_hash']}, this one is {corpus.hash}")
+    if corpus.name == "shakespeare":
+        embedded_file("test")
+    documents = itertools.chain.from_iterable(map(read_documents, corpus.test_files))
+    test = pack_rows(map(corpus.tokenizer.encode, documents), corpus.tokenizer.bos_token_id, MAX_SEQ_LEN + 1)
+    try:
+        bpb = {
+            name: evaluate_bpb(model, evaluation_rows(split, SETTINGS.eval_rows), corpus.tokenizer, device)
+            for name, split in (("val_bpb", corpus.val), ("test_bpb", [test]))
+        }
+    except ValueError as error:
+        sys.exit(f"FAIL: {error}")
+    recorded = saved["meta"]["val_bpb"]
+    print_block({key: f"{value:.6f}" for key, value in bpb.items()} | {"recorded_val_bpb": f"{recorded:.6f}"})
+    if not abs(bpb["val_bpb"] - recorded) <= VERIFY_TOLERANCE:
+        sys.exit(f"FAIL: the run recorded val_bpb {recorded:.6f}, its checkpoint has {bpb['val_bpb']:.6f}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Command line
+# ---------------------------------------------------------------------------------------------------------
+
+
+def download(url: str, path: Path, attempts: int = 5) -> None:
+    """Fetch `url` to `path`: resumes a partial file, and checks size, SHA-256 (when the server states it) and
+    that a parquet file is whole. OSError after `attempts` failures."""
+    if path.exists():
+        return
+    partial = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, attempts + 1):
+        try:
+            have = partial.stat().st_size if partial.exists() else 0
+            request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+            with urllib.request.urlopen(request, timeout=60) as response:
+                resumed = response.status == 206
+                size = int(response.headers.get("Content-Length") or 0) + (have if resumed else 0)
+                etag = (response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or "").strip('"')
+                with partial.open("ab" if resumed else "wb") as file:
+                    while chunk := response.read(1 << 20):
+                        file.write(chunk)
+            if size and partial.stat().st_size < size:
+                raise OSError(f"got {partial.stat().st_size} of {size} bytes")
+            broken = partial.stat().st_size != size if size else False
+            broken |= bool(re.fullmatch("[0-9a-f]{64}", etag)) and _sha256(partial) != etag
+            if path.suffix == ".parquet":
+                with partial.open("rb") as file:
+                    head = file.read(4)
+                    file.seek(-4, os.SEEK_END)
+                    broken |= head != b"PAR1" or file.read(4) != b"PAR1"
+            if broken:
+                partial.unlink()
+                raise OSError("the file is damaged")
+            os.replace(partial, path)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # the partial file is longer than the whole: start again
+                partial.unlink(missing_ok=True)
+            elif error.code < 500 and error.code != 429:
+                raise OSError(f"{url}: {error}") from error
+            failure: Exception = error
+        except OSError as error:
+            failure = error
+        print(f"  {path.name}: attempt {attempt} of {attempts} failed: {failure}", file=sys.stderr)
+        if attempt < attempts:
+            time.sleep(min(30, 2**attempt))
+    raise OSError(f"{url} could not be fetched")
+
+
+def prepare_climbmix(shards: int, base_url: str, jobs: int) -> Path:
+    """Download `shards` training shards and the pinned val and test shards (8 at a time), then tokenize them."""
+    from multiprocessing.pool import ThreadPool
+
+    folder = data_root() / "climbmix-shards"
+
+    def fetch(index: int) -> Path:
+        path = folder / f"shard_{index:05d}.parquet"
+        download(f"{base_url}/{path.name}", path)
+        return path
+
+    with ThreadPool(8) as pool:
+        *train, val, test = pool.map(fetch, [*range(shards), CLIMBMIX_VAL_SHARD, CLIMBMIX_TEST_SHARD], chunksize=1)
+    return build_corpus("climbmix", {"train": train, "val": [val], "test": [test]}, PROFILES["gpu"], jobs)
+
+
+def prepare_files(name: str, files: list[Path], jobs: int) -> Path:
+    """Split the user's files by document, 1 in 20 to val and to test each (at least one), and build the corpus."""
+    documents = [doc for file in files for doc in read_documents(file) if doc.strip()]
+    if len(documents) < 3:  # one long text: cut it at line ends into 20 pieces
+        lines = "\n".join(documents).splitlines(keepends=True)
+        size = -(-len(lines) // 20)
+        documents = ["".join(lines[i : i + size]) for i in range(0, len(lines), size)]
+    if len(documents) < 3:
+        sys.exit("at least three documents or lines are needed, for train, val and test")
+    random.Random(0).shuffle(documents)
+    held_out = max(1, len(documents) // 20)
+    splits = {"test": documents[:held_out], "val": documents[held_out : 2 * held_out], "train": documents[2 * held_out :]}
+    sources = {}
+    for split, texts in splits.items():
+        path = corpus_dir(name) / "text" / f"{split}.txt.xz"
+        _write_atomically(path, lzma.compress("\f".join(texts).encode("utf-8"), preset=1))
+        sources[split] = [path]
+    return build_corpus(name, sources, jobs=jobs)
+
+
+def set_profile(profile: str) -> None:
+    """Rewrite PROFILE in this file and the sizes in train.py beside it; a plain edit, which `git diff` shows."""
+
+    def rewrite(path: Path, constants: dict[str, object]) -> None:
+        source = path.read_text(encoding="utf-8")
+        for name, value in constants.items():
+            literal = json.dumps(value)
+            source, found = re.subn(rf"(?m)^{name} = [^#\n]*?(?=\s*(#|$))", f"{name} = {literal}", source, count=1)
+            if not found:
+                sys.exit(f"{path.name} has no constant {name}")
+        path.write_text(source, encoding="utf-8")
+
+    rewrite(HERE / "train.py", CONSTANTS[profile])
+    rewrite(HERE / "prepare.py", {"PROFILE": profile})
+    print(f"PROFILE is {profile}: {asdict(PROFILES[profile])}; train.py: {CONSTANTS[profile]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=["embedded"], help="embedded, climbmix, or files")
+    parser.add_argument("--name", help="name of a corpus made of your own files")
+    parser.add_argument("--num-shards", type=int, default=10, help="climbmix: training shards")
+    parser.add_argument("--base-url", default=CLIMBMIX_URL, help="climbmix: where the shards are")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that tokenize")
+    parser.add_argument("--profile", choices=PROFILES, help="set this workspace up for a profile, then exit")
+    parser.add_argument("--verify", type=Path, metavar="CHECKPOINT", help="evaluate a saved model on val and test")
+    parser.add_argument("--script", type=Path, default=HERE / "train.py", help="verify: the train.py that was run")
+    args = parser.parse_args()
+    if args.profile:
+        set_profile(args.profile)
+        return
+    if args.verify:
+        verify(args.verify, args.script)
+        return
+    start = time.perf_counter()
+    if args.data == ["embedded"]:
+        directory = corpus_dir("shakespeare")
+        if not (directory / "meta.json").exists():
+            build_corpus("shakespeare", {split: [embedded_file(split)] for split in ("train", "val")})
+    elif args.data == ["climbmix"]:
+        directory = prepare_climbmix(args.num_shards, args.base_url.rstrip("/"), args.jobs)
+    else:
+        if not args.name:
+            parser.error("--data FILES needs --name")
+        directory = prepare_files(args.name, [Path(file) for file in args.data], args.jobs)
+    rows = {split: sum(len(np.load(f, mmap_mode="r")) for f in directory.glob(f"{split}-*.npy")) for split in ("train", "val")}
+    print(f"{directory}: {rows['train']} rows to train on, {rows['val']} to validate on, {time.perf_counter() - start:.1f}s")
+
+
+if __name__ == "__main__":
+    main()
