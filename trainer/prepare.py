@@ -129,7 +129,7 @@ class Tokenizer:
         """Apply the merge of lowest rank until none applies."""
         ids = list(word.encode("utf-8"))
         while len(ids) > 1:
-            best = min(zip(ids, ids[1:], strict=False), key=lambda pair: self.ranks.get(pair, math.inf))
+            best = min(itertools.pairwise(ids), key=lambda pair: self.ranks.get(pair, math.inf))
             if best not in self.ranks:
                 break
             ids = merge_pair(ids, best, self.ranks[best])
@@ -180,7 +180,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     pair_counts: Counter[tuple[int, int]] = Counter()
     holders: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
     for index, (ids, n) in enumerate(words):
-        for pair in zip(ids, ids[1:], strict=False):
+        for pair in itertools.pairwise(ids):
             pair_counts[pair] += n
             holders[pair].add(index)
 
@@ -192,9 +192,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         for index in holders.pop(best):
             ids, n = words[index]
             merged = merge_pair(ids, best, 256 + len(merges))
-            for pair in zip(ids, ids[1:], strict=False):
+            for pair in itertools.pairwise(ids):
                 pair_counts[pair] -= n
-            for pair in zip(merged, merged[1:], strict=False):
+            for pair in itertools.pairwise(merged):
                 pair_counts[pair] += n
                 holders[pair].add(index)
             words[index] = (merged, n)
@@ -314,7 +314,9 @@ def _tokenize_file(source: Path, target: Path, merges: list[tuple[int, int]], ro
     _write_atomically(target, buffer.getbuffer())
 
 
-def build_corpus(name: str, sources: dict[str, list[Path]], settings: Profile = SETTINGS, jobs: int = 1) -> Path:
+def build_corpus(
+    name: str, sources: dict[str, list[Path]], settings: Profile = SETTINGS, jobs: int = 1
+) -> Path:
     """Train the tokenizer on train, tokenize train and val, and write meta.json last (it marks completion).
 
     `sources` maps each split to its files. The test files are recorded, not read: verification reads them.
@@ -351,7 +353,9 @@ def build_corpus(name: str, sources: dict[str, list[Path]], settings: Profile = 
         for item in work:
             _tokenize_file(*item)
 
-    files = {target.name: _sha256(target) for _, target, _, _ in work} | {"tokenizer.json": _sha256(tokenizer_path)}
+    files = {target.name: _sha256(target) for _, target, _, _ in work} | {
+        "tokenizer.json": _sha256(tokenizer_path)
+    }
     meta = {
         "name": name,
         "corpus_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
@@ -380,7 +384,9 @@ class Corpus:
     test_files: list[Path]
 
 
-CHECKED_BYTES = 64 * 2**20  # files up to this size are hashed at each start (a few milliseconds), larger are not
+CHECKED_BYTES = (
+    64 * 2**20
+)  # files up to this size are hashed at each start (a few milliseconds), larger are not
 
 
 def load_corpus(name: str | None = None) -> Corpus:
@@ -399,7 +405,11 @@ def load_corpus(name: str | None = None) -> Corpus:
             sys.exit(f"{path} has changed since it was prepared: delete {directory} and prepare it again")
 
     def rows(split: str) -> list[np.ndarray]:
-        return [np.load(directory / file, mmap_mode="r") for file in sorted(meta["files"]) if file.startswith(split)]
+        return [
+            np.load(directory / file, mmap_mode="r")
+            for file in sorted(meta["files"])
+            if file.startswith(split)
+        ]
 
     tests = [HERE / "data" / "test.txt.xz"] if name == "shakespeare" else [Path(p) for p in meta["test"]]
     return Corpus(name, meta["corpus_hash"], load_tokenizer(directory), rows("train"), rows("val"), tests)
@@ -431,7 +441,7 @@ def setup_device() -> torch.device:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         # glibc: keep freed memory. Else each large activation is mapped and zeroed anew: 5 % of a step.
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it accepts
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     torch.manual_seed(seed_from_env())
     torch.set_float32_matmul_precision("high")
@@ -520,7 +530,9 @@ class FlopMeter(TorchDispatchMode):
             lambda q, k, v, *_, out_val=None, **__: sdpa_flop_count(q.shape, k.shape, v.shape)
         )
         self._formulas[aten._scaled_dot_product_flash_attention_for_cpu_backward] = (
-            lambda do, q, k, v, *_, out_val=None, **__: sdpa_backward_flop_count(do.shape, q.shape, k.shape, v.shape)
+            lambda do, q, k, v, *_, out_val=None, **__: sdpa_backward_flop_count(
+                do.shape, q.shape, k.shape, v.shape
+            )
         )
 
     @classmethod
@@ -562,6 +574,9 @@ class Budget:
     AUDIT_EVERY = 32
     WARMUP_STEPS = 10
     LOG_EVERY = 10
+    SLOW_CORE_FLOPS = 3e9  # FLOP/s, a twentieth of a laptop's core
+    CPU_SLACK_S = 60.0
+    WALL_SLACK_S = 900.0
     EXIT_CODE = 4  # of a run that the budget stopped from outside the loop
 
     def __init__(self, device: torch.device, mode: str | None = None, amount: float | None = None) -> None:
@@ -624,7 +639,9 @@ class Budget:
     def on_batch(self, x: torch.Tensor) -> None:
         """Called by the loader for each batch that it hands out."""
         if not self._open:
-            sys.exit("budget: a batch was asked for outside a step; training ends when Budget.step() is False")
+            sys.exit(
+                "budget: a batch was asked for outside a step; training ends when Budget.step() is False"
+            )
         self._shapes.append(tuple(x.shape))
         self._step_tokens += x.numel()
         if self._counts_flops and tuple(self._shapes) not in self._known:
@@ -647,7 +664,11 @@ class Budget:
             f"step {self.steps:05d} ({100 * self.progress:.1f}%) | loss: {self.train_loss:.4f} | {note}"
             f"tok/sec: {self.tokens / max(elapsed, 1e-9):,.0f} | elapsed: {elapsed:.1f}s"
         )
-        print(f"\r{line}  " if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
+        print(
+            f"\r{line}  " if sys.stdout.isatty() else line,
+            end="" if sys.stdout.isatty() else "\n",
+            flush=True,
+        )
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -705,15 +726,20 @@ class Budget:
     def _watch(self) -> None:
         """End the process when training goes on far beyond the budget: an edit does not call `step`.
 
-        compute   CPU seconds, so that load does not count: 60 and ten times what a slow core needs.
+        compute   CPU seconds, so that load does not count: what a very slow core would need, and a minute.
         wall      Twice the budget, and 15 minutes for compilation.
+        steps     No limit.
         """
-        cpu_limit = time.process_time() + 60 + self.amount / 3e9
-        deadline = time.monotonic() + 2 * self.amount + 900
+        cpu_limit = time.process_time() + self.CPU_SLACK_S + self.amount / self.SLOW_CORE_FLOPS
+        deadline = time.monotonic() + 2 * self.amount + self.WALL_SLACK_S
         while not self._closed.wait(1.0):
             late = {"compute": time.process_time() > cpu_limit, "wall": time.monotonic() > deadline}
             if late.get(self.mode):
-                print(f"\nFAIL: training went on far beyond its budget ({self.mode})", file=sys.stderr, flush=True)
+                print(
+                    f"\nFAIL: training went on far beyond its budget ({self.mode})",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 os._exit(self.EXIT_CODE)
 
 
@@ -738,7 +764,9 @@ def evaluation_rows(split: list[np.ndarray], rows: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def evaluate_bpb(model: torch.nn.Module, rows: np.ndarray, tokenizer: Tokenizer, device: torch.device) -> float:
+def evaluate_bpb(
+    model: torch.nn.Module, rows: np.ndarray, tokenizer: Tokenizer, device: torch.device
+) -> float:
     """Bits per byte of text: cross-entropy of every token over the bytes that the tokens stand for.
 
     Independent of the vocabulary. `model(x)` gives logits (batch, seq_len, vocab); the softmax is taken here,
@@ -778,7 +806,9 @@ def assert_causal(model: torch.nn.Module, rows: np.ndarray, vocab_size: int, dev
     tolerance = 1e-3 if device.type == "cpu" else 0.1
     for row, cut in enumerate(cuts):
         if not torch.allclose(before[row, :cut], after[row, :cut], rtol=tolerance, atol=tolerance):
-            raise ValueError(f"the model is not causal: logits before position {cut} depend on tokens after it")
+            raise ValueError(
+                f"the model is not causal: logits before position {cut} depend on tokens after it"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -942,7 +972,9 @@ def download(url: str, path: Path, attempts: int = 5) -> None:
             with urllib.request.urlopen(request, timeout=60) as response:
                 resumed = response.status == 206
                 size = int(response.headers.get("Content-Length") or 0) + (have if resumed else 0)
-                etag = (response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or "").strip('"')
+                etag = (response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or "").strip(
+                    '"'
+                )
                 with partial.open("ab" if resumed else "wb") as file:
                     while chunk := response.read(1 << 20):
                         file.write(chunk)
@@ -986,7 +1018,9 @@ def prepare_climbmix(shards: int, base_url: str, jobs: int) -> Path:
         return path
 
     with ThreadPool(8) as pool:
-        *train, val, test = pool.map(fetch, [*range(shards), CLIMBMIX_VAL_SHARD, CLIMBMIX_TEST_SHARD], chunksize=1)
+        *train, val, test = pool.map(
+            fetch, [*range(shards), CLIMBMIX_VAL_SHARD, CLIMBMIX_TEST_SHARD], chunksize=1
+        )
     return build_corpus("climbmix", {"train": train, "val": [val], "test": [test]}, PROFILES["gpu"], jobs)
 
 
@@ -1001,7 +1035,11 @@ def prepare_files(name: str, files: list[Path], jobs: int) -> Path:
         sys.exit("at least three documents or lines are needed, for train, val and test")
     random.Random(0).shuffle(documents)
     held_out = max(1, len(documents) // 20)
-    splits = {"test": documents[:held_out], "val": documents[held_out : 2 * held_out], "train": documents[2 * held_out :]}
+    splits = {
+        "test": documents[:held_out],
+        "val": documents[held_out : 2 * held_out],
+        "train": documents[2 * held_out :],
+    }
     sources = {}
     for split, texts in splits.items():
         path = corpus_dir(name) / "text" / f"{split}.txt.xz"
@@ -1017,7 +1055,9 @@ def set_profile(profile: str) -> None:
         source = path.read_text(encoding="utf-8")
         for name, value in constants.items():
             literal = json.dumps(value)
-            source, found = re.subn(rf"(?m)^{name} = [^#\n]*?(?=\s*(#|$))", f"{name} = {literal}", source, count=1)
+            source, found = re.subn(
+                rf"(?m)^{name} = [^#\n]*?(?=\s*(#|$))", f"{name} = {literal}", source, count=1
+            )
             if not found:
                 sys.exit(f"{path.name} has no constant {name}")
         path.write_text(source, encoding="utf-8")
@@ -1028,15 +1068,21 @@ def set_profile(profile: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", nargs="+", default=["embedded"], help="embedded, climbmix, or files")
     parser.add_argument("--name", help="name of a corpus made of your own files")
     parser.add_argument("--num-shards", type=int, default=10, help="climbmix: training shards")
     parser.add_argument("--base-url", default=CLIMBMIX_URL, help="climbmix: where the shards are")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that tokenize")
     parser.add_argument("--profile", choices=PROFILES, help="set this workspace up for a profile, then exit")
-    parser.add_argument("--verify", type=Path, metavar="CHECKPOINT", help="evaluate a saved model on val and test")
-    parser.add_argument("--script", type=Path, default=HERE / "train.py", help="verify: the train.py that was run")
+    parser.add_argument(
+        "--verify", type=Path, metavar="CHECKPOINT", help="evaluate a saved model on val and test"
+    )
+    parser.add_argument(
+        "--script", type=Path, default=HERE / "train.py", help="verify: the train.py that was run"
+    )
     args = parser.parse_args()
     if args.profile:
         set_profile(args.profile)
@@ -1055,8 +1101,13 @@ def main() -> None:
         if not args.name:
             parser.error("--data FILES needs --name")
         directory = prepare_files(args.name, [Path(file) for file in args.data], args.jobs)
-    rows = {split: sum(len(np.load(f, mmap_mode="r")) for f in directory.glob(f"{split}-*.npy")) for split in ("train", "val")}
-    print(f"{directory}: {rows['train']} rows to train on, {rows['val']} to validate on, {time.perf_counter() - start:.1f}s")
+    rows = {
+        split: sum(len(np.load(f, mmap_mode="r")) for f in directory.glob(f"{split}-*.npy"))
+        for split in ("train", "val")
+    }
+    print(
+        f"{directory}: {rows['train']} rows to train on, {rows['val']} to validate on, {time.perf_counter() - start:.1f}s"
+    )
 
 
 if __name__ == "__main__":

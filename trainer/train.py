@@ -7,16 +7,14 @@ rebuilding the model from plain values, so that a saved checkpoint can be verifi
 """
 
 import gc
-import math
 import os
 
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
+import prepare
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-import prepare
 
 # ---------------------------------------------------------------------------------------------------------
 # Constants. In brackets: what a value may be. Sizes are those of the profile that prepare.py names.
@@ -56,7 +54,49 @@ FINAL_LR_FRAC = 0.0  # learning rate at the end, as a share of the peak [0..1]
 # Model
 # ---------------------------------------------------------------------------------------------------------
 
-ACTIVATIONS = {"relu2": lambda x: F.relu(x).square(), "gelu": F.gelu, "silu": F.silu}
+
+class RMSNorm(torch.autograd.Function):
+    """x / rms(x) over the last dimension. Torch's own takes a dozen passes backward where four will do."""
+
+    @staticmethod
+    def forward(ctx, x):
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-6).reciprocal_()
+        inverse.mul_(x.size(-1) ** 0.5)
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        y, inverse = ctx.saved_tensors
+        return torch.addcmul(grad, y, (grad * y).mean(-1, keepdim=True), value=-1).mul_(inverse)
+
+
+class SquaredReLU(torch.autograd.Function):
+    """max(x, 0)^2, which keeps one tensor for the way back instead of two."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = F.relu(x)
+        ctx.save_for_backward(y)
+        return y * y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (y,) = ctx.saved_tensors
+        return (grad * y).mul_(2)
+
+
+def norm(x):
+    """RMSNorm over the last dimension, without weights."""
+    return RMSNorm.apply(x) if x.device.type == "cpu" else F.rms_norm(x, (x.size(-1),))
+
+
+def relu2(x):
+    return SquaredReLU.apply(x) if x.device.type == "cpu" else F.relu(x).square()
+
+
+ACTIVATIONS = {"relu2": relu2, "gelu": F.gelu, "silu": F.silu}
 
 
 def flash_attention():
@@ -73,23 +113,17 @@ def flash_attention():
     return flash_attn_func
 
 
-def norm(x):
-    """RMSNorm over the last dimension, without weights."""
-    return F.rms_norm(x, (x.size(-1),))
-
-
 def rotate(x, rotation):
     """Rotary position embedding of x (B, T, heads, D): channels 2i and 2i+1 turn by position * base^(-2i/D).
 
-    `rotation` is (T, 1, D/2) complex. On a CPU complex multiplication is one pass where real arithmetic
-    takes five; on a GPU the compiler fuses the real form, and knows no complex numbers.
+    `rotation` is (T, 1, D/2, 2), cosine and sine. On a CPU the pairs are multiplied as complex numbers, in
+    one pass where real arithmetic takes five; on a GPU the compiler fuses the real form.
     """
     pairs = x.float().unflatten(-1, (-1, 2))
     if x.device.type == "cpu":
-        return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2)
-    cos, sin = rotation.real, rotation.imag
-    a, b = pairs.unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).type_as(x)
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
+    (a, b), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
 class Attention(nn.Module):
@@ -102,16 +136,21 @@ class Attention(nn.Module):
         self.window = config["windows"][layer]  # tokens that a position sees, itself included
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.proj = nn.Linear(width, width, bias=False)
-        self.gate = nn.Linear(min(32, width), self.heads, bias=False) if config["value_embeds"][layer] else None
+        self.gate = (
+            nn.Linear(min(32, width), self.heads, bias=False) if config["value_embeds"][layer] else None
+        )
         self.flash = flash_attention()
 
     def forward(self, x, value_embed, rotation, masks):
         B, T, C = x.shape
         qk, v = self.qkv(x).view(B, T, -1, self.head_dim).split([2 * self.heads, self.heads], dim=2)
-        q, k = rotate(norm(qk), rotation).split(self.heads, dim=2)  # queries and keys in one pass
+        qk = rotate(norm(qk), rotation).type_as(
+            v
+        )  # queries and keys in one pass; under autocast, bfloat16 again
+        q, k = qk.split(self.heads, dim=2)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
-            v = v + gate.unsqueeze(-1) * value_embed.view(B, T, self.heads, self.head_dim)
+            v = v + (gate.unsqueeze(-1) * value_embed.view(B, T, self.heads, self.head_dim)).type_as(v)
         if self.flash is not None:
             out = self.flash(q, k, v, causal=True, window_size=(self.window - 1, 0))
         else:
@@ -147,13 +186,18 @@ class GPT(nn.Module):
         self.attention = nn.ModuleList(Attention(config, layer) for layer in range(depth))
         self.mlp = nn.ModuleList(MLP(config) for _ in range(depth))
         self.value_embeds = nn.ModuleDict(
-            {str(layer): nn.Embedding(vocab, width) for layer in range(depth) if config["value_embeds"][layer]}
+            {
+                str(layer): nn.Embedding(vocab, width)
+                for layer in range(depth)
+                if config["value_embeds"][layer]
+            }
         )
         self.head = nn.Linear(width, vocab, bias=False)
         positions = torch.arange(config["seq_len"], dtype=torch.float32)
         frequencies = config["rope_base"] ** (-torch.arange(0, config["head_dim"], 2) / config["head_dim"])
         angles = torch.outer(positions, frequencies)
-        self.register_buffer("rotation", torch.polar(torch.ones_like(angles), angles)[:, None], persistent=False)
+        rotation = torch.stack([angles.cos(), angles.sin()], -1)[:, None]
+        self.register_buffer("rotation", rotation, persistent=False)
         distance = positions[:, None] - positions[None, :]  # query minus key
         for window in set(config["windows"]) - {config["seq_len"]}:
             self.register_buffer(f"mask_{window}", (distance >= 0) & (distance < window), persistent=False)
@@ -192,7 +236,9 @@ def model_config(vocab_size):
     if WIDTH % HEAD_DIM:
         raise SystemExit(f"WIDTH {WIDTH} is not a multiple of HEAD_DIM {HEAD_DIM}")
     spans = {"L": prepare.MAX_SEQ_LEN, "S": prepare.MAX_SEQ_LEN // 2}
-    windows = [spans[WINDOW_PATTERN[layer % len(WINDOW_PATTERN)]] for layer in range(DEPTH - 1)] + [spans["L"]]
+    windows = [spans[WINDOW_PATTERN[layer % len(WINDOW_PATTERN)]] for layer in range(DEPTH - 1)] + [
+        spans["L"]
+    ]
     value_embeds = [
         VALUE_EMBEDS == "all" or (VALUE_EMBEDS == "alternate" and layer % 2 == (DEPTH - 1) % 2)
         for layer in range(DEPTH)
@@ -226,10 +272,20 @@ POLAR_EXPRESS = [
 def orthogonalise(g, steps):
     """The nearest matrices with orthonormal rows to g (N, m, n), m <= n: all singular values become about 1.
 
-    Each step is a*X + (b*A + c*A@A) @ X with A = X @ X.mT; baddbmm does sum and product in one pass.
+    A step is x <- p(x x^T) x with p(A) = a + b A + c A^2; baddbmm does sum and product in one pass.
     """
     x = g.bfloat16() if g.is_cuda else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
+    if not g.is_cuda and x.size(2) >= 2 * x.size(1):
+        # Wide: all steps work on the small A = x x^T and the product of the p(A), which commute. 40 % less
+        # work at m:n = 1:4, to 1e-4 the same result, but only in float32: it squares the condition number.
+        gram, product = x @ x.mT, None
+        for a, b, c in POLAR_EXPRESS[:steps]:
+            poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            poly.diagonal(dim1=-2, dim2=-1).add_(a)
+            product = poly if product is None else poly @ product
+            gram = poly @ (gram @ poly)
+        return product @ x
     for a, b, c in POLAR_EXPRESS[:steps]:
         gram = x @ x.mT
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -297,7 +353,7 @@ def make_optimizers(model):
     matrices, gates = [], []
     for name, p in [*model.attention.named_parameters(), *model.mlp.named_parameters()]:
         (gates if "gate" in name else matrices).append(p)
-    blocks = {p: 1 for p in matrices} | {attention.qkv.weight: 3 for attention in model.attention}
+    blocks = dict.fromkeys(matrices, 1) | {attention.qkv.weight: 3 for attention in model.attention}
     embeds = [model.embed.weight, *model.value_embeds.parameters()]
     muon = Muon(matrices, MATRIX_LR * LR_MULT, blocks)
     adam = AdamW([(embeds, EMBED_LR * LR_MULT), ([model.head.weight, *gates], HEAD_LR * LR_MULT)])
@@ -347,7 +403,7 @@ def main():
     optimizers = make_optimizers(model)
     budget = prepare.Budget(device)
     loader = prepare.Loader(corpus, BATCH, SEQ_LEN, budget)
-    # Compiled models hide their FLOPs from the compute budget; on a CPU compilation takes longer than training.
+    # A compiled model hides its FLOPs from the compute budget; on a CPU compiling takes longer than training.
     compiled = device.type == "cuda" and budget.mode != "compute"
     forward = torch.compile(model, dynamic=False) if compiled else model
     gc.freeze()  # long-lived objects: the collector need not visit them at each pass

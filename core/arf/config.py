@@ -22,7 +22,6 @@ from arf.errors import ConfigError, UsageError
 from arf.layers import (
     Layer,
     Leaf,
-    Seconds,
     described,
     leaf,
     near,

@@ -555,7 +555,7 @@ class Engine:
             metrics=counted_metrics(run.watch.metrics),
             curve=tuple(run.watch.curve),
         )
-        if result.state in (JobState.PREEMPTED, JobState.LOST) or self._was_stopped(run, result):
+        if self._is_to_run_again(run, result):
             self._run_again(ended, result)
             return
         value, verdict, reason = self._read_result(run, result)
@@ -563,16 +563,15 @@ class Engine:
         if ended.role is Role.BASELINE:
             self._learn_from_baseline(run, verdict, reason)
 
-    def _was_stopped(self, run: _Run, result: JobResult) -> bool:
-        """It was ended because the study was, not for anything that it did."""
-        return result.state is JobState.CANCELLED and not run.problem
+    def _is_to_run_again(self, run: _Run, result: JobResult) -> bool:
+        """It ended for no fault of its own: the machine was taken away, or the study was stopped."""
+        if result.state is JobState.CANCELLED and (self._stopping or self._fatal is not None):
+            return not run.problem
+        again = result.state in (JobState.PREEMPTED, JobState.LOST, JobState.CANCELLED)
+        return again and not run.problem and run.experiment.attempt < MAX_ATTEMPTS
 
     def _run_again(self, ended: Experiment, result: JobResult) -> None:
         stopped = result.state is JobState.CANCELLED
-        if not stopped and ended.attempt >= MAX_ATTEMPTS:
-            reason = f"{result.state} {MAX_ATTEMPTS} times: {result.message}".rstrip(": ")
-            self._put(evolve(ended, verdict=Verdict.CRASH, reason=reason))
-            return
         again = evolve(
             ended,
             state=ExperimentState.ACCEPTED,
@@ -604,8 +603,10 @@ class Engine:
         if result.state is JobState.TIMED_OUT:
             return None, Verdict.TIMEOUT, f"reached its time limit of {self.config.limits.time_limit_s:g} s"
         if result.state is JobState.CANCELLED:
-            return None, Verdict.CANCELLED, result.message or "cancelled"
-        if result.state is JobState.FAILED:
+            return None, Verdict.CANCELLED, "cancelled from outside arf"
+        if result.state in (JobState.PREEMPTED, JobState.LOST):
+            return None, Verdict.CRASH, f"{result.state} again: {result.message}".rstrip(": ")
+        if result.state is not JobState.SUCCEEDED:
             return None, Verdict.CRASH, self._crash_reason(run, result)
         changed = run.tree.tampered()
         if changed:

@@ -196,7 +196,8 @@ def _compose(text: str, place: _Place) -> yaml.Node | None:
     import yaml
 
     try:
-        return _loader()(text, place).get_single_node()
+        node: yaml.Node | None = _loader()(text, place).get_single_node()
+        return node
     except yaml.MarkedYAMLError as error:
         problem = " ".join(filter(None, (error.context, error.problem))) or "cannot be read"
         hint = "indent with spaces, not tabs" if "\\t" in problem else ""
@@ -228,7 +229,7 @@ def _loader() -> Any:
                 raise self.refusal(event, f"tags ({event.tag})")
             return super().compose_node(parent, index)
 
-        def refusal(self, event: yaml.Event, what: str) -> ConfigError:
+        def refusal(self, event: Any, what: str) -> ConfigError:
             hint = "if it is text, put it in quotes"
             return ConfigError(
                 f"{what} are not supported", where=self.place(event.start_mark.line), hint=hint
@@ -266,14 +267,14 @@ def _data(node: yaml.Node, key: Key, places: dict[Key, str], place: _Place) -> A
     """A node as nested dicts, lists and leaves; notes the places of all keys."""
     import yaml
 
-    places.setdefault(key, place(node.start_mark.line))
+    places.setdefault(key, place(node.start_mark.line if node.start_mark else None))
     if isinstance(node, yaml.ScalarNode):
         return leaf(node.value, quoted=node.style is not None)
     if isinstance(node, yaml.SequenceNode):
         return [_data(item, (*key, index), places, place) for index, item in enumerate(node.value)]
     data: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        here = place(key_node.start_mark.line)
+        here = place(key_node.start_mark.line if key_node.start_mark else None)
         if not isinstance(key_node, yaml.ScalarNode):
             raise ConfigError("a key must be plain text", where=here, key=_dotted(key))
         inner = (*key, key_node.value)

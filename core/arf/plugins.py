@@ -106,7 +106,7 @@ class Plugins:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hooks)
         self._infos: dict[str, PluginInfo] = {}
-        self._offers: dict[tuple[Kind, str], tuple[Declaration, PluginInfo]] = {}
+        self._offers: dict[tuple[str, str], tuple[Declaration, PluginInfo]] = {}
         self._trace = os.environ.get(TRACE, "") not in ("", "0")
         self.events = Events(self)
 
@@ -132,19 +132,19 @@ class Plugins:
 
     # ---- What there is ----------------------------------------------------------------------
 
-    def names(self, kind: Kind) -> list[str]:
+    def names(self, kind: str) -> list[str]:
         """What users can name, sorted."""
         return sorted(name for known, name in self._offers if known == kind)
 
-    def declaration(self, kind: Kind, name: str) -> Declaration:
+    def declaration(self, kind: str, name: str) -> Declaration:
         """What was declared under a name. Raises UsageError with the nearest right name."""
         return self._offer(kind, name)[0]
 
-    def provider(self, kind: Kind, name: str) -> PluginInfo:
+    def provider(self, kind: str, name: str) -> PluginInfo:
         """The plugin that offers a name. Raises UsageError with the nearest right name."""
         return self._offer(kind, name)[1]
 
-    def options(self, kind: Kind, name: str) -> type | None:
+    def options(self, kind: str, name: str) -> type | None:
         """The attrs class of its options; None if it takes none. Raises UsageError for an unknown name."""
         return self.declaration(kind, name).options
 
@@ -157,7 +157,7 @@ class Plugins:
         """The plugins that were left out because they are broken, and why."""
         return {info.name: info.reason for info in self.describe() if info.state is PluginState.BROKEN}
 
-    def _offer(self, kind: Kind, name: str) -> tuple[Declaration, PluginInfo]:
+    def _offer(self, kind: str, name: str) -> tuple[Declaration, PluginInfo]:
         if (offer := self._offers.get((kind, name))) is not None:
             return offer
         hint = nearest(name, self.names(kind))
@@ -303,7 +303,7 @@ class Plugins:
                 if (taken := self._offers.get((kind, declaration.name))) is not None:
                     raise PluginError(
                         f"{info.origin} offers the {kind} {declaration.name!r}, which {taken[1].origin} has",
-                        hint=f"to use this one, set {DISABLE}={taken[1].name}",
+                        hint=f"to use it, disable the other: {DISABLE}={taken[1].name}",
                     )
 
     # ---- Calling hooks ----------------------------------------------------------------------
@@ -420,7 +420,7 @@ def _blaming(kind: Kind, declaration: Declaration, info: PluginInfo) -> Iterator
     except (ArfError, KeyboardInterrupt):
         raise
     except ImportError as error:
-        package = declaration.implementation.partition(".")[0]
+        package = re.split("[.:]", declaration.implementation)[0]
         own = (error.name or "").partition(".")[0] == package
         if not declaration.extra or own:
             raise _broken(kind, declaration, info, _one_line(error)) from error
@@ -446,7 +446,7 @@ def _resolve(path: str) -> Any:
         found: Any = importlib.import_module(module)
     for name in attribute.split(".") if attribute else ():
         if not hasattr(found, name):
-            raise PluginError(f"{module} has no {attribute}")
+            raise AttributeError(f"{module} has no {attribute}")
         found = getattr(found, name)
     return found
 

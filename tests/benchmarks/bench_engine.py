@@ -223,9 +223,7 @@ def main() -> None:
         print(f"{label:28}{low:12.{digits}f}{high:12.{digits}f}{high / low:10.2f}")
     low, high = (1000 * median(arms[arm], "cpu_s") / COUNT for arm in ("bare", "arf"))
     print(f"{'CPU, ms an experiment *':28}{low:12.1f}{high:12.1f}{high / low:10.2f}")
-    print(
-        f"waves of {SLOTS} would take {median(arms['arf'], 'waves_ratio'):.2f} times as long"
-    )
+    print(f"waves of {SLOTS} would take {median(arms['arf'], 'waves_ratio'):.2f} times as long")
     print("* of the orchestrating process, its start-up included; goals: gap 1.5 x, use 0.97, makespan 1.02")
     low_s, high_s = (run_arm(arm, TRIVIAL, 0.0)["wall_s"] for arm in ("bare", "arf"))
     print(

@@ -3,8 +3,8 @@
 Prints, from one run on one thread:
 
 - tokens per second against a plain nanoGPT-style loop of the same model and the same optimizer, and MFU
-  against the matmul peak measured here. The two take turns, so that a loaded machine slows both, and CPU time
-  is compared as well as wall time;
+  against the matmul peak measured here. Each runs in a process of its own; they take turns, so that a loaded
+  machine slows both, and CPU time is compared as well as wall time;
 - seconds from process start to the first step, and the share of an experiment outside training;
 - val_bpb at equal compute against the same plain loop with AdamW in the place of Muon, learning rate chosen
   from a grid for each.
@@ -20,10 +20,12 @@ import argparse
 import contextlib
 import io
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
@@ -31,12 +33,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TRAINER = Path(__file__).resolve().parents[2] / "trainer"
 sys.path.insert(0, str(TRAINER))
 
-import numpy as np
-import prepare
-import torch
-import torch.nn.functional as F
-import train
-from torch import nn
+import numpy as np  # noqa: E402
+import prepare  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+import train  # noqa: E402
+from torch import nn  # noqa: E402
 
 DEVICE = torch.device("cpu")
 
@@ -67,8 +69,9 @@ class PlainBlock(nn.Module):
 
 
 def plain_rope(x, cos, sin):
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+    """The usual form: channel i turns with channel i + D/2."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class PlainGPT(nn.Module):
@@ -99,12 +102,17 @@ class PlainGPT(nn.Module):
         return logits, F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
 
     def copy_from(self, model: train.GPT) -> None:
-        """Take the weights of train.py's model."""
+        """Take the weights of train.py's model. There channel 2i turns with 2i + 1, so queries and keys are
+        permuted within a head: the same function."""
+        C, D = self.wte.embedding_dim, self.blocks[0].head_dim
+        in_head = torch.cat([torch.arange(0, D, 2), torch.arange(1, D, 2)])
+        heads = torch.arange(0, 2 * C, D)[:, None] + in_head  # of queries and keys
+        order = torch.cat([heads.flatten(), torch.arange(2 * C, 3 * C)])
         with torch.no_grad():
             self.wte.weight.copy_(model.embed.weight)
             self.lm_head.weight.copy_(model.head.weight)
             for block, attention, mlp in zip(self.blocks, model.attention, model.mlp, strict=True):
-                block.c_attn.weight.copy_(attention.qkv.weight)
+                block.c_attn.weight.copy_(attention.qkv.weight[order])
                 block.c_proj.weight.copy_(attention.proj.weight)
                 block.c_fc.weight.copy_(mlp.up.weight)
                 block.mlp_proj.weight.copy_(mlp.down.weight)
@@ -194,6 +202,10 @@ class PlainRun:
             loss.item()
         self.steps += 1
 
+    def turn(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step(0.5)
+
 
 class TrainerRun:
     """train.py's loop, a step at a time: what its `main` does between two calls of `budget.step`."""
@@ -203,12 +215,14 @@ class TrainerRun:
         self.model = train.build_model(train.model_config(corpus.tokenizer.get_vocab_size()))
         self.model.init_weights()
         self.optimizers = train.make_optimizers(self.model)
-        self.budget = prepare.Budget(DEVICE, "compute", 1e15)
-        self.loader = prepare.Loader(corpus, train.BATCH, train.SEQ_LEN, self.budget)
+        self.loader = prepare.Loader(corpus, train.BATCH, train.SEQ_LEN, prepare.Budget(DEVICE))
 
-    def step(self, progress: float) -> None:
-        self.budget.step()
-        train.train_step(self.model, self.model, self.optimizers, self.loader, self.budget, progress)
+    def turn(self, steps: int) -> None:
+        """`steps` steps under a budget of their own, its counting of FLOPs (two steps and audits) included."""
+        self.budget = self.loader.budget = prepare.Budget(DEVICE, "steps", steps)
+        with contextlib.redirect_stdout(io.StringIO()):
+            while self.budget.step():
+                train.train_step(self.model, self.model, self.optimizers, self.loader, self.budget, 0.5)
 
 
 # ------------------------------------------------------------------------------ what is measured
@@ -227,33 +241,52 @@ def check_same_model(corpus: prepare.Corpus) -> float:
         return (model(tokens) - plain(tokens)).abs().max().item()
 
 
-def speed(corpus: prepare.Corpus, rounds: int, steps: int) -> dict[str, float]:
-    """Tokens per second of both loops, taking turns; the median over rounds."""
-    runs = {"trainer": TrainerRun(corpus), "plain": PlainRun(corpus, muon=True)}
-    wall = {name: [] for name in runs}
-    cpu = {name: [] for name in runs}
+def worker(name: str, turns: Connection) -> None:
+    """A process of its own for one loop: receives a number of steps, takes them, sends (wall, CPU) seconds."""
+    if name == "trainer":
+        prepare.setup_device()
+        run = TrainerRun(prepare.load_corpus())
+    else:  # as the script of a person: one thread, and nothing else set
+        torch.set_num_threads(1)
+        run = PlainRun(prepare.load_corpus(), muon=True)
+    while steps := turns.recv():
+        wall, cpu = time.perf_counter(), time.process_time()
+        run.turn(steps)
+        turns.send((time.perf_counter() - wall, time.process_time() - cpu))
+    if name == "trainer":
+        turns.send(run.budget.flops / run.budget.steps)
+
+
+def speed(rounds: int, steps: int) -> dict[str, float]:
+    """Both loops, each in a process of its own, taking turns: medians over rounds."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name in ("trainer", "plain"):
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=worker, args=(name, theirs), daemon=True))
+        processes[-1].start()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in pipes}
     for round_ in range(rounds + 1):  # the first warms up
-        for name, run in runs.items():
-            with contextlib.redirect_stdout(io.StringIO()):
-                w, c = time.perf_counter(), time.process_time()
-                for _ in range(steps):
-                    run.step(0.5)
-                if round_:
-                    wall[name].append(time.perf_counter() - w)
-                    cpu[name].append(time.process_time() - c)
-    budget = runs["trainer"].budget
-    budget.close()
+        for name, pipe in pipes.items():
+            pipe.send(steps)
+            seconds = pipe.recv()
+            if round_:
+                times[name].append(seconds)
+    for pipe in pipes.values():
+        pipe.send(0)
+    flops_per_step = pipes["trainer"].recv()
+    for process in processes:
+        process.join()
     tokens = steps * train.BATCH * train.SEQ_LEN
-    seconds = median(wall["trainer"])
-    flops_per_step = budget.flops / budget.steps
+    wall = {name: median(w for w, _ in seconds) for name, seconds in times.items()}
+    pairs = list(zip(times["plain"], times["trainer"], strict=True))
     return {
-        "trainer": tokens / median(wall["trainer"]),
-        "plain": tokens / median(wall["plain"]),
-        "wall_ratio": median(p / t for p, t in zip(wall["plain"], wall["trainer"], strict=True)),
-        "cpu_ratio": median(p / t for p, t in zip(cpu["plain"], cpu["trainer"], strict=True)),
-        "gflops": flops_per_step * steps / seconds / 1e9,
+        "trainer": tokens / wall["trainer"],
+        "plain": tokens / wall["plain"],
+        "wall_ratio": median(p[0] / t[0] for p, t in pairs),
+        "cpu_ratio": median(p[1] / t[1] for p, t in pairs),
+        "gflops": flops_per_step * steps / wall["trainer"] / 1e9,
         "peak_gflops": prepare.peak_flops(DEVICE) / 1e9,
-        "flops_per_step": flops_per_step,
     }
 
 
@@ -304,7 +337,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=9, help="turns of each loop in the comparison of speed")
-    parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
+    parser.add_argument("--steps", type=int, default=40, help="steps in a turn")
     parser.add_argument(
         "--skip-bpb", action="store_true", help="leave out the comparison of val_bpb (two minutes)"
     )
@@ -317,7 +350,7 @@ def main() -> None:
         sys.exit(f"the plain model is not the same: logits differ by {difference:.2e}")
     print(f"same model: logits differ by {difference:.1e}")
 
-    s = speed(corpus, args.rounds, args.steps)
+    s = speed(args.rounds, args.steps)
     print(
         f"tokens/s: trainer {s['trainer']:,.0f}, plain loop {s['plain']:,.0f} (wall, median of {args.rounds})"
     )

@@ -1,8 +1,13 @@
 """The suites and the fakes, on each other."""
 
 import asyncio
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -13,6 +18,8 @@ from arf.testing.fakes import FakeAgent, FakeBackend, FakeCluster, FakeMetricPar
 from arf.testing.suites import AgentSuite, MetricParserSuite, StrategySuite
 from arf.testing.suites.agent import BASE
 from arf.types import Ask, Draft, Edit, FactorDraft, Job, JobState, Plan, Reading
+
+EXAMPLE = Path(__file__).parents[1] / "third_party" / "arf-example-plugin"
 
 
 class TestFakeStrategy(StrategySuite):
@@ -29,7 +36,7 @@ class TestFakeAgent(AgentSuite):
 
 
 class TestFakeMetricParser(MetricParserSuite):
-    examples = {  # noqa: RUF012
+    examples: ClassVar = {
         "loss=3.5 and lr=1e-3": [Reading(name="loss", value=3.5), Reading(name="lr", value=1e-3)],
         "loss@10=nan": [Reading(name="loss", value=float("nan"), step=10)],
         "nothing here": [],
@@ -160,3 +167,99 @@ def test_the_agent_suite_finds_an_edit_that_does_not_apply() -> None:
         suite.check(draft, suite.files)
     with pytest.raises(AssertionError, match="exactly one"):
         suite.check(Draft(title="x"), suite.files)
+
+
+FAULTS = {
+    "leaks arf's environment": (
+        'env=order["env"]',
+        'env={**os.environ, **order["env"]}',
+        "test_a_job_gets_its_environment_and_none_of_arfs",
+    ),
+    "ends only the main process": (
+        "os.killpg(process.pid, signal.SIGKILL)",
+        "process.kill()",
+        "test_what_a_job_leaves_in_the_background_neither_delays_its_end_nor_stays",
+    ),
+    "asks where it should force": (
+        "signal.SIGKILL",
+        "signal.SIGTERM",
+        "test_a_cancelled_job_ends_with_all_its_processes",
+    ),
+    "runs too many": (
+        "for slot in range(slots)",
+        "for slot in range(slots + 1)",
+        "test_no_more_jobs_run_at_a_time_than_there_are_slots",
+    ),
+    "keeps no limit": (
+        "time.monotonic() > deadline",
+        "False",
+        "test_a_job_over_its_limit_is_ended_with_all_its_processes",
+    ),
+}
+"""What is wrong with a backend: how the example's supervisor is changed, and the test that sees it."""
+
+
+@pytest.mark.parametrize(("right", "wrong", "test"), FAULTS.values(), ids=FAULTS.keys())
+def test_the_backend_suite_finds_a_fault(right: str, wrong: str, test: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(EXAMPLE, tmp_path / "example")
+    supervisor = copy / "arf_example" / "supervisor.py"
+    assert right in supervisor.read_text()
+    supervisor.write_text(supervisor.read_text().replace(right, wrong))
+    (copy / "tests" / "conftest.py").write_text(
+        "from test_example import TestSupervised as T\nT.timeout_s = 1.0\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        ".",
+        "-k",
+        test,
+        "tests",
+    ]
+    path = os.pathsep.join([str(copy), str(copy / "tests")])
+    done = subprocess.run(
+        command, cwd=copy, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"::{test}" in done.stdout
+
+
+def test_a_pytest_run_that_uses_no_fixture_imports_nothing_of_arf(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\n"
+        "def test_light():\n"
+        "    ours = {m for m in sys.modules if m.startswith('arf.')}\n"
+        "    assert ours == {'arf.testing', 'arf.testing.pytest_plugin'}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_workspace_fixture_is_a_clean_repository_that_runs(arf_workspace: Path) -> None:
+    git = subprocess.run(["git", "status", "--porcelain"], cwd=arf_workspace, capture_output=True, check=True)
+    assert git.stdout == b""
+    env = {**os.environ, "ARF_SEED": "1"}
+    done = [
+        subprocess.run(
+            [sys.executable, "train.py"], cwd=arf_workspace, env=env, capture_output=True, check=True
+        )
+        for _ in range(2)
+    ]
+    assert done[0].stdout == done[1].stdout
+    assert b"\nval_bpb:  " in done[0].stdout

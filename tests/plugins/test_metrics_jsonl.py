@@ -1,6 +1,7 @@
 """The `jsonl` parser."""
 
 import math
+from typing import ClassVar
 
 from arf.interfaces import MetricParser
 from arf.plugins import Plugins
@@ -15,7 +16,7 @@ def at(step: int | None = None, /, **values: float) -> list[Reading]:
 
 
 class TestJsonLines(MetricParserSuite):
-    examples = {  # noqa: RUF012
+    examples: ClassVar = {
         '{"step": 10, "loss": 3.2, "lr": 1e-4}': at(10, loss=3.2, lr=1e-4),
         '  {"loss": 3, "done": true, "note": "x", "none": null, "list": [1]}\r': at(loss=3.0),
         '{"step": 7, "val": {"bpb": 0.98, "deep": {"er": 1}}}': at(7, val__bpb=0.98),

@@ -1,5 +1,7 @@
 """The `regex` parser."""
 
+from typing import ClassVar
+
 import pytest
 
 from arf.errors import UsageError
@@ -16,7 +18,7 @@ def at(step: int | None = None, /, **values: float) -> list[Reading]:
 
 
 class TestRegex(MetricParserSuite):
-    examples = {  # noqa: RUF012
+    examples: ClassVar = {
         "Final validation perplexity is 12.5!": at(perplexity=12.5),
         "Final validation perplexity is 1,012.5%": at(perplexity=1012.5),
         "Final validation perplexity is unknown": [],

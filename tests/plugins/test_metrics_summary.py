@@ -1,7 +1,7 @@
 """The `summary` parser."""
 
 import math
-import time
+from typing import ClassVar
 
 import pytest
 
@@ -16,7 +16,7 @@ def at(step: int | None = None, /, **values: float) -> list[Reading]:
 
 
 class TestSummary(MetricParserSuite):
-    examples = {  # noqa: RUF012
+    examples: ClassVar = {
         # karpathy/autoresearch
         "---": [],
         "val_bpb:          0.997900": at(val_bpb=0.9979),
@@ -85,8 +85,6 @@ def test_a_line_that_is_too_long_to_be_meant_for_people_is_ignored() -> None:
     "pattern", ["a_", "a.", "a:", "a ", "a: 1 ", "1,111", "step ", "step 1 ", "/", "-", "nan", " ", "1e", "%"]
 )
 def test_no_line_takes_long(pattern: str) -> None:
-    """Processor time, not the clock: three lines of the longest kind take milliseconds each, not seconds."""
-    started = time.process_time()
+    """Each takes milliseconds; an expression that backtracks would run into the time limit of the test."""
     for prefix in ("", "step 1 ", "x: "):
         SummaryParser().parse((prefix + pattern * LONGEST_LINE)[:LONGEST_LINE])
-    assert time.process_time() - started < 2

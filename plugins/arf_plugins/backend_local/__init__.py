@@ -3,20 +3,9 @@
 from collections.abc import Mapping
 from typing import Literal
 
-import attrs
 from attrs import field, frozen, validators
 
 from arf.hooks import Declaration, hookimpl
-
-
-def _positive(_instance: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{attribute.name} must be above 0, not {value}")
-
-
-def _not_negative(_instance: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not value >= 0:
-        raise ValueError(f"{attribute.name} must not be negative, not {value}")
 
 
 @frozen(kw_only=True)
@@ -25,34 +14,40 @@ class LocalOptions:
 
     slots: int | None = field(
         default=None,
-        validator=validators.optional(_positive),
+        validator=validators.optional(validators.gt(0)),
         metadata={"help": "Jobs at a time, over all tiers; null: as many as the machine bears"},
     )
     gpus: tuple[str, ...] | None = field(
         default=None,
         metadata={
-            "help": "GPUs to use, by index (nvidia-smi's) or UUID; null: all that CUDA_VISIBLE_DEVICES leaves; "
-            "an empty list: none, use the cores"
+            "help": "GPUs to use, by nvidia-smi's index or by UUID; null: all that CUDA_VISIBLE_DEVICES "
+            "leaves; an empty list: none, use the cores"
         },
     )
     gpus_per_job: int = field(
-        default=1, validator=_positive, metadata={"help": "GPUs that one job gets, all of one kind"}
+        default=1, validator=validators.gt(0), metadata={"help": "GPUs that one job gets, all of one kind"}
     )
     jobs_per_gpu: int = field(
-        default=1, validator=_positive, metadata={"help": "Jobs that share one GPU; not with gpus_per_job above 1"}
+        default=1,
+        validator=validators.gt(0),
+        metadata={"help": "Jobs that share one GPU; not with gpus_per_job above 1"},
     )
     threads: int | None = field(
         default=None,
-        validator=validators.optional(_positive),
-        metadata={"help": "CPU threads of one job (OMP_NUM_THREADS and its kind); null: the cores, shared out"},
+        validator=validators.optional(validators.gt(0)),
+        metadata={
+            "help": "CPU threads of one job (OMP_NUM_THREADS and its kind); null: the cores, shared out"
+        },
     )
     memory_gb: float = field(
         default=1.0,
-        validator=_positive,
-        metadata={"help": "Main memory to count on for a job, which limits the slots of a machine without GPUs"},
+        validator=validators.gt(0),
+        metadata={
+            "help": "Main memory to count on for a job, which limits the slots of a machine without GPUs"
+        },
     )
     price: float = field(
-        default=0.0, validator=_not_negative, metadata={"help": "US dollars for one slot and hour"}
+        default=0.0, validator=validators.ge(0), metadata={"help": "US dollars for one slot and hour"}
     )
     prices: Mapping[str, float] = field(
         factory=dict, metadata={"help": "Prices by tier, where they differ from `price`"}
@@ -61,13 +56,13 @@ class LocalOptions:
         default="auto",
         validator=validators.in_(("auto", "on", "off")),
         metadata={
-            "help": "Start Python scripts from a process that has imported what they import: auto where it is "
-            "exact; on: the same, and log what could not be; off: never"
+            "help": "Start Python scripts from a process that has imported what they import. auto: where it "
+            "is exact; on: the same, with a warning where it is not; off: never"
         },
     )
     grace_s: float = field(
         default=10.0,
-        validator=_not_negative,
+        validator=validators.ge(0),
         metadata={"help": "Seconds between asking a job to end (SIGTERM) and ending it (SIGKILL)"},
     )
 

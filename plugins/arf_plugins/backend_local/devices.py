@@ -1,4 +1,4 @@
-"""What this machine can run: GPUs as NVML tells, else cores and memory as the system allows, cut into slots."""
+"""What this machine can run: its GPUs by NVML, else its cores and memory; and how that is cut into slots."""
 
 from __future__ import annotations
 
@@ -203,7 +203,10 @@ def cores(root: Path) -> int:
     for folder in _cgroups(root, "cpu"):
         quota = _read(folder / "cpu.max").split()
         if not quota:
-            quota = [*_read(folder / "cpu.cfs_quota_us").split(), *_read(folder / "cpu.cfs_period_us").split()]
+            quota = [
+                *_read(folder / "cpu.cfs_quota_us").split(),
+                *_read(folder / "cpu.cfs_period_us").split(),
+            ]
         if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit():  # else "max", or -1: no limit
             count = min(count, int(quota[0]) / int(quota[1]))
     return max(1, int(count))
@@ -277,7 +280,9 @@ def _chosen(found: Sequence[Gpu], names: Sequence[str] | None) -> list[Gpu]:
             known = ", ".join(gpu.index for gpu in found)
             raise BackendError(
                 f"backend.gpus: there is no GPU {name!r} to use",
-                hint=f"there are {known}" if known else "NVML finds none here; leave `gpus` out to use the cores",
+                hint=f"there are {known}"
+                if known
+                else "NVML finds none here; leave `gpus` out to use the cores",
             )
         if gpu not in chosen:
             chosen.append(gpu)
@@ -300,7 +305,9 @@ def _cpu_slots(machine: Machine, options: LocalOptions) -> tuple[list[Tier], lis
 
 def _gpu_slots(chosen: Sequence[Gpu], options: LocalOptions) -> tuple[list[Tier], list[Slot]]:
     if options.gpus_per_job > 1 and options.jobs_per_gpu > 1:
-        raise BackendError("backend: gpus_per_job and jobs_per_gpu are both above 1", hint="choose one of them")
+        raise BackendError(
+            "backend: gpus_per_job and jobs_per_gpu are both above 1", hint="choose one of them"
+        )
     if options.gpus_per_job > 1:
         chosen = [gpu for gpu in chosen if not gpu.is_mig]  # CUDA gives a process one MIG device at most
     kinds: dict[str, list[Gpu]] = {}
@@ -314,7 +321,8 @@ def _gpu_slots(chosen: Sequence[Gpu], options: LocalOptions) -> tuple[list[Tier]
     if not slots:
         raise BackendError(
             f"backend.gpus_per_job is {options.gpus_per_job}, and no kind of GPU here has so many",
-            hint=", ".join(f"{kind}: {len(members)}" for kind, members in kinds.items()) or "MIG devices only",
+            hint=", ".join(f"{kind}: {len(members)}" for kind, members in kinds.items())
+            or "MIG devices only",
         )
     if options.slots is not None and options.slots > len(slots):
         raise BackendError(

@@ -1,13 +1,12 @@
 """Starting processes, being told of their end, and finding those that hide.
 
-All processes of a job are known by ARF_JOB in their environment; the wrapper (job.sh) also by its command
-line, which the kernel keeps for a process whose environment cannot be read.
+All processes of a job are known by ARF_JOB in their environment, its mark; the wrapper around it (job.sh) by
+the mark in its command line.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -17,8 +16,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-log = logging.getLogger(__name__)
+from attrs import frozen
 
+HAS_PROC = os.path.isdir("/proc/self")
 MARK = "ARF_JOB"
 WRAPPER = Path(__file__).with_name("job.sh")
 RESET_SIGNALS = [
@@ -28,7 +28,9 @@ OTHERS_ZOMBIE_S = 10.0
 """After so long a dead child that nobody has waited for is a job's orphan, not something that arf started."""
 
 
-def start(mark: str, record: str, directory: str, argv: Sequence[str], env: Mapping[str, str], log_path: str) -> int:
+def start(
+    mark: str, record: str, directory: str, argv: Sequence[str], env: Mapping[str, str], log_path: str
+) -> int:
     """Start a job's wrapper in a session of its own, and give its pid. Raises OSError.
 
     `env` is the whole environment. The log is created or truncated; standard input is empty.
@@ -120,7 +122,7 @@ class _ThreadWatch:
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
-            while exists(pid):
+            while _exists(pid):
                 time.sleep(0.2)
         os.close(self._writer)
 
@@ -129,6 +131,16 @@ class _ThreadWatch:
 
     def close(self) -> None:
         os.close(self._reader)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 async def ended(pids: Collection[int], timeout_s: float) -> set[int]:
@@ -165,63 +177,78 @@ async def ended(pids: Collection[int], timeout_s: float) -> set[int]:
 # ---- What there is --------------------------------------------------------------------------
 
 
-def exists(pid: int) -> bool:
-    """Whether there is such a process, a dead one that nobody has waited for included."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+@frozen
+class Process:
+    """What the system tells of a process."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    """0 where the system does not tell (macOS)."""
+    dead: bool
+    """Dead, and nobody has waited for it yet."""
 
 
-def is_wrapper(pid: int, mark: str) -> bool:
-    """Whether `pid` is the living wrapper of the job with this mark, and not a later process of that number."""
-    wanted = f"arf:{mark}"
-    if os.path.isdir("/proc/self"):
-        return wanted.encode() in _read(f"/proc/{pid}/cmdline").split(b"\0")
-    return wanted in _ps("-o", "command=", "-p", str(pid)).split()
+def table() -> Iterator[Process]:
+    """Every process of this machine that can be seen."""
+    if HAS_PROC:
+        for name in os.listdir("/proc"):
+            if name.isdigit() and (process := _process(int(name))):
+                yield process
+    else:
+        for line in _ps("-A", "-o", "pid=,ppid=,pgid=,stat="):
+            pid, parent, group, state = line.split()
+            yield Process(int(pid), int(parent), int(group), 0, state.startswith("Z"))
 
 
-def find_wrapper(mark: str) -> int | None:
-    """The pid of a job's wrapper, looked for among all processes; None if there is none."""
-    wanted = f"arf:{mark}".encode()
-    if os.path.isdir("/proc/self"):
-        return next((pid for pid in _all() if wanted in _read(f"/proc/{pid}/cmdline").split(b"\0")), None)
-    for line in _ps("-A", "-o", "pid=,command=").splitlines():
-        pid, *words = line.split()
-        if wanted.decode() in words:
-            return int(pid)
-    return None
+def _process(pid: int) -> Process | None:
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if not fields:
+        return None
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0] in (b"Z", b"X"))
 
 
-def _ps(*arguments: str) -> str:
-    import subprocess
-
-    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout
-
-
-def marked(mark: str) -> set[int]:
-    """Every living process of a job, looked for among all processes. Empty where there is no /proc."""
-    return {pid for pid in _all() if _mark_of(pid) == mark}
-
-
-def _all() -> Iterator[int]:
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return
-    for name in names:
-        if name.isdigit():
-            yield int(name)
-
-
-def _mark_of(pid: int) -> str:
+def mark_of(pid: int) -> str:
+    """The mark of the job that a living process belongs to; empty if none, or if it cannot be known."""
     for entry in _read(f"/proc/{pid}/environ").split(b"\0"):
         if entry.startswith(b"ARF_JOB="):
             return entry[8:].decode("utf-8", "replace")
     return ""
+
+
+def wrappers(prefix: str) -> dict[str, int]:
+    """The living wrappers of jobs whose marks begin so, looked for among all processes: pids by mark."""
+    found = {}
+    for pid, words in _command_lines():
+        for word in words:
+            if word.startswith(f"arf:{prefix}"):
+                found[word[4:]] = pid
+    return found
+
+
+def marks(prefix: str) -> set[str]:
+    """The marks that begin so and that living processes have, looked for among all processes."""
+    return {mark for process in table() if (mark := mark_of(process.pid)).startswith(prefix)}
+
+
+def _command_lines() -> Iterator[tuple[int, list[str]]]:
+    if HAS_PROC:
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                # Only a wrapper has the mark in this place: not a `ps` or `grep` with the same words.
+                words = _read(f"/proc/{name}/cmdline").decode("utf-8", "replace").split("\0")
+                yield int(name), words[2:3]
+    else:
+        for line in _ps("-A", "-o", "pid=,command="):
+            pid, *words = line.split()
+            yield int(pid), words
+
+
+def _ps(*arguments: str) -> list[str]:
+    import subprocess
+
+    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout.splitlines()
 
 
 def _read(path: str) -> bytes:
@@ -243,14 +270,15 @@ def group_lives(pid: int) -> bool:
     return True
 
 
-def group(pid: int) -> set[int]:
-    """The living processes of a session or process group, looked for among all processes."""
-    found = set()
-    for other in _all():
-        fields = _read(f"/proc/{other}/stat").rpartition(b")")[2].split()
-        if len(fields) > 3 and fields[0] not in (b"Z", b"X") and str(pid).encode() in (fields[2], fields[3]):
-            found.add(other)
-    return found
+def left_behind(mark: str, leader: int) -> set[int]:
+    """The living processes of a job whose wrapper has ended, looked for among all processes."""
+    return {
+        process.pid
+        for process in table()
+        if not process.dead
+        and process.pid != os.getpid()
+        and (leader in (process.group, process.session) or mark_of(process.pid) == mark)
+    }
 
 
 def signal_group(pid: int, number: int) -> None:
@@ -301,33 +329,34 @@ class Orphans:
             ctypes.CDLL(None).prctl(set_child_subreaper, int(on), 0, 0, 0)
             self._adopting = on
 
-    def of(self, mark: str, known: Collection[int]) -> set[int]:
-        """Living orphans of a job. `known` are children that are no orphans; dead orphans are reaped."""
+    def has(self, mark: str, leader: int, known: Collection[int | None]) -> bool:
+        """Whether there are living orphans of a job, whose wrapper was `leader`; dead ones are reaped.
+
+        `known` are children that are no orphans.
+        """
         strange = [pid for pid in _children() if pid not in known]
         if not strange and not self._dead_since:
-            return set()
-        found = {pid for pid in strange if _mark_of(pid) == mark}
-        self._reap([pid for pid in strange if pid not in found])
-        return found
+            return False
+        found = [process for pid in strange if (process := _process(pid))]
+        self._reap([process for process in found if process.dead], leader)
+        return any(mark_of(process.pid) == mark for process in found if not process.dead)
 
-    def _reap(self, pids: Sequence[int]) -> None:
-        """Reap the dead among them, once they have been dead for so long that nobody else will."""
+    def _reap(self, dead: Sequence[Process], leader: int) -> None:
+        """Reap the job's dead at once, and others when they have been dead so long that nobody else will."""
         now = time.monotonic()
-        dead = [pid for pid in pids if _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:1] == [b"Z"]]
-        self._dead_since = {pid: self._dead_since.get(pid, now) for pid in dead}
-        for pid in [pid for pid, since in self._dead_since.items() if now - since > OTHERS_ZOMBIE_S]:
-            reap(pid)
-            del self._dead_since[pid]
+        self._dead_since = {process.pid: self._dead_since.get(process.pid, now) for process in dead}
+        for process in dead:
+            ours = leader in (process.group, process.session)
+            if ours or now - self._dead_since[process.pid] > OTHERS_ZOMBIE_S:
+                reap(process.pid)
+                del self._dead_since[process.pid]
 
 
 def _children() -> list[int]:
     """Our children by the kernel's list, or by a look at all processes where it keeps none."""
     own = os.getpid()
-    listed = _read(f"/proc/self/task/{own}/children")
-    if listed or os.path.exists(f"/proc/self/task/{own}/children"):
-        return [int(pid) for pid in listed.split()]
-    return [
-        pid
-        for pid in _all()
-        if _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1:2] == [str(own).encode()]
-    ]
+    try:
+        with open(f"/proc/self/task/{own}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return [process.pid for process in table() if process.parent == own]

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define
 
 from arf.errors import BackendError
 from arf.types import Job
@@ -57,9 +57,10 @@ class Record:
     exit_code: int | None = None
     """As the shell says it: 128 and the signal's number for a signal."""
     ended_at: datetime | None = None
-    gone: bool = False
-    """Nobody knows its exit code, and nobody ever will."""
-    strays_since: float | None = field(default=None)
+
+    @property
+    def queued(self) -> bool:
+        return self.started_at is None and not self.ending
 
 
 class Records:

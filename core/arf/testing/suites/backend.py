@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from arf.types import Job, JobResult, JobState, Tier
 
 T = TypeVar("T")
 
-FOREVER = "1000"
+FOREVER = "600"
 """Seconds; longer than any test, so that a process that is left behind is seen."""
 
 
@@ -65,7 +66,7 @@ class BackendSuite(ABC):
             for pid in _pids(mark):
                 _end(pid)
 
-    def job(self, key: str, command: str | tuple[str, ...], tier: Tier, **changes: Any) -> Job:
+    def job(self, key: str, command: str | tuple[str, ...], tier: Tier, /, **changes: Any) -> Job:
         """A job that runs `command`, a script for `/bin/sh` unless it is a tuple."""
         path = os.environ.get("PATH", os.defpath)
         settings: dict[str, Any] = {
@@ -86,7 +87,8 @@ class BackendSuite(ABC):
             backend = self.make(self.home)
             try:
                 tier = (await backend.tiers())[0]
-                return await asyncio.wait_for(steps(backend, tier), self.timeout_s)
+                # Twice, so that a step that waits in vain can say for what.
+                return await asyncio.wait_for(steps(backend, tier), 2 * self.timeout_s)
             finally:
                 if close:
                     await backend.aclose()
@@ -457,8 +459,11 @@ def _alive(pid: int) -> bool:
 
 
 def _end(pid: int) -> None:
+    """Leave nothing of a job that its backend did not end."""
     try:
-        os.kill(pid, 9)
+        group = os.getpgid(pid)
+        if group != os.getpgid(0):
+            os.killpg(group, signal.SIGKILL)
     except OSError:
         pass  # it has ended, as it should
 

@@ -1,0 +1,321 @@
+"""A git repository as arf uses it: through libgit2, in this process, and without its checkout.
+
+Reads commits, writes commits in memory, and keeps them under `refs/arf/`. Paths are relative to the top of
+the repository, with forward slashes; bytes that are not UTF-8 are surrogates, as in `os.fsdecode`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pygit2
+from attrs import frozen
+from pygit2.enums import FileMode, ObjectType
+
+from arf.errors import UsageError, WorkspaceError
+
+log = logging.getLogger(__name__)
+
+PACK_EVERY = 1000
+"""Refs between two packings: a loose ref and three loose objects take 16 KB on disk, packed ones 0.3 KB."""
+
+
+class Entry(NamedTuple):
+    """What a tree has at a path."""
+
+    mode: int
+    id: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.mode in (FileMode.BLOB, FileMode.BLOB_EXECUTABLE)
+
+
+@frozen
+class File:
+    """The content of a regular file, not yet written."""
+
+    mode: int
+    data: bytes
+
+
+Change = tuple[Entry | None, Entry | None]
+"""What was at a path, and what is; None for nothing."""
+
+Files = Mapping[str, Entry]
+
+
+class Repository:
+    """One repository. Not for more than one thread; `close` waits for the packing of refs."""
+
+    def __init__(self, repository: pygit2.Repository) -> None:
+        self._repo = repository
+        self.path = Path(repository.path)
+        self.common = _common_directory(self.path)
+        """The git directory that all work trees of the repository share."""
+        self._listings: OrderedDict[str, Files] = OrderedDict()
+        self._kept = 0
+        self._packing: threading.Thread | None = None
+
+    # ---- reading ----------------------------------------------------------------------------------
+
+    def commit(self, name: str) -> pygit2.Commit:
+        """The commit of an id or a ref. Raises UsageError if there is none."""
+        try:
+            return self._repo.revparse_single(name).peel(pygit2.Commit)
+        except (KeyError, ValueError, pygit2.GitError):
+            raise UsageError(f"the repository has no commit {name!r}") from None
+
+    def tree(self, commit: str) -> str:
+        return str(self._commit(commit).tree_id)
+
+    def message(self, commit: str) -> str:
+        return self._commit(commit).message
+
+    def _commit(self, commit: str) -> pygit2.Commit:
+        found = self._repo.get(commit)
+        if not isinstance(found, pygit2.Commit):
+            raise WorkspaceError(
+                f"commit {commit[:12]} is not in the repository {self.path}",
+                hint="was it garbage-collected, or the repository replaced? start a new study",
+            )
+        return found
+
+    def files(self, commit: str) -> Files:
+        """Everything that the commit's tree holds, folders aside."""
+        tree = self._commit(commit).tree
+        key = str(tree.id)
+        if key in self._listings:
+            self._listings.move_to_end(key)
+            return self._listings[key]
+        if self._listings:  # a copy of a listing and the difference: 5,000 files in 0.3 ms rather than 25
+            near = next(reversed(self._listings))
+            listing = dict(self._listings[near])
+            for path, (_, new) in self._tree_changes(self._tree(near), tree).items():
+                if new is None:
+                    listing.pop(path, None)
+                else:
+                    listing[path] = new
+        else:
+            listing = {}
+            self._list(tree, "", listing)
+        self._listings[key] = listing
+        if len(self._listings) > 8:
+            self._listings.popitem(last=False)
+        return listing
+
+    def _tree(self, tree: str) -> pygit2.Tree:
+        found = self._repo[tree]
+        assert isinstance(found, pygit2.Tree)
+        return found
+
+    def _list(self, tree: pygit2.Tree, prefix: str, listing: dict[str, Entry]) -> None:
+        for item in tree:
+            name = item.name or ""
+            if isinstance(item, pygit2.Tree):
+                self._list(item, f"{prefix}{name}/", listing)
+            else:
+                listing[prefix + name] = Entry(int(item.filemode), str(item.id))
+
+    def changes(self, old: str, new: str) -> dict[str, Change]:
+        """What differs between two commits."""
+        return self._tree_changes(self._commit(old).tree, self._commit(new).tree)
+
+    @staticmethod
+    def _tree_changes(old: pygit2.Tree, new: pygit2.Tree) -> dict[str, Change]:
+        changes: dict[str, Change] = {}
+        if old.id == new.id:
+            return changes
+        for delta in old.diff_to_tree(new).deltas:
+            before, after = changes.get(
+                delta.new_file.path, (None, None)
+            )  # a change of type comes as two deltas
+            if delta.status_char() != "A":
+                before = Entry(int(delta.old_file.mode), str(delta.old_file.id))
+            if delta.status_char() != "D":
+                after = Entry(int(delta.new_file.mode), str(delta.new_file.id))
+            changes[delta.new_file.path] = before, after
+        return changes
+
+    def read(self, blob: str) -> bytes:
+        found = self._repo.get(blob)
+        if not isinstance(found, pygit2.Blob):
+            raise WorkspaceError(f"object {blob[:12]} is missing in {self.path}", hint="`git fsck` says more")
+        return found.data
+
+    def diff(self, old: str, new: str) -> str:
+        """The unified diff of two commits; empty if their trees are equal."""
+        return self._commit(old).tree.diff_to_tree(self._commit(new).tree).patch or ""
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        base = self._repo.merge_base(pygit2.Oid(hex=one), pygit2.Oid(hex=other))
+        return None if base is None else str(base)
+
+    # ---- writing ----------------------------------------------------------------------------------
+
+    def write_commit(self, parent: str, files: Mapping[str, File | Entry | None], message: str) -> str:
+        """A commit on `parent` with these files written or, where None, removed.
+
+        The same arguments give the same commit: author and time come from arf and from the parent.
+        """
+        base = self._commit(parent)
+        entries = {path: self._entry(item) for path, item in files.items()}
+        tree = self._write_tree(base.tree, entries)
+        who = pygit2.Signature("arf", "arf@localhost", base.commit_time, base.commit_time_offset)
+        text = message.strip().encode("utf-8", "replace").decode() or "arf"
+        return str(self._repo.create_commit(None, who, who, text + "\n", tree, [base.id]))
+
+    def _entry(self, item: File | Entry | None) -> Entry | None:
+        if isinstance(item, File):
+            return Entry(item.mode, str(self._repo.create_blob(item.data)))
+        return item
+
+    def _write_tree(self, base: pygit2.Tree | None, entries: Mapping[str, Entry | None]) -> pygit2.Oid:
+        builder = self._repo.TreeBuilder(base) if base is not None else self._repo.TreeBuilder()
+        folders: dict[str, dict[str, Entry | None]] = {}
+        for path, entry in entries.items():
+            name, _, rest = path.partition("/")
+            if rest:
+                folders.setdefault(name, {})[rest] = entry
+            elif entry is not None:
+                builder.insert(name, entry.id, entry.mode)
+            elif builder.get(name) is not None:
+                builder.remove(name)
+        for name, inside in folders.items():
+            there = builder.get(name)
+            subtree = self._write_tree(there if isinstance(there, pygit2.Tree) else None, inside)
+            if len(self._tree(str(subtree))):
+                builder.insert(name, subtree, FileMode.TREE)
+            elif there is not None:
+                builder.remove(name)
+        return builder.write()
+
+    # ---- refs -------------------------------------------------------------------------------------
+
+    def keep(self, name: str, commit: str) -> None:
+        """Write `refs/arf/<name>`, so that the commit stays.
+
+        The file is written as git would, not through libgit2: that compares a new ref with each packed one,
+        which at 100,000 refs takes 8 ms.
+        """
+        path = self.common / "refs" / "arf" / name
+        lock = path.with_name(path.name + ".lock")
+        try:
+            lock.write_text(commit + "\n")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.write_text(commit + "\n")
+        lock.replace(path)
+        self._kept += 1
+        if self._kept % PACK_EVERY == 0:
+            self._start_packing()
+
+    def set_branch(self, name: str, commit: str) -> bool:
+        """Point a branch at a commit. False if it is checked out somewhere, and so left alone."""
+        branch = self._repo.branches.local.get(name)
+        if branch is not None and branch.is_checked_out():
+            return str(branch.target) == commit
+        try:
+            self._repo.references.create(f"refs/heads/{name}", pygit2.Oid(hex=commit), force=True)
+        except (pygit2.GitError, ValueError, OSError) as error:
+            raise WorkspaceError(
+                f"cannot write the branch {name}: {error}",
+                hint=f"is there a branch {name.partition('/')[0]!r}? rename it",
+            ) from None
+        return True
+
+    def close(self) -> None:
+        if self._packing is not None:
+            self._packing.join()
+
+    def _start_packing(self) -> None:
+        if self._packing is None or not self._packing.is_alive():
+            self._packing = threading.Thread(
+                target=_pack_quietly, args=(self.path, self.common), name="arf-pack"
+            )
+            self._packing.start()
+
+
+def _common_directory(path: Path) -> Path:
+    """The shared git directory: that of the main work tree, if this is one of several."""
+    try:
+        return (path / (path / "commondir").read_text().strip()).resolve()
+    except FileNotFoundError:
+        return path.resolve()
+
+
+# ------------------------------------------------------------------------------------------- packing
+
+
+def _pack_quietly(path: Path, common: Path) -> None:
+    try:
+        pack(path, common)
+    except (OSError, pygit2.GitError, KeyError) as error:
+        log.warning("packing refs and objects of %s: %s", common, error)
+
+
+def pack(path: Path, common: Path) -> int:
+    """Put the loose commits below `refs/arf/` into one pack, then all loose refs into `packed-refs`.
+
+    What `git gc` would do, for what arf wrote alone. Gives the number of commits. An interruption leaves
+    everything readable: loose objects go after their pack is on disk.
+    """
+    repo = pygit2.Repository(str(path))
+    refs = [
+        file for file in (common / "refs" / "arf").rglob("*") if file.is_file() and file.suffix != ".lock"
+    ]
+    commits = {text for file in refs if (text := file.read_text().strip())}
+    loose: set[str] = set()
+    for commit in commits:
+        loose.update(oid for oid in _own_objects(repo, commit) if _loose_file(common, oid).exists())
+    if loose:
+        folder = common / "objects" / "pack"
+        packer = pygit2.PackBuilder(repo)
+        for oid in sorted(loose):
+            packer.add(pygit2.Oid(hex=oid))
+        before = set(folder.glob("pack-*"))
+        packer.write(str(folder))
+        _flush({*folder.glob("pack-*")} - before, folder)
+        for oid in loose:
+            _loose_file(common, oid).unlink(missing_ok=True)
+    repo.compress_references()
+    return len(commits)
+
+
+def _own_objects(repo: pygit2.Repository, commit_id: str) -> Iterable[str]:
+    """The commit, and the trees and blobs that its parent has not."""
+    commit = repo[commit_id]
+    assert isinstance(commit, pygit2.Commit)
+    yield commit_id
+    parent = commit.parents[0].tree if commit.parents else None
+    pairs = [(parent, commit.tree)]
+    while pairs:
+        old, new = pairs.pop()
+        if old is not None and old.id == new.id:
+            continue
+        yield str(new.id)
+        for item in new:
+            there = old[item.name] if old is not None and item.name in old else None
+            if isinstance(item, pygit2.Tree):
+                pairs.append((there if isinstance(there, pygit2.Tree) else None, item))
+            elif item.type == ObjectType.BLOB and (there is None or there.id != item.id):
+                yield str(item.id)
+
+
+def _loose_file(common: Path, oid: str) -> Path:
+    return common / "objects" / oid[:2] / oid[2:]
+
+
+def _flush(files: Iterable[Path], folder: Path) -> None:
+    for path in (*files, folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,785 @@
+"""A workspace: a folder of a git repository with a script, and what arf does with its commits.
+
+The user's checkout, index, HEAD and branches are read and never written; what arf makes are commits that
+`refs/arf/` and the branch `arf/<study>` hold, and `apply_to_checkout` alone writes files, when asked to.
+
+Inside, paths are relative to the top of the repository; at the border (drafts, `files`, messages) they are
+relative to the workspace, which may be a sub-folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import pygit2
+from attrs import frozen
+from pygit2.enums import FileMode, FileStatus
+
+from arf import constants
+from arf.changes import FilePatch, apply_edit, apply_hunks, merge, parse_patch
+from arf.errors import ConflictError, UsageError, WorkspaceError, nearest
+from arf.git import Entry, File, Files, Repository
+from arf.seeds import rewrite, same_but_for_seeds, same_code
+from arf.trees import WorkTree
+from arf.types import Draft, Idea, Scalar, SeedMode, WorkspaceSettings
+
+log = logging.getLogger(__name__)
+
+OWN_FOLDER = ".arf"
+"""What arf writes in a workspace; kept out of git by `.git/info/exclude`."""
+_CACHED = 2048
+_LFS = b"version https://git-lfs.github.com/spec/"
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
+
+def check_study_name(name: str) -> str:
+    """The name, if it can name a folder and a git branch. Raises UsageError otherwise."""
+    if not _STUDY_NAME.match(name) or name.endswith((".lock", ".")) or ".." in name:
+        raise UsageError(
+            f"{name!r} cannot name a study",
+            hint="use letters, digits, `.`, `_` and `-`, with a letter or digit first, 100 at most",
+        )
+    return name
+
+
+@frozen(kw_only=True)
+class Composed:
+    """Ideas on a parent, as one commit."""
+
+    commit: str
+    tree: str
+
+
+class Workspace:
+    """Made by `open`. Not for more than one thread."""
+
+    def __init__(self, git: Repository, directory: Path, prefix: str, settings: WorkspaceSettings) -> None:
+        self.git = git
+        self.directory = directory
+        """The folder with the script, symbolic links resolved."""
+        self.prefix = prefix
+        """The folder's path in the repository, with a slash at its end; empty at the top."""
+        self.settings = settings
+        self.stand_ins: dict[str, str] = {}
+        """Tracked paths that a work tree gets as links into the checkout: submodules and LFS files."""
+        self._editable = _matcher(settings.editable)
+        self._readonly = _matcher(settings.readonly)
+        self._composed: OrderedDict[tuple[str, ...], Composed] = OrderedDict()
+        self._mentions: dict[str, bool] = {}
+
+    @classmethod
+    def open(cls, path: Path, settings: WorkspaceSettings, *, clean: bool = True) -> Workspace:
+        """The workspace at a folder. Raises WorkspaceError with what is wrong and what to do.
+
+        `clean` refuses uncommitted changes: experiments start from the commit, and would not have them.
+        """
+        directory, repo = _find_repository(path)
+        prefix = os.path.relpath(directory, os.path.realpath(repo.workdir or ""))
+        prefix = "" if prefix == "." else prefix.replace(os.sep, "/") + "/"
+        self = cls(Repository(repo), directory, prefix, settings)
+        listing = self.git.files(self.base_commit())
+        self._check_patterns(listing)
+        self._find_stand_ins(repo, listing)
+        if clean:
+            self._check_clean(repo)
+        self._check_links(listing)
+        self._exclude_own_folder()
+        return self
+
+    # ---- what is there ----------------------------------------------------------------------------
+
+    def base_commit(self) -> str:
+        """The commit that is checked out."""
+        return str(self.git.commit("HEAD").id)
+
+    def tree_of(self, commit: str) -> str:
+        """The git tree of a commit: commits with equal trees hold the same files."""
+        return self.git.tree(commit)
+
+    def files(self, commit: str) -> dict[str, str]:
+        """The editable text files of a commit. What is not UTF-8 reads as U+FFFD."""
+        found = {}
+        for path, entry in self._editable_files(commit):
+            data = self.git.read(entry.id)
+            if b"\0" not in data:
+                found[self.shown(path)] = data.decode("utf-8", "replace")
+        return found
+
+    def program(self, commit: str) -> str:
+        """The user's instructions to the agent; empty if there are none."""
+        entry = self.git.files(commit).get(self.prefix + self.settings.program)
+        if entry is not None and entry.is_file:
+            return self.git.read(entry.id).decode("utf-8", "replace")
+        path = self.directory / self.settings.program
+        return path.read_text("utf-8", "replace") if self.settings.program and path.is_file() else ""
+
+    def diff(self, old: str, new: str) -> str:
+        """The unified diff of two commits."""
+        return self.git.diff(old, new)
+
+    def changed_paths(self, old: str, new: str) -> tuple[str, ...]:
+        """The paths that differ between two commits."""
+        return tuple(sorted(self.shown(path) for path in self.git.changes(old, new)))
+
+    def shown(self, path: str) -> str:
+        """A path of the repository as people in the workspace see it."""
+        if path.startswith(self.prefix):
+            return path[len(self.prefix) :]
+        return os.path.relpath(path, self.prefix or ".").replace(os.sep, "/")
+
+    def is_editable(self, path: str) -> bool:
+        """Whether ideas may change the file at this path of the repository."""
+        if not path.startswith(self.prefix):
+            return False
+        path = path[len(self.prefix) :]
+        return bool(self._editable(path)) and not self._readonly(path)
+
+    def is_readonly(self, path: str) -> bool:
+        """Whether a run that changes this tracked file does not count."""
+        if not self.settings.readonly:
+            return not self.is_editable(path)
+        return path.startswith(self.prefix) and bool(self._readonly(path[len(self.prefix) :]))
+
+    def _editable_files(self, commit: str) -> list[tuple[str, Entry]]:
+        listing = self.git.files(commit)
+        paths = _select(frozenset(listing), self.prefix, self.settings.editable, self.settings.readonly)
+        return [(path, listing[path]) for path in paths if listing[path].is_file]
+
+    # ---- ideas ------------------------------------------------------------------------------------
+
+    def make_idea(self, draft: Draft, base: str, *, message: str) -> str:
+        """The commit of a draft on its base. Raises UsageError with what is wrong with it."""
+        kinds = {
+            "constants": self._from_constants,
+            "edits": self._from_edits,
+            "patch": self._from_patch,
+            "commit": self._from_commit,
+        }
+        given = [kind for kind in kinds if getattr(draft, kind)]
+        if len(given) != 1:
+            raise UsageError(
+                f"an idea needs one of constants, edits, patch and commit, and has {' and '.join(given) or 'none'}"
+            )
+        listing = self.git.files(base)
+        changes = self._real_changes(kinds[given[0]](draft, base), listing)
+        if not changes:
+            raise UsageError("it changes nothing", hint="the files are like that already")
+        for path, file in changes.items():
+            self._check_change(path, file, listing)
+        self._check_seeds(changes, listing)
+        return self.git.write_commit(base, changes, message)
+
+    def _from_constants(self, draft: Draft, base: str) -> Changes:
+        return self._with_constants(draft.constants, self._texts(base), checked=True)
+
+    def _with_constants(
+        self, values: Mapping[str, Scalar], texts: Mapping[str, tuple[Entry, str]], *, checked: bool
+    ) -> Changes:
+        """The files with the constants set; `checked`: only as their annotations allow."""
+        home: dict[str, list[str]] = {}
+        for path, (_, text) in texts.items():
+            for constant in constants.read(text, path):
+                home.setdefault(constant.name, []).append(path)
+        wanted: dict[str, dict[str, Scalar]] = {}
+        for name, value in values.items():
+            paths = home.get(name, [])
+            if not paths:
+                raise UsageError(f"the editable files have no constant {name!r}", hint=nearest(name, home))
+            if len(paths) > 1:
+                where = " and ".join(self.shown(path) for path in paths)
+                raise UsageError(f"the constant {name} is in {where}", hint="change it by an edit of one file")
+            wanted.setdefault(paths[0], {})[name] = value
+        changes: dict[str, File | None] = {}
+        for path, some in wanted.items():
+            entry, text = texts[path]
+            replaced = constants.replace(text, some, self.shown(path))
+            if checked:
+                constants.check(constants.read(text, path), some)
+            changes[path] = File(entry.mode, _encode(replaced))
+        return changes
+
+    def _from_edits(self, draft: Draft, base: str) -> Changes:
+        listing = self.git.files(base)
+        changes: dict[str, File | None] = {}
+        for edit in draft.edits:
+            path = self._inside(edit.path)
+            there = changes[path] if path in changes else self._file(listing.get(path))
+            if there is None:
+                if edit.old:
+                    raise UsageError(f"there is no file {edit.path}", hint=self._near(path, listing))
+                changes[path] = File(FileMode.BLOB, _encode(edit.new))
+            elif edit.old:
+                changes[path] = File(there.mode, _encode(apply_edit(_decode(there.data), edit)))
+            elif there.data:
+                raise UsageError(f"{edit.path} exists", hint="say which text of it to replace")
+            else:
+                changes[path] = File(there.mode, _encode(edit.new))
+        return changes
+
+    def _from_patch(self, draft: Draft, base: str) -> Changes:
+        listing = self.git.files(base)
+        changes: dict[str, File | None] = {}
+        for patch in parse_patch(draft.patch):
+            self._patch_file(patch, listing, changes)
+        return changes
+
+    def _patch_file(self, patch: FilePatch, listing: Files, changes: dict[str, File | None]) -> None:
+        there = File(FileMode.BLOB, b"")
+        old = new = None
+        if patch.old is not None:
+            old = self._patched_path(patch.old, listing, changes)
+            found = changes[old] if old in changes else self._file(listing.get(old))
+            if found is None:
+                raise UsageError(f"there is no file {patch.old}", hint=self._near(old, listing))
+            there = found
+        if patch.new is not None:
+            new = old if patch.new == patch.old or old is None else None
+            new = new or self._patched_path(patch.new, listing, changes)
+            same = patch.old is not None and _bare(patch.old) == _bare(patch.new)
+            new = old if same else new
+        if new is None:
+            if old is not None:
+                changes[old] = None
+            return
+        if patch.old is None and (new in listing or changes.get(new)):
+            raise UsageError(f"the patch makes {self.shown(new)} anew, and it exists")
+        mode = int(patch.mode, 8) if patch.mode else there.mode
+        text = apply_hunks(_decode(there.data), patch.hunks, self.shown(new))
+        if old is not None and old != new:
+            changes[old] = None
+        changes[new] = File(mode, _encode(text))
+
+    def _patched_path(self, name: str, listing: Files, changes: Mapping[str, File | None]) -> str:
+        """The path that a patch means, with `a/` or without, from the workspace or the top of the repository."""
+        spellings = [name]
+        if re.match(r"[abciow]/", name):
+            spellings.insert(0, name[2:])
+        candidates = []
+        for spelling in spellings:
+            candidates.append(self._inside(spelling))
+            if self.prefix and spelling.startswith(self.prefix):
+                candidates.insert(0, self._inside(spelling[len(self.prefix) :]))
+        return next((path for path in candidates if path in listing or path in changes), candidates[0])
+
+    def _from_commit(self, draft: Draft, base: str) -> Changes:
+        commit = str(self.git.commit(draft.commit).id)
+        ancestor = self.git.merge_base(base, commit)
+        if ancestor is None:
+            raise UsageError(f"commit {draft.commit[:12]} has no history in common with {base[:12]}")
+        state = _State(self, base)
+        conflicts = state.merge(ancestor, commit)
+        if conflicts:
+            raise ConflictError(
+                f"commit {draft.commit[:12]} was made for other code, and does not merge with {base[:12]}",
+                paths=conflicts,
+            )
+        return state.changes
+
+    # ---- composition --------------------------------------------------------------------------------
+
+    def compose(self, parent: str, ideas: Sequence[Idea], *, message: str) -> Composed:
+        """The ideas on a parent, as one commit, in memory. The same arguments give the same commit.
+
+        Constants are set by name in what the changes of code make, so that they cannot conflict with their
+        neighbours. Raises ConflictError if the ideas do not go together.
+        """
+        key = (parent, message, *(idea.commit for idea in ideas))
+        if key in self._composed:
+            self._composed.move_to_end(key)
+            return self._composed[key]
+        if not ideas:
+            commit = parent
+        elif len(ideas) == 1 and ideas[0].base == parent:
+            commit = ideas[0].commit
+        else:
+            commit = self._compose(parent, ideas, message)
+        composed = Composed(commit=commit, tree=self.tree_of(commit))
+        self._composed[key] = composed
+        if len(self._composed) > _CACHED:
+            self._composed.popitem(last=False)
+        return composed
+
+    def _compose(self, parent: str, ideas: Sequence[Idea], message: str) -> str:
+        values = _joint_constants(ideas)
+        state = _State(self, parent)
+        for idea in ideas:
+            if not idea.constants:
+                self._check_no_override(idea, values)
+                conflicts = state.merge(idea.base, idea.commit)
+                if conflicts:
+                    where = ", ".join(conflicts)
+                    raise ConflictError(f"{idea.title!r} does not merge in {where}", paths=conflicts)
+        if values:
+            try:
+                state.changes.update(self._with_constants(values, state.texts(), checked=False))
+            except UsageError as error:
+                raise ConflictError(f"the constants cannot be set: {error}") from None
+        listing = self.git.files(parent)
+        changes = self._real_changes(state.changes, listing)
+        if not changes:
+            return parent
+        try:
+            for path, file in changes.items():
+                self._check_change(path, file, listing, parse=path in state.merged)
+        except UsageError as error:
+            raise ConflictError(f"together they do not work: {error}", paths=map(self.shown, changes)) from None
+        return self.git.write_commit(parent, changes, message)
+
+    def _check_no_override(self, idea: Idea, values: Mapping[str, Scalar]) -> None:
+        """Raises ConflictError if a change of code sets a constant that another idea sets differently."""
+        if not values:
+            return
+        for path, (old, new) in self.git.changes(idea.base, idea.commit).items():
+            if old is None or new is None or not (old.is_file and new.is_file):
+                continue
+            before, after = (
+                {item.name: item.value for item in constants.read(_decode(self.git.read(entry.id)), path)}
+                for entry in (old, new)
+            )
+            for name, value in values.items():
+                if name in after and after[name] != before.get(name) and after[name] != value:
+                    raise ConflictError(
+                        f"{name} is set to {value!r} and, by {idea.title!r}, to {after[name]!r}",
+                        paths=[self.shown(path)],
+                    )
+
+    # ---- rules --------------------------------------------------------------------------------------
+
+    def _real_changes(self, changes: Changes, listing: Files) -> dict[str, File | None]:
+        """Without those that leave a file as it is."""
+        return {path: file for path, file in changes.items() if self._file(listing.get(path)) != file}
+
+    def _check_change(self, path: str, file: File | None, listing: Files, *, parse: bool = True) -> None:
+        """Raises UsageError if an idea must not make this change."""
+        shown = self.shown(path)
+        if not self.is_editable(path):
+            kind = "read-only" if self.is_readonly(path) else "not editable"
+            raise UsageError(f"{shown} is {kind}", hint=f"editable: {', '.join(self.settings.editable)}")
+        old = listing.get(path)
+        if (old is not None and not old.is_file) or path in self.stand_ins:
+            raise UsageError(f"{shown} is a link, a submodule or an LFS file, which ideas cannot change")
+        if file is None:
+            return
+        if file.mode not in (FileMode.BLOB, FileMode.BLOB_EXECUTABLE):
+            raise UsageError(f"{shown} would become a link or a submodule, which ideas cannot make")
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in listing:
+                raise UsageError(f"{shown} is inside of {self.shown(str(parent))}, which is no folder")
+        if parse and path.endswith(".py"):
+            problem = _python_problem(file.data)
+            if problem and (old is None or not _python_problem(self.git.read(old.id))):
+                raise UsageError(f"{shown}:{problem}", hint="the file must stay valid Python")
+
+    def _check_seeds(self, changes: Changes, listing: Files) -> None:
+        """Raises UsageError if nothing but seeds changes, or nothing but comments."""
+        only_comments = True
+        for path, file in changes.items():
+            old = listing.get(path)
+            if file is None or old is None or file.mode != old.mode:
+                return
+            before, after = _decode(self.git.read(old.id)), _decode(file.data)
+            python = path.endswith(".py")
+            if not same_but_for_seeds(before, after, python=python):
+                return
+            only_comments = only_comments and python and same_code(before, after)
+        if only_comments:
+            raise UsageError("it changes only comments or layout", hint="change what the code does")
+        raise UsageError(
+            "it changes only a seed, and seeds are arf's to set", hint="a lucky seed is no progress; change the code"
+        )
+
+    def _inside(self, path: str) -> str:
+        """A path of a draft as a path of the repository. Raises UsageError if it leads out of the workspace."""
+        parts = [part for part in path.strip().split("/") if part not in ("", ".")]
+        bad = path.startswith(("/", "~")) or "\\" in path or "\0" in path or not parts
+        if bad or any(part == ".." or part.lower() in (".git", OWN_FOLDER) for part in parts):
+            raise UsageError(
+                f"{path!r} is no path in the workspace",
+                hint="give it relative to the workspace, with forward slashes and without `..`",
+            )
+        return self.prefix + "/".join(parts)
+
+    def _near(self, path: str, listing: Files) -> str:
+        return nearest(self.shown(path), (self.shown(known) for known in listing if self.is_editable(known)))
+
+    def _file(self, entry: Entry | None) -> File | None:
+        return None if entry is None else File(entry.mode, self.git.read(entry.id) if entry.is_file else b"")
+
+    def _texts(self, commit: str) -> dict[str, tuple[Entry, str]]:
+        found = {}
+        for path, entry in self._editable_files(commit):
+            data = self.git.read(entry.id)
+            if b"\0" not in data:
+                found[path] = entry, _decode(data)
+        return found
+
+    # ---- refs ---------------------------------------------------------------------------------------
+
+    def keep(self, study: str, experiment: int, commit: str) -> None:
+        """Write `refs/arf/<study>/<experiment>`, so that git keeps the commit."""
+        self.git.keep(f"{check_study_name(study)}/{experiment:06d}", commit)
+
+    def keep_idea(self, study: str, idea: int, commit: str) -> None:
+        """Write `refs/arf/<study>/ideas/<idea>`: an idea that no experiment has used is found after a clean-up."""
+        self.git.keep(f"{check_study_name(study)}/ideas/{idea:06d}", commit)
+
+    def publish_best(self, study: str, commit: str) -> None:
+        """Set the branch `arf/<study>`, unless it is checked out."""
+        if not self.git.set_branch(f"arf/{check_study_name(study)}", commit):
+            log.warning("branch arf/%s is checked out and stays where it is; the best is %s", study, commit)
+
+    def apply_to_checkout(self, base: str, commit: str) -> tuple[str, ...]:
+        """Bring what changed from `base` to `commit` into the user's files; gives their paths.
+
+        Only editable files, and only if none of them has uncommitted changes (WorkspaceError). What the user
+        has committed since is merged (ConflictError). Nothing is staged or committed.
+        """
+        paths = [path for path in self.git.changes(base, commit) if self.is_editable(path)]
+        repo = pygit2.Repository(str(self.git.path))
+        modified = [path for path in paths if _is_modified(repo, path)]
+        if modified:
+            raise WorkspaceError(
+                f"uncommitted changes in {_few(map(self.shown, modified))}", hint="commit or stash them first"
+            )
+        state = _State(self, self.base_commit())
+        conflicts = state.merge(base, commit, paths)
+        if conflicts:
+            raise ConflictError(
+                f"the files have changed since the study began: {_few(conflicts)}",
+                paths=conflicts,
+                hint="merge its branch with git",
+            )
+        for path, file in state.changes.items():
+            self._write_to_checkout(Path(repo.workdir), path, file)
+        return tuple(sorted(map(self.shown, state.changes)))
+
+    @staticmethod
+    def _write_to_checkout(top: Path, path: str, file: File | None) -> None:
+        target = top / path
+        if file is None:
+            target.unlink(missing_ok=True)
+            return
+        data = file.data
+        if target.exists() and b"\r\n" in target.read_bytes() and b"\r\n" not in data:
+            data = data.replace(b"\n", b"\r\n")  # checked out with core.autocrlf
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{target.name}.arf")
+        scratch.write_bytes(data)
+        plain = target.stat().st_mode & 0o666 if target.exists() else 0o644
+        scratch.chmod(plain | (0o111 if file.mode == FileMode.BLOB_EXECUTABLE else 0))
+        scratch.replace(target)
+
+    def close(self) -> None:
+        """Wait for what is written in the background."""
+        self.git.close()
+
+    # ---- jobs ---------------------------------------------------------------------------------------
+
+    def work_tree(self, directory: Path) -> WorkTree:
+        """The work tree at a folder, which is made when it is filled."""
+        return WorkTree(self, directory)
+
+    def links(self) -> dict[str, str]:
+        """What each work tree has as symbolic links: path in the tree, and target."""
+        found = dict(self.stand_ins)
+        for name in self.settings.link:
+            path = self.prefix + name.rstrip("/")
+            target = self.directory / name.rstrip("/")
+            if not target.exists() and not target.suffix:
+                target.mkdir(parents=True)  # for the set-up command: mkdir fails on a link to nothing
+            found[path] = str(target)
+        return found
+
+    def seeded(self, commit: str, seed: int) -> dict[str, File]:
+        """The files of a work tree that differ from the commit, because their seeds are set."""
+        mode = self.settings.seed
+        if mode is SeedMode.ENV or (mode is SeedMode.AUTO and self._reads_seed(commit)):
+            return {}
+        found = {}
+        for path, (entry, text) in self._texts(commit).items():
+            if path.endswith(".py"):
+                changed = rewrite(text, seed)
+                if changed != text:
+                    found[path] = File(entry.mode, _encode(changed))
+        return found
+
+    def _reads_seed(self, commit: str) -> bool:
+        """Whether a tracked file, documents aside, mentions ARF_SEED."""
+        for path, entry in self.git.files(commit).items():
+            if entry.id not in self._mentions:
+                text = entry.is_file and not path.endswith((".md", ".txt", ".rst", ".yaml", ".yml"))
+                self._mentions[entry.id] = text and b"ARF_SEED" in self.git.read(entry.id)
+            if self._mentions[entry.id]:
+                return True
+        return False
+
+    def job_env(self) -> dict[str, str]:
+        """What a job needs because it runs in a tree inside of the user's repository."""
+        env = {"GIT_CEILING_DIRECTORIES": str(self.directory / OWN_FOLDER)}  # `git` finds no repository, not the user's
+        listing = self.git.files(self.base_commit())
+        paths = [path[len(self.prefix) :] for path in listing if path.startswith(self.prefix)]
+        packages = _package_folders(paths)
+        if packages:
+            # A package of the repository that is installed as editable would be imported from the checkout,
+            # without the change under test. Relative: each job finds its own tree.
+            inherited = os.environ.get("PYTHONPATH")
+            env["PYTHONPATH"] = os.pathsep.join([*packages, *([inherited] if inherited else [])])
+        if self._runs_uv():
+            env |= self._uv_env(paths, is_package=bool(packages))
+        return env
+
+    def _runs_uv(self) -> bool:
+        command = self.settings.command
+        words = command.split() if isinstance(command, str) else command
+        return "uv" in words and "run" in words
+
+    def _uv_env(self, paths: Sequence[str], *, is_package: bool) -> dict[str, str]:
+        """One environment for all trees: uv would make a new one, of gigabytes, in each.
+
+        uv brings it up to date at each start, which takes some 20 ms when nothing is to do, and locks it
+        meanwhile. A lock file is used as it is, or a newer uv would rewrite it and the run would count as
+        having changed a read-only file. If the project is a package, uv would install it from the tree that
+        started last, under the feet of the others: then the environment is used as it is.
+        """
+        env = {"UV_PROJECT_ENVIRONMENT": str(self.directory / ".venv")}
+        if "uv.lock" in paths:
+            env["UV_FROZEN"] = "1"
+        if is_package and (self.directory / ".venv").exists():
+            env["UV_NO_SYNC"] = "1"
+        return env
+
+    # ---- opening ------------------------------------------------------------------------------------
+
+    def _check_patterns(self, listing: Files) -> None:
+        paths = [path[len(self.prefix) :] for path in listing if path.startswith(self.prefix)]
+        if not paths:
+            raise WorkspaceError(
+                f"no file of {self.directory} is tracked by git",
+                hint="`git add` and commit the script, or `git init` here for a repository of its own",
+            )
+        for key in ("editable", "readonly"):
+            for pattern in getattr(self.settings, key):
+                matches = _matcher((pattern,))
+                if any(matches(path) for path in paths):
+                    continue
+                untracked = [path for path in self.directory.glob(pattern) if path.exists()] if _globs(pattern) else []
+                if untracked:
+                    name = untracked[0].relative_to(self.directory).as_posix()
+                    raise WorkspaceError(
+                        f"{name} is not tracked by git", hint=f"`git add {name}` and commit it (is it in .gitignore?)"
+                    )
+                raise WorkspaceError(
+                    f"workspace.{key}: no file matches {pattern!r}", hint=nearest(pattern, _likely(paths))
+                )
+        if not any(self.is_editable(path) for path in listing):
+            raise WorkspaceError("workspace.readonly leaves nothing editable", hint="take a pattern out of it")
+
+    def _find_stand_ins(self, repo: pygit2.Repository, listing: Files) -> None:
+        top = Path(repo.workdir)
+        attributes = [e for path, e in listing.items() if path.rpartition("/")[2] == ".gitattributes" and e.is_file]
+        lfs = any(b"filter=lfs" in self.git.read(entry.id) for entry in attributes)
+        for path, entry in listing.items():
+            if entry.mode == FileMode.COMMIT:
+                if not any((top / path).glob("*")):
+                    raise WorkspaceError(
+                        f"the submodule {self.shown(path)} is not there", hint="`git submodule update --init`"
+                    )
+            elif lfs and entry.is_file and repo.get_attr(path, "filter") == "lfs":
+                if not (top / path).is_file() or (top / path).read_bytes()[: len(_LFS)] == _LFS:
+                    raise WorkspaceError(f"the LFS file {self.shown(path)} is not there", hint="`git lfs pull`")
+            else:
+                continue
+            self.stand_ins[path] = str(top / path)
+
+    def _check_clean(self, repo: pygit2.Repository) -> None:
+        changed = []
+        for path, flags in repo.status(untracked_files="no").items():
+            if not path.startswith(self.prefix) or flags in (FileStatus.CURRENT, FileStatus.IGNORED):
+                continue
+            if path in self.stand_ins and flags == FileStatus.WT_MODIFIED and self._is_lfs_content(repo, path):
+                continue
+            changed.append(self.shown(path))
+        if changed:
+            raise WorkspaceError(
+                f"uncommitted changes in {_few(sorted(changed))}",
+                hint="commit them (`git commit -am ...`) or put them aside (`git stash`): experiments start from "
+                "the last commit",
+            )
+
+    def _is_lfs_content(self, repo: pygit2.Repository, path: str) -> bool:
+        """Whether the checkout has what the LFS pointer of the commit says, as far as the size tells."""
+        entry = self.git.files(self.base_commit())[path]
+        size = re.search(rb"^size (\d+)$", self.git.read(entry.id), re.MULTILINE) if entry.is_file else None
+        return size is not None and (Path(repo.workdir) / path).stat().st_size == int(size[1])
+
+    def _check_links(self, listing: Files) -> None:
+        for name in self.settings.link:
+            parts = PurePosixPath(name).parts
+            if not parts or name.startswith("/") or ".." in parts or parts[0] in (".git", OWN_FOLDER):
+                raise WorkspaceError(f"workspace.link: {name!r} is no path inside the workspace")
+            path = self.prefix + "/".join(parts)
+            if path in listing or any(known.startswith(path + "/") for known in listing):
+                raise WorkspaceError(f"workspace.link: {name} is tracked by git", hint="each tree has it anyway; drop it")
+            if not (self.directory / name).exists() and not self.settings.setup:
+                there = [item.name for item in self.directory.iterdir() if item.name not in (".git", OWN_FOLDER)]
+                raise WorkspaceError(f"workspace.link: there is no {name}", hint=nearest(name, there))
+
+    def _exclude_own_folder(self) -> None:
+        path = self.git.common / "info" / "exclude"
+        try:
+            text = path.read_text() if path.exists() else ""
+            if f"{OWN_FOLDER}/" not in (line.strip().lstrip("/") for line in text.splitlines()):
+                path.parent.mkdir(exist_ok=True)
+                with path.open("a") as file:
+                    file.write(("" if text.endswith("\n") or not text else "\n") + f"{OWN_FOLDER}/\n")
+        except OSError as error:
+            log.warning("cannot add %s/ to %s: %s", OWN_FOLDER, path, error)
+
+
+Changes = Mapping[str, File | None]
+"""Paths of the repository, and what they become; None: removed."""
+
+
+class _State:
+    """Files on top of a commit, in memory."""
+
+    def __init__(self, workspace: Workspace, commit: str) -> None:
+        self._workspace = workspace
+        self._commit = commit
+        self.changes: dict[str, File | None] = {}
+        self.merged: set[str] = set()
+        """Paths whose text is a mixture that nobody has seen yet."""
+
+    def merge(self, ancestor: str, theirs: str, paths: Iterable[str] | None = None) -> list[str]:
+        """Take what changed from `ancestor` to `theirs`; gives the files in conflict, for people."""
+        git = self._workspace.git
+        conflicts = []
+        for path, (old, new) in git.changes(ancestor, theirs).items():
+            if paths is not None and path not in paths:
+                continue
+            base, wanted = self._workspace._file(old), self._workspace._file(new)
+            ours = self._file(path)
+            if ours == base:
+                self.changes[path] = wanted
+            elif ours != wanted:
+                merged = _merge_files(base, ours, wanted)
+                if merged is None:
+                    conflicts.append(self._workspace.shown(path))
+                else:
+                    self.changes[path] = merged
+                    self.merged.add(path)
+        return conflicts
+
+    def _file(self, path: str) -> File | None:
+        if path in self.changes:
+            return self.changes[path]
+        return self._workspace._file(self._workspace.git.files(self._commit).get(path))
+
+    def texts(self) -> dict[str, tuple[Entry, str]]:
+        """The editable text files as they are now."""
+        texts = self._workspace._texts(self._commit)
+        for path, file in self.changes.items():
+            texts.pop(path, None)
+            if file is not None and b"\0" not in file.data and self._workspace.is_editable(path):
+                texts[path] = Entry(file.mode, ""), _decode(file.data)
+        return texts
+
+
+def _merge_files(base: File | None, ours: File | None, theirs: File | None) -> File | None:
+    """Both changes of a file; None if they conflict. A change of mode is taken from the side that has it."""
+    if base is None or ours is None or theirs is None:
+        return None
+    if any(b"\0" in file.data for file in (base, ours, theirs)):
+        return None
+    text = merge(_decode(base.data), _decode(ours.data), _decode(theirs.data))
+    if text is None:
+        return None
+    return File(theirs.mode if theirs.mode != base.mode else ours.mode, _encode(text))
+
+
+def _joint_constants(ideas: Sequence[Idea]) -> dict[str, Scalar]:
+    values: dict[str, Scalar] = {}
+    setters: dict[str, str] = {}
+    for idea in ideas:
+        for name, value in idea.constants.items():
+            if name in values and values[name] != value:
+                raise ConflictError(
+                    f"{name} is set to {values[name]!r} by {setters[name]!r} and to {value!r} by {idea.title!r}"
+                )
+            values[name], setters[name] = value, idea.title
+    return values
+
+
+# ------------------------------------------------------------------------------------------------ details
+
+
+def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise WorkspaceError(f"{path} {what}", hint="name the folder that holds the script")
+    directory = path.resolve()
+    try:
+        found = pygit2.discover_repository(str(directory))
+        if found is None:
+            raise WorkspaceError(
+                f"{directory} is in no git repository",
+                hint=f"`cd {directory} && git init && git add -A && git commit -m base`",
+            )
+        repo = pygit2.Repository(found)
+    except pygit2.GitError as error:
+        hint = "`git status` there may say more"
+        if "not owned" in str(error):
+            hint = f"if you trust it: `git config --global --add safe.directory {directory}`"
+        elif "extension" in str(error) or "format" in str(error):
+            hint = "arf reads repositories with SHA-1 and plain ref files: `git clone` it into one"
+        raise WorkspaceError(f"git cannot open {directory}: {error}", hint=hint) from None
+    inside = repo.workdir is not None and directory.is_relative_to(os.path.realpath(repo.workdir))
+    if repo.is_bare or not inside or directory.is_relative_to(os.path.realpath(repo.path)):
+        raise WorkspaceError(f"{directory} is a bare repository, without files", hint="`git clone` it and use the clone")
+    try:
+        repo.head.peel(pygit2.Commit)
+    except (pygit2.GitError, KeyError):
+        raise WorkspaceError(
+            f"the repository of {directory} has no commit yet", hint="`git add -A && git commit -m base`"
+        ) from None
+    return directory, repo
+
+
+def _is_modified(repo: pygit2.Repository, path: str) -> bool:
+    try:
+        return repo.status_file(path) not in (FileStatus.CURRENT, FileStatus.IGNORED)
+    except KeyError:  # neither in the commit nor in the checkout: it will be new
+        return False
+
+
+def _matcher(patterns: Sequence[str]) -> Matches:
+    return re.compile("|".join(map(_pattern, patterns)) or r"(?!)").match
+
+
+class _Typed:  # pragma: no cover
+    pass
+
+
+def _pattern(pattern: str) -> str:
+    """A glob as a regular expression for a whole path: `*` within a folder, `**` across folders."""
+    pattern = pattern.removeprefix("./").rstrip("/")
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    meaning = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
+    text = "".join(
+        meaning.get(part) or (part.replace("[!", "[^") if part.startswith("[") else re.escape(part)) for part in parts
+    )
+    return rf"(?:{text})(?:/.*)?\Z"
+
+
+@lru_cache(maxsize=32)
+def _select(
+    listing: frozenset[str], prefix: str, editable: tuple[str, ...], readonly: tuple[str, ...]
+) -> tuple[str, ...]:
+    return ()

@@ -1,0 +1,42 @@
+"""Writes what a report is: `results.tsv`, `progress.png` and `report.html` in the study's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+from arf_plugins.report.page import render
+from arf_plugins.report.results import RESULTS, ResultsFile, replace
+from arf_plugins.report.story import read_story
+
+PLOT = "progress.png"
+PAGE = "report.html"
+
+
+@frozen(kw_only=True)
+class Written:
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    """What could not be written, and what to do about it."""
+
+
+def write_report(directory: Path) -> Written:
+    """Write the three files of a study, running or not. Raises StoreError if it cannot be read.
+
+    Without matplotlib there is no plot, and a note that says so.
+    """
+    story = read_story(directory)
+    ResultsFile(directory / RESULTS, story.objective.metric, story.experiments)
+    paths, notes = [directory / RESULTS], []
+    plot = b""
+    try:
+        from arf_plugins.report.plot import draw
+    except ImportError as error:
+        notes.append(f"no {PLOT} ({error}): pip install 'arf-research[report]', then `arf report`")
+    else:
+        plot = draw(story)
+        replace(directory / PLOT, plot)
+        paths.append(directory / PLOT)
+    replace(directory / PAGE, render(story, plot).encode("utf-8", errors="replace"))
+    return Written(paths=(*paths, directory / PAGE), notes=tuple(notes))

@@ -1,0 +1,331 @@
+"""Whole studies with real git, SQLite and processes: a shell script stands in for the training script."""
+
+import asyncio
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arf.config import load
+from arf.engine import Engine
+from arf.errors import AgentError, ArfError, UsageError
+from arf.hooks import Declaration, hookimpl
+from arf.interfaces import Agent, Brief
+from arf.launch import create, resume, study_directory
+from arf.plugins import Plugins
+from arf.store import Store
+from arf.types import Answer, Ask, Draft, Edit, Experiment, ExperimentState, JobState, Role, Verdict
+
+SCRIPT = """#!/bin/sh
+LEVEL=100    # the best is 140 [0..1000, step 10]
+MODE=plain   # what to do
+echo "step 1/2 loss: 3.0"
+case $MODE in
+crash) echo "boom: it broke" >&2; exit 3 ;;
+nan) echo "step 2/2 loss: nan"; sleep 60 ;;
+silent) exit 0 ;;
+twice) echo "val_bpb: 0.5" ;;
+infinite) echo "---"; echo "val_bpb: nan"; exit 0 ;;
+tamper) echo changed > prepare.txt ;;
+hang) sleep 60 ;;
+flood) while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done ;;
+esac
+[ -n "$RUNS" ] && echo "$ARF_EXPERIMENT" >> "$RUNS"
+distance=$((LEVEL > 140 ? LEVEL - 140 : 140 - LEVEL))
+echo "---"
+echo "val_bpb: 1.$((1000 + distance * 10 + ARF_SEED % 5))"
+echo "peak_vram_mb: 512.0"
+"""
+
+
+def git(directory: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments],
+        cwd=directory, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    (directory / "train.sh").write_text(SCRIPT)
+    (directory / "prepare.txt").write_text("data\n")
+    (directory / "arf.yaml").write_text(
+        "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
+        "budget: {max_experiments: 14}\n"
+        "limits: {budget_s: 1, time_limit_s: 20}\n"
+    )
+    git(directory, "init", "-q")
+    git(directory, "add", "-A")
+    git(directory, "commit", "-qm", "base")
+    return directory
+
+
+class Scripted(Agent):
+    """Gives its drafts in order, one an ask."""
+
+    drafts: Sequence[Draft] = ()
+
+    async def answer(self, ask: Ask, brief: Brief) -> Answer:
+        given = len(brief.study.ideas)
+        return Answer(ideas=tuple(self.drafts[given : given + ask.n]), exhausted=given >= len(self.drafts))
+
+
+class Away(Agent):
+    async def answer(self, ask: Ask, brief: Brief) -> Answer:
+        raise AgentError("the service is closed")
+
+
+class Buggy(Agent):
+    async def answer(self, ask: Ask, brief: Brief) -> Answer:
+        raise RuntimeError("a bug in the agent")
+
+
+class TestPlugin:
+    """The agents above, and an observer that breaks."""
+
+    __test__ = False
+
+    @hookimpl
+    def arf_register_agents(self) -> list[Declaration]:
+        return [
+            Declaration(
+                name=cls.__name__.lower(), summary="a test's", implementation=f"{__name__}:{cls.__name__}"
+            )
+            for cls in (Scripted, Away, Buggy)
+        ]
+
+    @hookimpl
+    def arf_experiment_changed(self, experiment: Experiment) -> None:
+        raise RuntimeError("a bug in an observer")
+
+
+def mode(name: str) -> Draft:
+    return Draft(title=f"mode {name}", edits=(Edit(path="train.sh", old="MODE=plain", new=f"MODE={name}"),))
+
+
+def level(value: int) -> Draft:
+    return Draft(title=f"LEVEL {value}", constants={"LEVEL": value})
+
+
+def plugins_with(monkeypatch: pytest.MonkeyPatch | None = None) -> Plugins:
+    import sys
+
+    sys.modules.setdefault(__name__, sys.modules[TestPlugin.__module__])
+    plugins = Plugins.load(disable=["report"])
+    plugins.register(TestPlugin(), "test")
+    return plugins
+
+
+async def make(workspace: Path, plugins: Plugins, flags: Mapping[str, object]) -> tuple[Engine, Any]:
+    config = load(
+        workspace_file=workspace / "arf.yaml",
+        flags={"backend.slots": 2, **flags},
+        options_class=plugins.options,
+    )
+    return await create(workspace, config, plugins, "s")
+
+
+def run(
+    workspace: Path, drafts: Sequence[Draft] | None = None, **flags: object
+) -> tuple[dict[str, Any], Store]:
+    """Run a study to its end with the scripted agent (or the one in `flags`)."""
+    plugins = plugins_with()
+    Scripted.drafts = drafts or ()
+
+    async def main() -> dict[str, Any]:
+        named = {key.replace("__", "."): value for key, value in flags.items()}
+        engine, lock = await make(workspace, plugins, {"agent.name": "scripted", **named})
+        try:
+            return await engine.run()
+        finally:
+            lock.release()
+
+    summary = asyncio.run(main())
+    return summary, Store.open(study_directory(workspace, "s"))
+
+
+def of_title(store: Store, title: str) -> Experiment:
+    return next(e for e in store.experiments() if e.title == title and e.role is Role.CANDIDATE)
+
+
+def test_a_study_finds_the_better_level_and_leaves_the_checkout_alone(workspace: Path) -> None:
+    head = git(workspace, "rev-parse", "HEAD")
+    summary, store = run(workspace, [level(90), level(130), level(140), level(200)])
+    assert summary["state"] == "finished"
+    assert summary["best"]["title"].endswith("LEVEL 140")
+    assert summary["best"]["gain"] == pytest.approx(0.0400, abs=0.003)
+    assert summary["final"] is not None
+    experiments = store.experiments()
+    assert all(e.state is ExperimentState.ENDED and e.verdict is not None for e in experiments)
+    assert [e.id for e in experiments] == list(range(1, len(experiments) + 1))
+    assert len([e for e in experiments if e.role is Role.BASELINE]) == 4
+    assert git(workspace, "rev-parse", "HEAD") == head
+    assert git(workspace, "status", "--porcelain") == ""
+    assert git(workspace, "rev-parse", "arf/s").strip() == summary["best"]["commit"]
+    refs = git(workspace, "for-each-ref", "--format=%(objectname)", "refs/arf/s").split()
+    assert sorted(refs) == sorted(e.commit for e in experiments)
+
+
+def test_replicates_have_seeds_of_their_own_and_run_k_is_the_same_for_all(workspace: Path) -> None:
+    _, store = run(workspace, [level(140)])
+    baseline = [e.seed for e in store.experiments() if e.role is Role.BASELINE]
+    assert len(set(baseline)) == len(baseline)
+    assert of_title(store, "LEVEL 140").seed == baseline[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "reason"),
+    [
+        ("crash", Verdict.CRASH, "exit code 3: boom: it broke"),
+        ("nan", Verdict.CRASH, "loss is nan at step 2"),
+        ("silent", Verdict.CRASH, "printed no val_bpb"),
+        ("twice", Verdict.INVALID, "printed val_bpb 2 times"),
+        ("infinite", Verdict.CRASH, "val_bpb is nan"),
+        ("tamper", Verdict.INVALID, "changed prepare.txt"),
+        ("hang", Verdict.TIMEOUT, "time limit of 3 s"),
+        ("flood", Verdict.CRASH, "limits.log_mb"),
+    ],
+)
+def test_a_failed_experiment_is_told_apart_and_does_not_end_the_study(
+    workspace: Path, name: str, verdict: Verdict, reason: str
+) -> None:
+    summary, store = run(
+        workspace, [mode(name), level(140)], limits__time_limit_s=3, limits__log_mb=5, backend__grace_s=0.2
+    )
+    failed = of_title(store, f"mode {name}")
+    assert (failed.verdict, reason in failed.reason) == (verdict, True), failed.reason
+    assert failed.value is None
+    assert of_title(store, "LEVEL 140").verdict is Verdict.KEEP
+    assert summary["state"] == "finished"
+
+
+def test_a_tree_that_was_tampered_with_is_clean_for_the_next(workspace: Path) -> None:
+    _, store = run(workspace, [mode("tamper"), level(140), level(150), level(130)])
+    assert of_title(store, "mode tamper").verdict is Verdict.INVALID
+    assert all(e.verdict is not Verdict.INVALID for e in store.experiments() if e.title.startswith("LEVEL"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("crash", "exit code 3"), ("silent", "printed no val_bpb"), ("infinite", "val_bpb is nan")],
+)
+def test_a_baseline_that_fails_ends_the_study_with_what_to_do(
+    workspace: Path, name: str, reason: str
+) -> None:
+    text = SCRIPT.replace("MODE=plain", f"MODE={name}")
+    (workspace / "train.sh").write_text(text)
+    git(workspace, "commit", "-qam", "broken")
+    with pytest.raises(ArfError, match=r"the baseline failed.*commit") as raised:
+        run(workspace, [level(140)])
+    assert reason in str(raised.value)
+    store = Store.open(study_directory(workspace, "s"))
+    assert store.meta("state") == "failed"
+
+
+def test_budgets_hold(workspace: Path) -> None:
+    _, store = run(workspace, [level(100 + 10 * i) for i in range(1, 30)], budget__max_experiments=9)
+    assert len(store.experiments()) <= 9
+
+
+@pytest.mark.parametrize("agent", ["away", "buggy"])
+def test_an_agent_that_cannot_answer_does_not_hang_the_study(workspace: Path, agent: str) -> None:
+    summary, store = run(workspace, agent__name=agent)
+    assert summary["state"] == "finished"
+    assert len(store.experiments()) == 4
+    assert any(kind == "agent" for _, kind, _ in store.events())
+
+
+def test_ideas_that_cannot_be_used_cost_nothing_and_are_recorded(workspace: Path) -> None:
+    bad = [
+        Draft(title="no such constant", constants={"LEVLE": 3}),
+        Draft(title="read-only", edits=(Edit(path="prepare.txt", old="data", new="more"),)),
+        Draft(title="outside", edits=(Edit(path="../x", old="", new="more"),)),
+        level(140),
+    ]
+    summary, store = run(workspace, bad)
+    events = " ".join(text for _, kind, text in store.events() if kind == "idea")
+    assert "no such constant" in events
+    assert "LEVEL" in events
+    assert "read-only" in events
+    assert "outside" in events
+    assert summary["best"]["title"] == "LEVEL 140"
+
+
+def test_the_same_code_is_not_run_twice(workspace: Path) -> None:
+    _, store = run(workspace, [level(140), level(140), mode("plain "), level(100)])
+    candidates = [e for e in store.experiments() if e.role is Role.CANDIDATE]
+    assert len({e.tree for e in candidates}) == len(candidates)
+
+
+def test_secrets_do_not_reach_jobs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "sesame")
+    monkeypatch.setenv("MY_TOKEN", "sesame")
+    (workspace / "train.sh").write_text(SCRIPT.replace('echo "---"', "env; echo ---"))
+    git(workspace, "commit", "-qam", "env")
+    _, store = run(workspace, [])
+    logs = "".join(path.read_text() for path in (store.directory / "logs").glob("*.log"))
+    assert "ARF_SEED=" in logs
+    assert "sesame" not in logs
+
+
+def test_setup_runs_once_and_a_failing_one_is_named(workspace: Path, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    run(workspace, [], workspace__setup=f"echo set up >> {marks}")
+    assert marks.read_text() == "set up\n"
+    plugins = plugins_with()
+
+    async def main() -> None:
+        config = load(
+            workspace_file=workspace / "arf.yaml",
+            flags={"workspace.setup": "echo no disk; exit 5", "agent.name": "scripted"},
+            options_class=plugins.options,
+        )
+        engine, _ = await create(workspace, config, plugins, "other")
+        await engine.run()
+
+    with pytest.raises(ArfError, match=r"set-up command failed.*no disk"):
+        asyncio.run(main())
+
+
+def test_a_name_that_exists_is_refused(workspace: Path) -> None:
+    run(workspace, [])
+    with pytest.raises(UsageError, match="arf resume s"):
+        run(workspace, [])
+
+
+def test_a_stopped_study_ends_its_jobs_and_goes_on_where_it_was(workspace: Path) -> None:
+    """Stop while experiments run; resume; each is there once and all have ended."""
+    (workspace / "train.sh").write_text(SCRIPT.replace('echo "---"', "sleep 0.4; echo ---"))
+    git(workspace, "commit", "-qam", "slower")
+    plugins = plugins_with()
+    Scripted.drafts = [level(140), level(150), level(130)]
+
+    async def first() -> dict[str, Any]:
+        engine, lock = await make(workspace, plugins, {"agent.name": "scripted"})
+        asyncio.get_running_loop().call_later(0.9, engine.stop)
+        try:
+            return await engine.run()
+        finally:
+            lock.release()
+
+    async def again() -> dict[str, Any]:
+        engine, lock = await resume(study_directory(workspace, "s"), plugins)
+        try:
+            return await engine.run()
+        finally:
+            lock.release()
+
+    stopped = asyncio.run(first())
+    assert stopped["state"] == "stopped"
+    store = Store.open(study_directory(workspace, "s"))
+    assert all(e.job_state is None for e in store.running())
+    finished = asyncio.run(again())
+    assert finished["state"] == "finished"
+    assert finished["best"]["title"] == "LEVEL 140"
+    ended = store.experiments()
+    assert len({e.id for e in ended}) == len(ended)
+    assert all(e.job_state is JobState.SUCCEEDED for e in ended)

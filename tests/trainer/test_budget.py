@@ -1,0 +1,202 @@
+"""The budget: what it counts, when it stops, and what an edited train.py cannot do about it."""
+
+import contextlib
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+
+FEW_STEPS = {"ARF_BUDGET_MODE": "compute", "ARF_BUDGET": "2e10"}  # about eleven steps of the default model
+
+
+def test_compute_mode_repeats_to_the_last_digit_alone_and_under_load(workspace):
+    alone = workspace.block(**FEW_STEPS)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        loaded = workspace.block(**FEW_STEPS)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    same = ["val_bpb", "num_steps", "total_tokens_M", "training_flops", "train_loss", "budget_spent"]
+    assert {key: alone[key] for key in same} == {key: loaded[key] for key in same}
+    other = workspace.block(**FEW_STEPS, ARF_SEED="7")
+    assert other["seed"] == "7"
+    assert other["val_bpb"] != alone["val_bpb"]
+    assert other["num_steps"] == alone["num_steps"]
+
+
+def test_a_bigger_model_is_charged_for_its_size(workspace):
+    small = workspace.block(**FEW_STEPS)
+    workspace.edit(("\nWIDTH = 64 ", "\nWIDTH = 128 "))
+    big = workspace.block(**FEW_STEPS)
+    assert int(big["num_steps"]) < int(small["num_steps"]) / 2
+    for run in (small, big):  # nearest to the budget: off by half a step at most
+        assert abs(float(run["budget_spent"]) - 2e10) <= 2e10 / int(run["num_steps"])
+
+
+def test_more_passes_in_a_step_cost_more(workspace):
+    one = workspace.block(**FEW_STEPS)
+    workspace.edit(
+        (
+            "            logits = forward(x)\n",
+            "            forward(x).sum().backward()\n            logits = forward(x)\n",
+        )
+    )
+    two = workspace.block(**FEW_STEPS)
+    assert int(two["num_steps"]) <= 0.7 * int(one["num_steps"])
+
+
+def test_wall_and_steps_modes(workspace):
+    steps = workspace.block(ARF_BUDGET_MODE="steps", ARF_BUDGET="20", ARF_BUDGET_SHARE="0.25")
+    assert (steps["num_steps"], steps["budget"], steps["budget_mode"]) == ("5", "5", "steps")
+    wall = workspace.block(ARF_BUDGET_MODE="wall", ARF_BUDGET="1.5")
+    assert 1.4 < float(wall["training_seconds"]) < 2.5
+
+
+@pytest.mark.parametrize("env", [{"ARF_BUDGET_MODE": "nap"}, {"ARF_BUDGET": "-1"}, {"ARF_BUDGET": "inf"}])
+def test_a_wrong_budget_is_refused(workspace, env):
+    run = workspace.run(**env)
+    assert run.returncode == 1
+    assert "ARF_BUDGET" in run.stderr
+
+
+def test_training_that_never_asks_the_budget_gets_no_data(workspace):
+    workspace.edit(("    while budget.step():\n", "    while True:\n"))
+    run = workspace.run(**FEW_STEPS)
+    assert run.returncode == 1
+    assert "outside a step" in run.stderr
+    assert "val_bpb" not in run.stdout
+
+
+def test_a_step_without_end_is_stopped_from_outside(workspace):
+    workspace.edit(("    while budget.step():\n", "    budget.step()\n    while True:\n"))
+    workspace.edit(("    CPU_SLACK_S = 60.0\n", "    CPU_SLACK_S = 0.5\n"), file="prepare.py")
+    run = workspace.run(ARF_BUDGET_MODE="compute", ARF_BUDGET="1e9")
+    assert run.returncode == 4
+    assert "far beyond its budget" in run.stderr
+
+
+def test_divergence_ends_the_run_with_an_error(workspace):
+    workspace.edit(("\nLR_MULT = 1.0 ", "\nLR_MULT = 1e30 "))
+    run = workspace.run(ARF_BUDGET_MODE="steps", ARF_BUDGET="30")
+    assert run.returncode == 1
+    assert "FAIL: training diverged" in run.stderr
+    assert "val_bpb" not in run.stdout
+
+
+# ------------------------------------------------------------------------------ the account, in this process
+
+
+@contextlib.contextmanager
+def budget_of(prepare, mode, amount):
+    budget = prepare.Budget(prepare.torch.device("cpu"), mode, amount)
+    try:
+        yield budget
+    finally:
+        budget.close()
+
+
+def matmul(torch, n):
+    return torch.randn(n, n) @ torch.randn(n, n)  # 2 n^3 FLOPs
+
+
+def test_flops_are_those_that_torch_counts(prepare, train):
+    """On what torch's own counter knows; attention on a CPU, which it does not, against the formula."""
+    torch = prepare.torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    mlp = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    conv = torch.nn.Conv1d(4, 6, 3)
+    x, z = torch.randn(5, 8), torch.randn(2, 4, 10, requires_grad=True)
+    with prepare.FlopMeter() as meter:
+        mlp(x).sum().backward()
+        conv(z).sum().backward()
+    with FlopCounterMode(display=False) as counter:
+        mlp(x).sum().backward()
+        conv(z).sum().backward()
+    assert meter.flops == counter.get_total_flops() > 0
+
+    B, H, T, D = 2, 3, 16, 8
+    q = torch.randn(B, H, T, D, requires_grad=True)
+    with prepare.FlopMeter() as meter:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
+    forward = 2 * (2 * B * H * T * T * D)
+    assert meter.flops == forward + forward * 5 / 2  # backward: the scores again, and four products
+
+
+def test_the_optimizers_products_are_counted(prepare, train, corpus):
+    torch = prepare.torch
+    model = train.build_model(train.model_config(1024))
+    model.init_weights()
+    model(torch.zeros(1, 8, dtype=torch.int64)).sum().backward()
+    muon, _ = train.make_optimizers(model)
+    with prepare.FlopMeter() as meter:
+        muon.step(1.0, 0.0)
+    assert meter.flops > 1e8
+
+
+def test_a_change_of_batch_shape_is_counted_at_once(prepare, corpus):
+    torch = prepare.torch
+    with budget_of(prepare, "compute", 1e12) as budget:
+        costs = []
+        for batch in (2, 2, 2, 4, 2, 4):
+            assert budget.step()
+            costs.append(budget.spent)
+            budget.on_batch(torch.zeros(batch, 128, dtype=torch.int64))
+            matmul(torch, 10 * batch)
+        budget.step()
+        costs.append(budget.spent)
+    assert [b - a for a, b in pairwise(costs)] == [
+        2 * (10 * n) ** 3 for n in (2, 2, 2, 4, 2, 4)
+    ]
+
+
+def test_audits_find_work_that_starts_later(prepare):
+    """Steps become ten times as dear after the counted ones: the account follows within a few audits."""
+    torch = prepare.torch
+    with budget_of(prepare, "compute", 1e15) as budget:
+        for step in range(1000):
+            budget.step()
+            budget.on_batch(torch.zeros(1, 128, dtype=torch.int64))
+            matmul(torch, 10 if step < 5 else 20)
+        budget.step()
+        assert budget.spent == pytest.approx(1000 * 2 * 20**3, rel=0.1)
+
+
+def test_progress_goes_from_zero_to_one_and_batches_end_with_it(prepare):
+    torch = prepare.torch
+    with budget_of(prepare, "steps", 4) as budget:
+        seen = []
+        while budget.step():
+            seen.append(budget.progress)
+            budget.on_batch(torch.zeros(1, 128, dtype=torch.int64))
+        assert seen == [0, 0.25, 0.5, 0.75]
+        assert budget.progress == 1
+        assert not budget.step()
+        with pytest.raises(SystemExit, match="outside a step"):
+            budget.on_batch(torch.zeros(1, 128, dtype=torch.int64))
+
+
+def test_wall_mode_charges_warm_up_steps_what_later_ones_cost(prepare, monkeypatch):
+    """The first ten steps take 5 s each (compilation), the others 1 s: 20 steps cost 20 s."""
+    torch = prepare.torch
+    clock = [0.0]
+    monkeypatch.setattr(prepare.time, "perf_counter", lambda: clock[0])
+    with budget_of(prepare, "wall", 20.0) as budget:
+        steps = 0
+        while budget.step():
+            budget.on_batch(torch.zeros(1, 128, dtype=torch.int64))
+            clock[0] += 5.0 if steps < 10 else 1.0
+            steps += 1
+        assert steps == 20
+        assert budget.spent == pytest.approx(20.0)
+
+
+def test_step_lines_can_be_parsed(workspace):
+    run = workspace.run(ARF_BUDGET_MODE="steps", ARF_BUDGET="12")
+    lines = [line for line in run.stdout.splitlines() if line.startswith("step ")]
+    assert lines[0].startswith("step 00000 (0.0%) | loss: ")
+    assert lines[1].startswith("step 00010 (83.3%) | loss: ")
+    assert workspace.read_block(run.stdout)["num_steps"] == "12"

@@ -1,0 +1,270 @@
+"""Corpora: the text and its split, the tokenizer, packing, and where data comes from."""
+
+import gzip
+import hashlib
+import http.server
+import json
+import lzma
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def plays(prepare, split: str) -> list[str]:
+    return list(prepare.read_documents(prepare.embedded_file(split)))
+
+
+def test_embedded_text_is_what_its_provenance_states(prepare):
+    stated = (prepare.HERE / "data" / "PROVENANCE.md").read_text()
+    for split, digest in prepare.EMBEDDED_SHA256.items():
+        assert (
+            hashlib.sha256(lzma.decompress((prepare.HERE / f"data/{split}.txt.xz").read_bytes())).hexdigest()
+            == digest
+        )
+        assert digest in stated
+
+
+def test_no_play_is_in_two_splits(prepare):
+    titles = {
+        split: {play.partition("\n")[0] for play in plays(prepare, split)}
+        for split in prepare.EMBEDDED_SHA256
+    }
+    assert {split: len(names) for split, names in titles.items()} == {"train": 30, "val": 4, "test": 4}
+    assert len(set.union(*titles.values())) == 38
+
+
+@pytest.mark.parametrize(
+    "text", ["To be, or not to be", "naïve “quotes” — 漢字 🎭\n\n\t tab", "", "1234567 'tis 's", "\x00\r\n "]
+)
+def test_tokenizer_loses_nothing(corpus, text):
+    assert corpus.tokenizer.decode(corpus.tokenizer.encode(text)) == text
+
+
+def test_tokens_account_for_every_byte(prepare, corpus):
+    text = plays(prepare, "val")[0]
+    sizes = corpus.tokenizer.token_bytes()
+    assert sizes[corpus.tokenizer.encode(text)].sum() == len(text.encode("utf-8"))
+    assert sizes[corpus.tokenizer.bos_token_id] == 0
+    assert corpus.tokenizer.get_vocab_size() == prepare.PROFILES["laptop"].vocab_size
+
+
+def test_merges_are_those_of_a_naive_implementation(prepare):
+    text = plays(prepare, "val")[0][:6000]
+    words = [list(word.encode()) for word in prepare.SPLIT_PATTERN.findall(text)]
+    expected = []
+    for rank in range(60):
+        counts = {}
+        for ids in words:
+            for pair in pairwise(ids):
+                counts[pair] = counts.get(pair, 0) + 1
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        expected.append(best)
+        words = [prepare.merge_pair(ids, best, 256 + rank) for ids in words]
+    tokenizer = prepare.train_tokenizer([text], 257 + 60)
+    assert tokenizer.merges == expected
+    assert tokenizer.encode(text) == [i for ids in words for i in ids]
+
+
+def test_packing_fills_rows_and_uses_every_token_of_long_documents_once(prepare):
+    bos, row_len = 999, 9
+    long = list(range(50))
+    rows = prepare.pack_rows([long], bos, row_len)
+    targets = rows[:, 1:].reshape(-1)
+    assert rows.shape[1] == row_len
+    assert rows[0, 0] == bos
+    assert targets.tolist() == long[: len(targets)]
+
+
+def test_packing_is_best_fit(prepare):
+    documents = [[1] * 2, [2] * 5, [3] * 3]  # with BOS 3, 6 and 4 tokens
+    rows = prepare.pack_rows(documents, 0, 10)
+    assert rows.tolist() == [[0, 2, 2, 2, 2, 2, 0, 3, 3, 3]]  # 6 and 4 fill a row; 3 is left over
+
+
+def test_loader_order_follows_the_seed_and_y_is_x_moved_by_one(prepare, corpus, monkeypatch):
+    def first(seed: str, seq_len: int = 128):
+        monkeypatch.setenv("ARF_SEED", seed)
+        budget = prepare.Budget(prepare.torch.device("cpu"), "steps", 10)
+        loader = prepare.Loader(corpus, 4, seq_len, budget)
+        budget.step()
+        x, y = next(loader)
+        budget.close()
+        return x, y
+
+    x, y = first("1")
+    assert x.shape == y.shape == (4, 128)
+    assert (x[:, 1:] == y[:, :-1]).all()
+    assert (first("1")[0] == x).all()
+    assert (first("2")[0] != x).any()
+    assert first("1", 32)[0].shape == (4, 32)
+    with pytest.raises(ValueError, match="does not divide"):
+        first("1", 100)
+
+
+def test_an_epoch_shows_each_row_once(prepare, corpus, monkeypatch):
+    small = prepare.Corpus("s", "h", corpus.tokenizer, [corpus.train[0][:30], corpus.train[0][30:50]], [], [])
+    budget = prepare.Budget(prepare.torch.device("cpu"), "steps", 100)
+    loader = prepare.Loader(small, 5, 128, budget)
+    budget.step()
+    seen = np.concatenate([next(loader)[0].numpy() for _ in range(10)])
+    budget.close()
+    expected = corpus.train[0][:50, :-1]
+    assert sorted(map(bytes, seen.astype(np.uint16))) == sorted(map(bytes, np.ascontiguousarray(expected)))
+
+
+def test_a_changed_cache_is_refused(prepare, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path))
+    text = tmp_path / "mine.txt"
+    text.write_text("\f".join(f"document {i} says {i * i}\n" * 40 for i in range(30)))
+    directory = prepare.prepare_files("mine", [text], jobs=1)
+    assert prepare.load_corpus("mine").name == "mine"
+    rows = np.load(directory / "val-00000.npy")
+    rows[0, 0] ^= 1
+    np.save(directory / "val-00000.npy", rows)
+    with pytest.raises(SystemExit, match="has changed"):
+        prepare.load_corpus("mine")
+
+
+def test_a_corpus_that_is_not_prepared_names_the_command(prepare):
+    with pytest.raises(SystemExit, match="--data climbmix"):
+        prepare.load_corpus("climbmix")
+    with pytest.raises(SystemExit, match="--name other"):
+        prepare.load_corpus("other")
+
+
+@pytest.mark.parametrize("kind", ["txt", "txt.gz", "txt.xz", "parquet", "one text"])
+def test_a_users_own_files(prepare, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path / "data"))
+    documents = [f"The {i}th paper is about {word}. " * 12 for i in range(20) for word in ("bees", "rain")]
+    path = tmp_path / f"mine.{kind}"
+    if kind == "txt":
+        path.write_text("\f".join(documents))
+    elif kind == "txt.gz":
+        path.write_bytes(gzip.compress("\f".join(documents).encode()))
+    elif kind == "txt.xz":
+        path.write_bytes(lzma.compress("\f".join(documents).encode()))
+    elif kind == "parquet":
+        write_parquet(path, documents)
+    else:
+        path = tmp_path / "book.txt"
+        path.write_text("\n".join(documents))
+    prepare.prepare_files("mine", [path], jobs=1)
+    corpus = prepare.load_corpus("mine")
+    assert sum(map(len, corpus.train)) > sum(map(len, corpus.val)) > 0
+    held_out = list(prepare.read_documents(corpus.test_files[0]))
+    assert held_out
+    assert not set(held_out) & {corpus.tokenizer.decode(row.tolist()) for row in corpus.train[0]}
+
+
+def write_parquet(path: Path, documents: list[str]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": documents}), path)
+
+
+# ------------------------------------------------------------------------------ downloads
+
+
+class ShardServer(http.server.ThreadingHTTPServer):
+    """Serves `files` with ranges; cuts the first `cuts` answers short and notes what was asked for."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), ShardHandler)
+        self.files, self.cuts, self.asked, self.headers = files, 0, [], {}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class ShardHandler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = self.server.files.get(self.path.lstrip("/"))
+        asked = self.headers.get("Range")
+        self.server.asked.append((self.path, asked))
+        if content is None:
+            self.send_error(404)
+            return
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        for key, value in self.server.headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        body = content[start:]
+        if self.server.cuts:
+            self.server.cuts -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(prepare, monkeypatch):
+    monkeypatch.setattr(prepare.time, "sleep", lambda seconds: None)
+    servers = []
+
+    def start(files):
+        servers.append(ShardServer(files))
+        return servers[-1]
+
+    yield start
+    for running in servers:
+        running.shutdown()
+        running.server_close()
+
+
+def test_a_broken_download_goes_on_where_it_stopped(prepare, server, tmp_path):
+    content = bytes(range(256)) * 5000
+    shards = server({"a.bin": content})
+    shards.cuts = 2
+    prepare.download(f"{shards.url}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == content
+    assert [asked for _, asked in shards.asked] == [None, "bytes=640000-", "bytes=960000-"]
+    prepare.download(f"{shards.url}/a.bin", tmp_path / "a.bin")
+    assert len(shards.asked) == 3  # a complete file is not fetched again
+
+
+def test_a_damaged_download_is_not_kept(prepare, server, tmp_path):
+    shards = server({"a.parquet": b"PAR1 cut short", "b.bin": b"other"})
+    with pytest.raises(OSError, match="could not be fetched"):
+        prepare.download(f"{shards.url}/a.parquet", tmp_path / "a.parquet", attempts=2)
+    shards.headers["ETag"] = '"' + hashlib.sha256(b"what it should be").hexdigest() + '"'
+    with pytest.raises(OSError, match="could not be fetched"):
+        prepare.download(f"{shards.url}/b.bin", tmp_path / "b.bin", attempts=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_not_asked_for_twice(prepare, server, tmp_path):
+    shards = server({})
+    with pytest.raises(OSError, match="404"):
+        prepare.download(f"{shards.url}/no.bin", tmp_path / "no.bin")
+    assert len(shards.asked) == 1
+
+
+def test_climbmix_from_a_server(prepare, corpus, server, tmp_path, monkeypatch):
+    """Shards in, a corpus out; a second call downloads and tokenizes nothing."""
+    monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path / "data"))
+    names = [0, 1, prepare.CLIMBMIX_VAL_SHARD, prepare.CLIMBMIX_TEST_SHARD]
+    text = plays(prepare, "val")
+    files = {}
+    for i, (index, play) in enumerate(zip(names, text, strict=True)):
+        path = tmp_path / f"{i}.parquet"
+        write_parquet(path, [play[j : j + 3000] for j in range(0, 60_000, 3000)])
+        files[f"shard_{index:05d}.parquet"] = path.read_bytes()
+    shards = server(files)
+    directory = prepare.prepare_climbmix(2, shards.url, jobs=2)
+    meta = json.loads((directory / "meta.json").read_text())
+    assert set(meta["files"]) == {"tokenizer.json", "train-00000.npy", "train-00001.npy", "val-00000.npy"}
+    assert [Path(file).name for file in meta["test"]] == [f"shard_{prepare.CLIMBMIX_TEST_SHARD:05d}.parquet"]
+    rows = np.load(directory / "train-00000.npy")
+    assert rows.shape[1] == prepare.PROFILES["gpu"].seq_len + 1
+    asked = len(shards.asked)
+    before = (directory / "train-00000.npy").stat().st_mtime_ns
+    prepare.prepare_climbmix(2, shards.url, jobs=2)
+    assert len(shards.asked) == asked == 4
+    assert (directory / "train-00000.npy").stat().st_mtime_ns == before
