@@ -2,16 +2,23 @@
 
     python prepare.py                          # the embedded corpus: no network, a few seconds, once
     python prepare.py --data climbmix          # ten shards of web text, for a GPU (download, then tokenize)
-    python prepare.py --data PATH... --name N  # your own .txt, .xz, .gz or .parquet files: ARF_CORPUS=N uses them
-    python prepare.py --profile gpu            # set this workspace up for a GPU: rewrites PROFILE and train.py's sizes
+    python prepare.py --data PATH... --name N  # your own .txt, .gz, .xz or .parquet; then ARF_CORPUS=N
+    python prepare.py --profile gpu            # set this workspace up for a GPU: edits PROFILE and train.py
     python prepare.py --verify CHECKPOINT      # evaluate a saved model in this process, on val and test
 
 train.py imports from here what an experiment must not change: the text and its split, the budget that stops
 training, the metric, and the closing block. What is enforced and what is not is said in docs/trainer.md.
 
-Environment (all optional): ARF_SEED, ARF_BUDGET_MODE (compute, wall or steps) and ARF_BUDGET (its amount in
-FLOPs, seconds or steps), ARF_BUDGET_SHARE (a share of it, for cheaper looks), ARF_CHECKPOINT (where to save the trained model), ARF_CORPUS (name of a prepared
-corpus), ARF_DATA_DIR (where prepared corpora live), OMP_NUM_THREADS (CPU threads; 1 when absent).
+Environment, all optional:
+
+    ARF_SEED            seed of weights and data order (42)
+    ARF_BUDGET_MODE     compute, wall or steps, instead of the profile's
+    ARF_BUDGET          amount of the budget: FLOPs, seconds or steps
+    ARF_BUDGET_SHARE    use this share of it, for a cheaper look (1)
+    ARF_CHECKPOINT      where to save the trained model (nowhere)
+    ARF_CORPUS          name of a prepared corpus, instead of the profile's
+    ARF_DATA_DIR        where prepared corpora live (the user's cache directory)
+    OMP_NUM_THREADS     CPU threads (1)
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import contextlib
+import copy
 import ctypes
 import hashlib
 import importlib.util
@@ -72,12 +80,14 @@ PROFILES = {
 # What `--profile` writes into the constants of train.py. Sizes follow autoresearch's single-GPU default.
 CONSTANTS = {
     "laptop": {
-        "DEPTH": 4, "WIDTH": 64, "HEAD_DIM": 32, "WINDOW_PATTERN": "L", "VALUE_EMBEDS": "none", "SOFTCAP": 0.0,
+        "DEPTH": 4, "WIDTH": 64, "HEAD_DIM": 32, "WINDOW_PATTERN": "L", "VALUE_EMBEDS": "none",
+        "SOFTCAP": 0.0,
         "BATCH": 6, "GRAD_ACCUM": 1, "LR_MULT": 1.0, "WARMUP_RATIO": 0.1, "WARMDOWN_RATIO": 0.2,
     },
     "gpu": {
         "DEPTH": 8, "WIDTH": 512, "HEAD_DIM": 128, "WINDOW_PATTERN": "SSSL", "VALUE_EMBEDS": "alternate",
-        "SOFTCAP": 15.0, "BATCH": 128, "GRAD_ACCUM": 2, "LR_MULT": 1.0, "WARMUP_RATIO": 0.0, "WARMDOWN_RATIO": 0.5,
+        "SOFTCAP": 15.0, "BATCH": 128, "GRAD_ACCUM": 2, "LR_MULT": 1.0, "WARMUP_RATIO": 0.0,
+        "WARMDOWN_RATIO": 0.5,
     },
 }  # fmt: skip
 SETTINGS = PROFILES[PROFILE]
@@ -245,7 +255,7 @@ def pack_rows(documents: Iterable[list[int]], bos: int, row_len: int, buffer: in
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """Documents of one file: parquet rows (column `text`), or text cut at form feeds (.txt, .xz, .gz, ...)."""
+    """Documents of one file: parquet rows (column `text`), or text (.txt, .gz, .xz) cut at form feeds."""
     if path.suffix == ".parquet":
         try:
             import pyarrow.parquet as pq
@@ -304,7 +314,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _tokenize_file(source: Path, target: Path, merges: list[tuple[int, int]], row_len: int) -> None:
-    """Tokenize and pack one source file into one .npy file; a no-op when it is there (so it can be resumed)."""
+    """Tokenize and pack one source file into one .npy file; a no-op when that is there (so to resume)."""
     if target.exists():
         return
     tokenizer = Tokenizer(merges)
@@ -390,7 +400,7 @@ CHECKED_BYTES = (
 
 
 def load_corpus(name: str | None = None) -> Corpus:
-    """Open a prepared corpus (default: ARF_CORPUS or the profile's); the embedded one is built when missing."""
+    """Open a prepared corpus (ARF_CORPUS or the profile's); the embedded one is built when missing."""
     name = name or os.environ.get("ARF_CORPUS") or SETTINGS.corpus
     directory = corpus_dir(name)
     if not (directory / "meta.json").exists():
@@ -421,7 +431,7 @@ def load_corpus(name: str | None = None) -> Corpus:
 
 
 def process_age_s() -> float:
-    """Seconds since this process started (Linux: as the kernel knows it; elsewhere: since this file's import)."""
+    """Seconds since this process started, as Linux knows it; elsewhere since this file was imported."""
     try:
         with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
             started = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -585,14 +595,18 @@ class Budget:
         if self.mode not in ("compute", "wall", "steps"):
             sys.exit(f"ARF_BUDGET_MODE is {self.mode!r}: choose compute, wall or steps")
         default = SETTINGS.budget if self.mode == SETTINGS.budget_mode else DEFAULT_AMOUNTS[self.mode]
-        self.amount = float(amount or os.environ.get("ARF_BUDGET") or default)
-        self.amount *= float(os.environ.get("ARF_BUDGET_SHARE") or 1)
+        try:
+            self.amount = float(amount or os.environ.get("ARF_BUDGET") or default)
+            self.amount *= float(os.environ.get("ARF_BUDGET_SHARE") or 1)
+        except ValueError as error:
+            sys.exit(f"ARF_BUDGET and ARF_BUDGET_SHARE are numbers: {error}")
         if not 0 < self.amount < math.inf:
             sys.exit(f"ARF_BUDGET is {self.amount:g}: a positive number is needed")
         self.spent = 0.0
         self.steps = 0
         self.tokens = 0
-        self.flops = 0.0  # total so far; counted in every mode on a CPU, where it costs nothing
+        self.flops = 0.0  # total so far; counted in every mode on a CPU
+        self.batch_shape: tuple[int, ...] = ()  # of the last batch
         self.seconds = 0.0  # wall-clock time inside steps
         self.train_loss = math.nan
         self.startup_seconds = 0.0
@@ -642,7 +656,8 @@ class Budget:
             sys.exit(
                 "budget: a batch was asked for outside a step; training ends when Budget.step() is False"
             )
-        self._shapes.append(tuple(x.shape))
+        self.batch_shape = tuple(x.shape)
+        self._shapes.append(self.batch_shape)
         self._step_tokens += x.numel()
         if self._counts_flops and tuple(self._shapes) not in self._known:
             self._start_meter()
@@ -751,7 +766,7 @@ EVAL_BATCH_TOKENS = 4096  # tokens in one forward pass of the evaluation on a CP
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 where the device has it in hardware worth using: CUDA. On a CPU it is slower at these sizes."""
+    """bfloat16 on CUDA. On a CPU it is slower at these sizes."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 
 
@@ -771,7 +786,7 @@ def evaluate_bpb(
 
     Independent of the vocabulary. `model(x)` gives logits (batch, seq_len, vocab); the softmax is taken here,
     in float32, so they need not be normalised. BOS counts in neither sum. Raises ValueError when the model
-    looks ahead: see `assert_causal`.
+    looks ahead (see `assert_causal`) or its logits are not finite.
     """
     model.eval()
     assert_causal(model, rows, tokenizer.get_vocab_size(), device)
@@ -803,6 +818,8 @@ def assert_causal(model: torch.nn.Module, rows: np.ndarray, vocab_size: int, dev
         changed[row, cut:] = (changed[row, cut:] + 1) % vocab_size
     with autocast(device):
         before, after = model(x).float(), model(changed).float()
+    if not before.isfinite().all():
+        raise ValueError("the model's logits are not finite")
     tolerance = 1e-3 if device.type == "cpu" else 0.1
     for row, cut in enumerate(cuts):
         if not torch.allclose(before[row, :cut], after[row, :cut], rtol=tolerance, atol=tolerance):
@@ -832,6 +849,17 @@ def peak_flops(device: torch.device) -> float:
         a @ a
         best = min(best, time.perf_counter() - start)
     return 2 * 512**3 / best
+
+
+def estimate_flops(model: torch.nn.Module, shape: tuple[int, ...]) -> float:
+    """FLOPs of one forward and backward pass on a batch (batch, seq_len), without the optimizer.
+
+    On the meta device, which computes shapes alone: no time, no memory.
+    """
+    twin = copy.deepcopy(getattr(model, "_orig_mod", model)).to("meta")
+    with FlopMeter() as meter:
+        twin(torch.zeros(shape, dtype=torch.int64, device="meta")).sum().backward()
+    return float(meter.flops)
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -865,6 +893,10 @@ def finish(model: torch.nn.Module, config: dict, corpus: Corpus, budget: Budget)
     peak = peak_flops(budget.device)
     memory = peak_memory_mb(budget.device)
     seconds = budget.spent if budget.mode == "wall" else budget.seconds
+    if not budget.flops and budget.batch_shape:  # not counted as it ran: a compiled model on a GPU
+        budget.flops = (
+            estimate_flops(model, budget.batch_shape) * budget.tokens / math.prod(budget.batch_shape)
+        )
     values = {
         "val_bpb": f"{val_bpb:.6f}",
         "training_seconds": f"{seconds:.1f}",
@@ -902,7 +934,7 @@ def print_block(values: dict) -> None:
 
 
 def save_checkpoint(path: Path, model: torch.nn.Module, config: dict, corpus: Corpus, val_bpb: float) -> None:
-    """Write weights and what rebuilds them, atomically. Only plain values and tensors: loaded with weights_only."""
+    """Write weights and what rebuilds them, atomically. Only plain values and tensors."""
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     state = {key: value.cpu() for key, value in model.state_dict().items()}
     meta = {"val_bpb": val_bpb, "seed": seed_from_env(), "profile": PROFILE, "corpus_hash": corpus.hash}
@@ -920,7 +952,7 @@ VERIFY_TOLERANCE = 1e-4  # bits per byte between training's own evaluation and t
 
 
 def verify(checkpoint: Path, script: Path) -> None:
-    """Rebuild the model of `script` (the train.py that was run), evaluate it here on val and test, print both.
+    """Rebuild the model of `script` (the train.py that was run), evaluate it on val and test, print both.
 
     Exit code 1 when val_bpb is not what the run recorded, or the model is not causal.
     """
@@ -1007,7 +1039,7 @@ def download(url: str, path: Path, attempts: int = 5) -> None:
 
 
 def prepare_climbmix(shards: int, base_url: str, jobs: int) -> Path:
-    """Download `shards` training shards and the pinned val and test shards (8 at a time), then tokenize them."""
+    """Download `shards` training shards and the pinned val and test shards, 8 at a time; then tokenize."""
     from multiprocessing.pool import ThreadPool
 
     folder = data_root() / "climbmix-shards"
@@ -1025,7 +1057,7 @@ def prepare_climbmix(shards: int, base_url: str, jobs: int) -> Path:
 
 
 def prepare_files(name: str, files: list[Path], jobs: int) -> Path:
-    """Split the user's files by document, 1 in 20 to val and to test each (at least one), and build the corpus."""
+    """Split the user's files by document, 1 in 20 each to val and test (at least one); build the corpus."""
     documents = [doc for file in files for doc in read_documents(file) if doc.strip()]
     if len(documents) < 3:  # one long text: cut it at line ends into 20 pieces
         lines = "\n".join(documents).splitlines(keepends=True)
@@ -1049,7 +1081,7 @@ def prepare_files(name: str, files: list[Path], jobs: int) -> Path:
 
 
 def set_profile(profile: str) -> None:
-    """Rewrite PROFILE in this file and the sizes in train.py beside it; a plain edit, which `git diff` shows."""
+    """Rewrite PROFILE in this file and the sizes in train.py: a plain edit, which `git diff` shows."""
 
     def rewrite(path: Path, constants: dict[str, object]) -> None:
         source = path.read_text(encoding="utf-8")
@@ -1106,7 +1138,8 @@ def main() -> None:
         for split in ("train", "val")
     }
     print(
-        f"{directory}: {rows['train']} rows to train on, {rows['val']} to validate on, {time.perf_counter() - start:.1f}s"
+        f"{directory}: {rows['train']} rows to train on, {rows['val']} to validate on "
+        f"({time.perf_counter() - start:.1f} s)"
     )
 
 

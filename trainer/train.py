@@ -151,7 +151,7 @@ class Attention(nn.Module):
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
             v = v + (gate.unsqueeze(-1) * value_embed.view(B, T, self.heads, self.head_dim)).type_as(v)
-        if self.flash is not None:
+        if self.flash is not None and x.is_cuda:
             out = self.flash(q, k, v, causal=True, window_size=(self.window - 1, 0))
         else:
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -403,7 +403,8 @@ def main():
     optimizers = make_optimizers(model)
     budget = prepare.Budget(device)
     loader = prepare.Loader(corpus, BATCH, SEQ_LEN, budget)
-    # A compiled model hides its FLOPs from the compute budget; on a CPU compiling takes longer than training.
+    # The compute budget counts single operations, which compiled code no longer has; and on a CPU compiling
+    # takes longer than training.
     compiled = device.type == "cuda" and budget.mode != "compute"
     forward = torch.compile(model, dynamic=False) if compiled else model
     gc.freeze()  # long-lived objects: the collector need not visit them at each pass

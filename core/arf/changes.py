@@ -107,10 +107,10 @@ class _PatchParser:
                 git = self._git_header()
                 found.append(git)
             elif self._is_header(self._at):
-                file = git or FilePatch(None, None)
-                if git is None:
-                    found.append(file)
-                self._names(file)
+                if git is None or not self._names_it(git):
+                    git = FilePatch(None, None)
+                    found.append(git)
+                self._names(git)
                 git = None
             elif line.startswith("@@") and found:
                 found[-1].hunks.append(self._hunk())
@@ -151,6 +151,16 @@ class _PatchParser:
                 break
             self._at += 1
         return file
+
+    def _names_it(self, file: FilePatch) -> bool:
+        """Whether the `---` and `+++` lines are about the file of the git header before them."""
+        names = {_file_name(self._lines[self._at + k]) for k in (0, 1)} - {None}
+        known = {name for name in (file.old, file.new) if name}
+        return any(
+            name in (known_name, f"a/{known_name}", f"b/{known_name}")
+            for name in names
+            for known_name in known
+        )
 
     def _names(self, file: FilePatch) -> None:
         old, new = (_file_name(self._lines[self._at + k]) for k in (0, 1))

@@ -214,7 +214,7 @@ def parse_python(source: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape is the script's business
-            return ast.parse(source)
+            return ast.parse(source.removeprefix("\ufeff"))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
@@ -224,7 +224,10 @@ class Lines:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", source))]
+        self._starts = [
+            int(source.startswith("\ufeff")),
+            *(match.end() for match in re.finditer(r"\r\n|\r|\n", source)),
+        ]
 
     def offset(self, line: int, column: int) -> int:
         """The character at a line, from 1, and a column, from 0 and in UTF-8 bytes as `ast` gives it."""

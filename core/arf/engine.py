@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ from arf.summary import summarize
 from arf.types import (
     Answer,
     Ask,
-    AskKind,
     Draft,
     Experiment,
     ExperimentState,
@@ -48,7 +47,8 @@ from arf.types import (
 if TYPE_CHECKING:
     from arf.config import Config
     from arf.plugins import Events
-    from arf.workspace import Composed, Workspace, WorkTree
+    from arf.trees import WorkTree
+    from arf.workspace import Composed, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,21 @@ class _Refused:
 
 
 @frozen
+class _Made:
+    """A draft with the commit that it became, or why it cannot be used."""
+
+    draft: Draft
+    commit: str
+    problem: str
+
+
+@frozen
 class _Answered:
     ask_id: int
-    answer: Answer | None
+    answer: Answer
     error: AgentError | None
+    ideas: tuple[_Made, ...] = ()
+    factors: tuple[tuple[str, tuple[_Made, ...]], ...] = ()
 
 
 class _Trees:
@@ -248,6 +259,7 @@ class Engine:
                 return
             if not self._runs and not self._ask_tasks and not self._waiting_for_agent():
                 return
+            await asyncio.sleep(0)  # what was decided is started first
             self._prepare_ahead()
             await self._wake.wait()
             self._wake.clear()
@@ -514,7 +526,7 @@ class Engine:
         run.experiment = evolve(
             run.experiment, state=ExperimentState.RUNNING, handle=run.handle, started_at=self._now()
         )
-        with self.store.transaction():
+        with self.store.transaction(durable=False):
             self._put(run.experiment)
         self._announce()
         if self._stopping:
@@ -699,7 +711,7 @@ class Engine:
             program=self.workspace.program(ask.base),
             directory=self.directory / "agent",
         )
-        answer: Answer | None = None
+        answer = Answer()
         failure: AgentError | None = None
         try:
             answer = await self._agent.answer(ask, brief)
@@ -710,13 +722,27 @@ class Engine:
         except Exception as error:  # a plugin's code: its bugs must not end the study
             log.exception("the agent failed")
             failure = AgentError(f"{type(error).__name__}: {error}")
-        self._inbox.append(_Answered(ask_id, answer, failure))
+        ideas = await self._make(answer.ideas, ask)
+        factors = [(factor.name, await self._make(factor.levels, ask)) for factor in answer.factors]
+        self._inbox.append(_Answered(ask_id, answer, failure, ideas, tuple(factors)))
         self._wake.set()
+
+    async def _make(self, drafts: Sequence[Draft], ask: Ask) -> tuple[_Made, ...]:
+        """Commit drafts, one at a time, so that a job that ends meanwhile does not wait for all of them."""
+        made = []
+        for draft in drafts:
+            try:
+                commit = self.workspace.make_idea(draft, ask.base, message=_message(draft))
+                made.append(_Made(draft, commit, ""))
+            except (ConflictError, UsageError) as error:
+                made.append(_Made(draft, "", str(error)))
+            await asyncio.sleep(0)
+        return tuple(made)
 
     def _take_answer(self, item: _Answered) -> None:
         del self._ask_tasks[item.ask_id]
         ask = self.study.open_asks[item.ask_id]
-        answer = item.answer or Answer()
+        answer = item.answer
         note = answer.note
         ideas_before = len(self.study.ideas)
         if item.error is not None:
@@ -724,11 +750,10 @@ class Engine:
             self._agent_failed(item.error)
         else:
             self._agent_failures = 0
-            if ask.kind is AskKind.FACTORS:
-                self._take_factors(item.ask_id, ask, answer)
-            else:
-                for draft in answer.ideas:
-                    self._take_idea(item.ask_id, ask, draft)
+            for made in item.ideas:
+                self._take_idea(item.ask_id, ask, made)
+            for name, levels in item.factors:
+                self._take_factor(item.ask_id, ask, name, levels)
         if item.error is None:
             barren = len(self.study.ideas) == ideas_before
             self._barren_answers = self._barren_answers + 1 if barren else 0
@@ -738,20 +763,19 @@ class Engine:
         if note:
             self.store.add_event("agent", note, self._now())
 
-    def _take_idea(self, ask_id: int, ask: Ask, draft: Draft) -> int | None:
+    def _take_idea(self, ask_id: int, ask: Ask, made: _Made) -> int | None:
         """The id of the idea that a draft became; None if it cannot be used, which is recorded."""
-        try:
-            commit = self.workspace.make_idea(draft, ask.base, message=_message(draft))
-        except (ConflictError, UsageError) as error:
-            self.store.add_event("idea", f"{draft.title}: {error}", self._now())
-            log.info("idea refused: %s: %s", draft.title, error)
+        draft = made.draft
+        if made.problem:
+            self.store.add_event("idea", f"{draft.title}: {made.problem}", self._now())
+            log.info("idea refused: %s: %s", draft.title, made.problem)
             return None
         idea = Idea(
             id=self._next_idea,
             title=draft.title,
             reason=draft.reason,
             base=ask.base,
-            commit=commit,
+            commit=made.commit,
             constants=dict(draft.constants),
             agent=self.config.agent.name,
             ask=ask_id,
@@ -762,14 +786,13 @@ class Engine:
         self.study.add_idea(idea)
         return idea.id
 
-    def _take_factors(self, ask_id: int, ask: Ask, answer: Answer) -> None:
-        for draft in answer.factors:
-            levels = [self._take_idea(ask_id, ask, level) for level in draft.levels]
-            usable = tuple(level for level in levels if level is not None)
-            if usable:
-                factor = Factor(name=draft.name, levels=usable, ask=ask_id)
-                self.store.add_factor(factor, self._seq())
-                self.study.add_factor(factor)
+    def _take_factor(self, ask_id: int, ask: Ask, name: str, levels: tuple[_Made, ...]) -> None:
+        ideas = [self._take_idea(ask_id, ask, level) for level in levels]
+        usable = tuple(idea for idea in ideas if idea is not None)
+        if usable:
+            factor = Factor(name=name, levels=usable, ask=ask_id)
+            self.store.add_factor(factor, self._seq())
+            self.study.add_factor(factor)
 
     def _agent_failed(self, error: AgentError) -> None:
         self._agent_failures += 1

@@ -6,24 +6,22 @@ the repository, with forward slashes; bytes that are not UTF-8 are surrogates, a
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
+import subprocess
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pygit2
 from attrs import frozen
-from pygit2.enums import FileMode, ObjectType
+from pygit2.enums import FileMode
 
 from arf.errors import UsageError, WorkspaceError
-
-log = logging.getLogger(__name__)
+from arf.packing import common_directory, start_packing
 
 PACK_EVERY = 1000
-"""Refs between two packings: a loose ref and three loose objects take 16 KB on disk, packed ones 0.3 KB."""
+"""Commits kept between two packings: loose, one takes four files and 16 KB on disk; packed, 0.4 KB."""
+_CACHE_BYTES = 8 << 20  # libgit2 would hold up to 256 MB of commits and trees that nobody asks for again
 
 
 class Entry(NamedTuple):
@@ -52,16 +50,17 @@ Files = Mapping[str, Entry]
 
 
 class Repository:
-    """One repository. Not for more than one thread; `close` waits for the packing of refs."""
+    """One repository. Not for more than one thread."""
 
     def __init__(self, repository: pygit2.Repository) -> None:
         self._repo = repository
         self.path = Path(repository.path)
-        self.common = _common_directory(self.path)
+        self.common = common_directory(self.path)
         """The git directory that all work trees of the repository share."""
         self._listings: OrderedDict[str, Files] = OrderedDict()
-        self._kept = 0
-        self._packing: threading.Thread | None = None
+        self._unpacked: list[str] = []
+        self._packer: subprocess.Popen[bytes] | None = None
+        pygit2.settings.cache_max_size(_CACHE_BYTES)
 
     # ---- reading ----------------------------------------------------------------------------------
 
@@ -212,9 +211,10 @@ class Repository:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.write_text(commit + "\n")
         lock.replace(path)
-        self._kept += 1
-        if self._kept % PACK_EVERY == 0:
-            self._start_packing()
+        self._unpacked.append(commit)
+        if len(self._unpacked) >= PACK_EVERY and (self._packer is None or self._packer.poll() is not None):
+            self._packer = start_packing(self.path, self._unpacked)
+            self._unpacked = []
 
     def set_branch(self, name: str, commit: str) -> bool:
         """Point a branch at a commit. False if it is checked out somewhere, and so left alone."""
@@ -231,91 +231,6 @@ class Repository:
         return True
 
     def close(self) -> None:
-        if self._packing is not None:
-            self._packing.join()
-
-    def _start_packing(self) -> None:
-        if self._packing is None or not self._packing.is_alive():
-            self._packing = threading.Thread(
-                target=_pack_quietly, args=(self.path, self.common), name="arf-pack"
-            )
-            self._packing.start()
-
-
-def _common_directory(path: Path) -> Path:
-    """The shared git directory: that of the main work tree, if this is one of several."""
-    try:
-        return (path / (path / "commondir").read_text().strip()).resolve()
-    except FileNotFoundError:
-        return path.resolve()
-
-
-# ------------------------------------------------------------------------------------------- packing
-
-
-def _pack_quietly(path: Path, common: Path) -> None:
-    try:
-        pack(path, common)
-    except (OSError, pygit2.GitError, KeyError) as error:
-        log.warning("packing refs and objects of %s: %s", common, error)
-
-
-def pack(path: Path, common: Path) -> int:
-    """Put the loose commits below `refs/arf/` into one pack, then all loose refs into `packed-refs`.
-
-    What `git gc` would do, for what arf wrote alone. Gives the number of commits. An interruption leaves
-    everything readable: loose objects go after their pack is on disk.
-    """
-    repo = pygit2.Repository(str(path))
-    refs = [
-        file for file in (common / "refs" / "arf").rglob("*") if file.is_file() and file.suffix != ".lock"
-    ]
-    commits = {text for file in refs if (text := file.read_text().strip())}
-    loose: set[str] = set()
-    for commit in commits:
-        loose.update(oid for oid in _own_objects(repo, commit) if _loose_file(common, oid).exists())
-    if loose:
-        folder = common / "objects" / "pack"
-        packer = pygit2.PackBuilder(repo)
-        for oid in sorted(loose):
-            packer.add(pygit2.Oid(hex=oid))
-        before = set(folder.glob("pack-*"))
-        packer.write(str(folder))
-        _flush({*folder.glob("pack-*")} - before, folder)
-        for oid in loose:
-            _loose_file(common, oid).unlink(missing_ok=True)
-    repo.compress_references()
-    return len(commits)
-
-
-def _own_objects(repo: pygit2.Repository, commit_id: str) -> Iterable[str]:
-    """The commit, and the trees and blobs that its parent has not."""
-    commit = repo[commit_id]
-    assert isinstance(commit, pygit2.Commit)
-    yield commit_id
-    parent = commit.parents[0].tree if commit.parents else None
-    pairs = [(parent, commit.tree)]
-    while pairs:
-        old, new = pairs.pop()
-        if old is not None and old.id == new.id:
-            continue
-        yield str(new.id)
-        for item in new:
-            there = old[item.name] if old is not None and item.name in old else None
-            if isinstance(item, pygit2.Tree):
-                pairs.append((there if isinstance(there, pygit2.Tree) else None, item))
-            elif item.type == ObjectType.BLOB and (there is None or there.id != item.id):
-                yield str(item.id)
-
-
-def _loose_file(common: Path, oid: str) -> Path:
-    return common / "objects" / oid[:2] / oid[2:]
-
-
-def _flush(files: Iterable[Path], folder: Path) -> None:
-    for path in (*files, folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        """Wait for the packing of refs, if it is going on."""
+        if self._packer is not None:
+            self._packer.wait()

@@ -18,7 +18,6 @@ from arf.errors import StoreError, UsageError
 from arf.plugins import Plugins
 from arf.store import DATABASE, Store, StudyLock
 from arf.study import Study
-from arf.types import NoiseRule
 from arf.workspace import Workspace
 
 STUDIES = Path(".arf") / "studies"
@@ -53,7 +52,7 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         base_tree=workspace.tree_of(base),
         objective=config.objective,
         seed=config.study.seed,
-        rule=NoiseRule(**attrs.asdict(config.noise)),
+        rule=config.noise,
         tiers=tiers,
         max_experiments=config.budget.max_experiments,
     )

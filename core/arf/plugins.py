@@ -102,7 +102,9 @@ class PluginInfo:
 class Plugins:
     """The plugins of a process, and what they offer by kind and name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, own_commands: Collection[str] = ()) -> None:
+        """`own_commands` are the names of arf's commands, which no plugin can take."""
+        self._own_commands = frozenset(own_commands)
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hooks)
         self._infos: dict[str, PluginInfo] = {}
@@ -111,13 +113,13 @@ class Plugins:
         self.events = Events(self)
 
     @classmethod
-    def load(cls, disable: Collection[str] = ()) -> Plugins:
+    def load(cls, disable: Collection[str] = (), *, own_commands: Collection[str] = ()) -> Plugins:
         """Every installed plugin but the disabled ones: those in `disable` and in ARF_DISABLE_PLUGINS.
 
         The order is stable: built-ins first, then by distribution and entry point. Raises UsageError for a
         name in `disable` that no plugin has; a plugin that fails is left out and named in `broken`.
         """
-        self = cls()
+        self = cls(own_commands=own_commands)
         points = entry_points(GROUP)
         disabled = _disabled(disable, {point.name for point in points})
         for point in points:
@@ -300,6 +302,10 @@ class Plugins:
     def _check_unique(self, info: PluginInfo) -> None:
         for kind, declarations in info.declarations.items():
             for declaration in declarations:
+                if kind == "command" and declaration.name in self._own_commands:
+                    raise PluginError(
+                        f"{info.origin} offers the command {declaration.name!r}, which is arf's own"
+                    )
                 if (taken := self._offers.get((kind, declaration.name))) is not None:
                     raise PluginError(
                         f"{info.origin} offers the {kind} {declaration.name!r}, which {taken[1].origin} has",

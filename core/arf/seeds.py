@@ -40,6 +40,11 @@ def rewrite(source: str, seed: int) -> str:
     return source
 
 
+def is_seed_name(name: str) -> bool:
+    """Whether a variable of this name holds a seed."""
+    return _NAME.match(name) is not None
+
+
 def same_but_for_seeds(old: str, new: str, *, python: bool) -> bool:
     """Whether two sources do the same, seeds aside. In Python, comments and layout do not count either."""
     if python and (trees := (parse_python(old), parse_python(new))) and None not in trees:

@@ -221,9 +221,14 @@ class Store:
     # ---- Writing ----------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing, on disk when it is left. Raises StoreError if the disk refuses."""
+    def transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """All or nothing, on disk when it is left. Raises StoreError if the disk refuses.
+
+        One that is not `durable` outlives the process too, but not a power failure: for what a resume
+        can find out again.
+        """
         try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -502,9 +507,7 @@ class Store:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=30)
-    db.execute("PRAGMA synchronous = FULL")
-    return db
+    return sqlite3.connect(path, isolation_level=None, timeout=30)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -9,12 +9,13 @@ relative to the workspace, which may be a sub-folder.
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -26,7 +27,7 @@ from arf import constants
 from arf.changes import FilePatch, apply_edit, apply_hunks, merge, parse_patch
 from arf.errors import ConflictError, UsageError, WorkspaceError, nearest
 from arf.git import Entry, File, Files, Repository
-from arf.seeds import rewrite, same_but_for_seeds, same_code
+from arf.seeds import is_seed_name, rewrite, same_but_for_seeds, same_code
 from arf.trees import WorkTree
 from arf.types import Draft, Idea, Scalar, SeedMode, WorkspaceSettings
 
@@ -34,8 +35,13 @@ log = logging.getLogger(__name__)
 
 OWN_FOLDER = ".arf"
 """What arf writes in a workspace; kept out of git by `.git/info/exclude`."""
+Changes = Mapping[str, File | None]
+"""Paths of the repository, and what they become; None: removed."""
+
 _CACHED = 2048
 _LFS = b"version https://git-lfs.github.com/spec/"
+_SEED_ONLY = "it changes only a seed, and seeds are arf's to set"
+_SEED_HINT = "a lucky seed is no progress; change what the code does"
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
@@ -73,6 +79,8 @@ class Workspace:
         self._readonly = _matcher(settings.readonly)
         self._composed: OrderedDict[tuple[str, ...], Composed] = OrderedDict()
         self._mentions: dict[str, bool] = {}
+        self._rules = lru_cache(maxsize=None)(self._find_rules)
+        self._text = lru_cache(maxsize=512)(self._read_text)
 
     @classmethod
     def open(cls, path: Path, settings: WorkspaceSettings, *, clean: bool = True) -> Workspace:
@@ -105,12 +113,10 @@ class Workspace:
 
     def files(self, commit: str) -> dict[str, str]:
         """The editable text files of a commit. What is not UTF-8 reads as U+FFFD."""
-        found = {}
-        for path, entry in self._editable_files(commit):
-            data = self.git.read(entry.id)
-            if b"\0" not in data:
-                found[self.shown(path)] = data.decode("utf-8", "replace")
-        return found
+        texts = self._texts(commit)
+        return {
+            self.shown(path): _encode(text).decode("utf-8", "replace") for path, (_, text) in texts.items()
+        }
 
     def program(self, commit: str) -> str:
         """The user's instructions to the agent; empty if there are none."""
@@ -136,21 +142,30 @@ class Workspace:
 
     def is_editable(self, path: str) -> bool:
         """Whether ideas may change the file at this path of the repository."""
-        if not path.startswith(self.prefix):
-            return False
-        path = path[len(self.prefix) :]
-        return bool(self._editable(path)) and not self._readonly(path)
+        return self._rules(path)[0]
 
     def is_readonly(self, path: str) -> bool:
         """Whether a run that changes this tracked file does not count."""
-        if not self.settings.readonly:
-            return not self.is_editable(path)
-        return path.startswith(self.prefix) and bool(self._readonly(path[len(self.prefix) :]))
+        return self._rules(path)[1]
 
-    def _editable_files(self, commit: str) -> list[tuple[str, Entry]]:
-        listing = self.git.files(commit)
-        paths = _select(frozenset(listing), self.prefix, self.settings.editable, self.settings.readonly)
-        return [(path, listing[path]) for path in paths if listing[path].is_file]
+    def _find_rules(self, path: str) -> tuple[bool, bool]:
+        """Whether a file is editable, and whether it is read-only."""
+        inside = path.startswith(self.prefix)
+        name = path[len(self.prefix) :]
+        readonly = inside and bool(self._readonly(name))
+        editable = inside and not readonly and bool(self._editable(name))
+        return editable, readonly if self.settings.readonly else not editable
+
+    def _read_text(self, blob: str) -> str | None:
+        data = self.git.read(blob)
+        return None if b"\0" in data else _decode(data)
+
+    def _texts(self, commit: str) -> dict[str, tuple[Entry, str]]:
+        """The editable text files of a commit."""
+        listing = self.git.files(commit).items()
+        entries = {path: entry for path, entry in listing if self.is_editable(path) and entry.is_file}
+        texts = {path: (entry, self._text(entry.id)) for path, entry in entries.items()}
+        return {path: (entry, text) for path, (entry, text) in texts.items() if text is not None}
 
     # ---- ideas ------------------------------------------------------------------------------------
 
@@ -164,16 +179,20 @@ class Workspace:
         }
         given = [kind for kind in kinds if getattr(draft, kind)]
         if len(given) != 1:
-            raise UsageError(
-                f"an idea needs one of constants, edits, patch and commit, and has {' and '.join(given) or 'none'}"
-            )
+            what = " and ".join(given) or "none"
+            raise UsageError(f"an idea has one of constants, edits, patch and commit; this one has {what}")
         listing = self.git.files(base)
         changes = self._real_changes(kinds[given[0]](draft, base), listing)
         if not changes:
             raise UsageError("it changes nothing", hint="the files are like that already")
         for path, file in changes.items():
             self._check_change(path, file, listing)
-        self._check_seeds(changes, listing)
+            if file is not None and not draft.constants:
+                self._check_python(path, file, listing)
+        if draft.constants:
+            self._check_seed_names(draft.constants)
+        else:
+            self._check_seeds(changes, listing)
         return self.git.write_commit(base, changes, message)
 
     def _from_constants(self, draft: Draft, base: str) -> Changes:
@@ -194,7 +213,9 @@ class Workspace:
                 raise UsageError(f"the editable files have no constant {name!r}", hint=nearest(name, home))
             if len(paths) > 1:
                 where = " and ".join(self.shown(path) for path in paths)
-                raise UsageError(f"the constant {name} is in {where}", hint="change it by an edit of one file")
+                raise UsageError(
+                    f"the constant {name} is in {where}", hint="change it by an edit of one file"
+                )
             wanted.setdefault(paths[0], {})[name] = value
         changes: dict[str, File | None] = {}
         for path, some in wanted.items():
@@ -257,7 +278,7 @@ class Workspace:
         changes[new] = File(mode, _encode(text))
 
     def _patched_path(self, name: str, listing: Files, changes: Mapping[str, File | None]) -> str:
-        """The path that a patch means, with `a/` or without, from the workspace or the top of the repository."""
+        """The path that a patch means: with `a/` or without, from the workspace or from the repository."""
         spellings = [name]
         if re.match(r"[abciow]/", name):
             spellings.insert(0, name[2:])
@@ -327,9 +348,13 @@ class Workspace:
             return parent
         try:
             for path, file in changes.items():
-                self._check_change(path, file, listing, parse=path in state.merged)
+                self._check_change(path, file, listing)
+                if file is not None and path in state.merged:
+                    self._check_python(path, file, listing, ast.PyCF_ONLY_AST)
         except UsageError as error:
-            raise ConflictError(f"together they do not work: {error}", paths=map(self.shown, changes)) from None
+            raise ConflictError(
+                f"together they do not work: {error}", paths=map(self.shown, changes)
+            ) from None
         return self.git.write_commit(parent, changes, message)
 
     def _check_no_override(self, idea: Idea, values: Mapping[str, Scalar]) -> None:
@@ -356,7 +381,7 @@ class Workspace:
         """Without those that leave a file as it is."""
         return {path: file for path, file in changes.items() if self._file(listing.get(path)) != file}
 
-    def _check_change(self, path: str, file: File | None, listing: Files, *, parse: bool = True) -> None:
+    def _check_change(self, path: str, file: File | None, listing: Files) -> None:
         """Raises UsageError if an idea must not make this change."""
         shown = self.shown(path)
         if not self.is_editable(path):
@@ -372,10 +397,20 @@ class Workspace:
         for parent in PurePosixPath(path).parents:
             if str(parent) in listing:
                 raise UsageError(f"{shown} is inside of {self.shown(str(parent))}, which is no folder")
-        if parse and path.endswith(".py"):
-            problem = _python_problem(file.data)
-            if problem and (old is None or not _python_problem(self.git.read(old.id))):
-                raise UsageError(f"{shown}:{problem}", hint="the file must stay valid Python")
+
+    def _check_python(self, path: str, file: File, listing: Files, flags: int = 0) -> None:
+        """Raises UsageError if a Python file compiles no more; with PyCF_ONLY_AST, parses no more."""
+        if not path.endswith(".py"):
+            return
+        problem = _python_problem(file.data, flags)
+        old = listing.get(path)
+        if problem and (old is None or not _python_problem(self.git.read(old.id), flags)):
+            raise UsageError(f"{self.shown(path)}:{problem}", hint="the file must stay valid Python")
+
+    @staticmethod
+    def _check_seed_names(names: Iterable[str]) -> None:
+        if all(is_seed_name(name) for name in names):
+            raise UsageError(_SEED_ONLY, hint=_SEED_HINT)
 
     def _check_seeds(self, changes: Changes, listing: Files) -> None:
         """Raises UsageError if nothing but seeds changes, or nothing but comments."""
@@ -392,11 +427,12 @@ class Workspace:
         if only_comments:
             raise UsageError("it changes only comments or layout", hint="change what the code does")
         raise UsageError(
-            "it changes only a seed, and seeds are arf's to set", hint="a lucky seed is no progress; change the code"
+            "it changes only a seed, and seeds are arf's to set",
+            hint="a lucky seed is no progress; change the code",
         )
 
     def _inside(self, path: str) -> str:
-        """A path of a draft as a path of the repository. Raises UsageError if it leads out of the workspace."""
+        """A draft's path as one of the repository. Raises UsageError if it leads out of the workspace."""
         parts = [part for part in path.strip().split("/") if part not in ("", ".")]
         bad = path.startswith(("/", "~")) or "\\" in path or "\0" in path or not parts
         if bad or any(part == ".." or part.lower() in (".git", OWN_FOLDER) for part in parts):
@@ -410,15 +446,9 @@ class Workspace:
         return nearest(self.shown(path), (self.shown(known) for known in listing if self.is_editable(known)))
 
     def _file(self, entry: Entry | None) -> File | None:
-        return None if entry is None else File(entry.mode, self.git.read(entry.id) if entry.is_file else b"")
-
-    def _texts(self, commit: str) -> dict[str, tuple[Entry, str]]:
-        found = {}
-        for path, entry in self._editable_files(commit):
-            data = self.git.read(entry.id)
-            if b"\0" not in data:
-                found[path] = entry, _decode(data)
-        return found
+        if entry is None:
+            return None
+        return File(entry.mode, self.git.read(entry.id) if entry.is_file else entry.id.encode())
 
     # ---- refs ---------------------------------------------------------------------------------------
 
@@ -427,7 +457,7 @@ class Workspace:
         self.git.keep(f"{check_study_name(study)}/{experiment:06d}", commit)
 
     def keep_idea(self, study: str, idea: int, commit: str) -> None:
-        """Write `refs/arf/<study>/ideas/<idea>`: an idea that no experiment has used is found after a clean-up."""
+        """Write `refs/arf/<study>/ideas/<idea>`: so that git keeps an idea that no experiment has used."""
         self.git.keep(f"{check_study_name(study)}/ideas/{idea:06d}", commit)
 
     def publish_best(self, study: str, commit: str) -> None:
@@ -522,7 +552,9 @@ class Workspace:
 
     def job_env(self) -> dict[str, str]:
         """What a job needs because it runs in a tree inside of the user's repository."""
-        env = {"GIT_CEILING_DIRECTORIES": str(self.directory / OWN_FOLDER)}  # `git` finds no repository, not the user's
+        env = {
+            "GIT_CEILING_DIRECTORIES": str(self.directory / OWN_FOLDER)
+        }  # `git` finds no repository, not the user's
         listing = self.git.files(self.base_commit())
         paths = [path[len(self.prefix) :] for path in listing if path.startswith(self.prefix)]
         packages = _package_folders(paths)
@@ -569,21 +601,25 @@ class Workspace:
                 matches = _matcher((pattern,))
                 if any(matches(path) for path in paths):
                     continue
-                untracked = [path for path in self.directory.glob(pattern) if path.exists()] if _globs(pattern) else []
-                if untracked:
-                    name = untracked[0].relative_to(self.directory).as_posix()
+                name = _untracked(self.directory, pattern)
+                if name:
                     raise WorkspaceError(
-                        f"{name} is not tracked by git", hint=f"`git add {name}` and commit it (is it in .gitignore?)"
+                        f"{name} is not tracked by git",
+                        hint=f"`git add {name}` and commit it (is it in .gitignore?)",
                     )
                 raise WorkspaceError(
-                    f"workspace.{key}: no file matches {pattern!r}", hint=nearest(pattern, _likely(paths))
+                    f"workspace.{key}: no file matches {pattern!r}", hint=nearest(pattern, paths)
                 )
         if not any(self.is_editable(path) for path in listing):
-            raise WorkspaceError("workspace.readonly leaves nothing editable", hint="take a pattern out of it")
+            raise WorkspaceError(
+                "workspace.readonly leaves nothing editable", hint="take a pattern out of it"
+            )
 
     def _find_stand_ins(self, repo: pygit2.Repository, listing: Files) -> None:
         top = Path(repo.workdir)
-        attributes = [e for path, e in listing.items() if path.rpartition("/")[2] == ".gitattributes" and e.is_file]
+        attributes = [
+            e for path, e in listing.items() if path.rpartition("/")[2] == ".gitattributes" and e.is_file
+        ]
         lfs = any(b"filter=lfs" in self.git.read(entry.id) for entry in attributes)
         for path, entry in listing.items():
             if entry.mode == FileMode.COMMIT:
@@ -593,7 +629,9 @@ class Workspace:
                     )
             elif lfs and entry.is_file and repo.get_attr(path, "filter") == "lfs":
                 if not (top / path).is_file() or (top / path).read_bytes()[: len(_LFS)] == _LFS:
-                    raise WorkspaceError(f"the LFS file {self.shown(path)} is not there", hint="`git lfs pull`")
+                    raise WorkspaceError(
+                        f"the LFS file {self.shown(path)} is not there", hint="`git lfs pull`"
+                    )
             else:
                 continue
             self.stand_ins[path] = str(top / path)
@@ -603,14 +641,17 @@ class Workspace:
         for path, flags in repo.status(untracked_files="no").items():
             if not path.startswith(self.prefix) or flags in (FileStatus.CURRENT, FileStatus.IGNORED):
                 continue
-            if path in self.stand_ins and flags == FileStatus.WT_MODIFIED and self._is_lfs_content(repo, path):
+            if (
+                path in self.stand_ins
+                and flags == FileStatus.WT_MODIFIED
+                and self._is_lfs_content(repo, path)
+            ):
                 continue
             changed.append(self.shown(path))
         if changed:
             raise WorkspaceError(
                 f"uncommitted changes in {_few(sorted(changed))}",
-                hint="commit them (`git commit -am ...`) or put them aside (`git stash`): experiments start from "
-                "the last commit",
+                hint="experiments start from the last commit: `git commit -am ...` or `git stash` them",
             )
 
     def _is_lfs_content(self, repo: pygit2.Repository, path: str) -> bool:
@@ -626,9 +667,13 @@ class Workspace:
                 raise WorkspaceError(f"workspace.link: {name!r} is no path inside the workspace")
             path = self.prefix + "/".join(parts)
             if path in listing or any(known.startswith(path + "/") for known in listing):
-                raise WorkspaceError(f"workspace.link: {name} is tracked by git", hint="each tree has it anyway; drop it")
+                raise WorkspaceError(
+                    f"workspace.link: {name} is tracked by git", hint="each tree has it anyway; drop it"
+                )
             if not (self.directory / name).exists() and not self.settings.setup:
-                there = [item.name for item in self.directory.iterdir() if item.name not in (".git", OWN_FOLDER)]
+                there = [
+                    item.name for item in self.directory.iterdir() if item.name not in (".git", OWN_FOLDER)
+                ]
                 raise WorkspaceError(f"workspace.link: there is no {name}", hint=nearest(name, there))
 
     def _exclude_own_folder(self) -> None:
@@ -641,10 +686,6 @@ class Workspace:
                     file.write(("" if text.endswith("\n") or not text else "\n") + f"{OWN_FOLDER}/\n")
         except OSError as error:
             log.warning("cannot add %s/ to %s: %s", OWN_FOLDER, path, error)
-
-
-Changes = Mapping[str, File | None]
-"""Paths of the repository, and what they become; None: removed."""
 
 
 class _State:
@@ -711,7 +752,7 @@ def _joint_constants(ideas: Sequence[Idea]) -> dict[str, Scalar]:
         for name, value in idea.constants.items():
             if name in values and values[name] != value:
                 raise ConflictError(
-                    f"{name} is set to {values[name]!r} by {setters[name]!r} and to {value!r} by {idea.title!r}"
+                    f"{setters[name]!r} sets {name} to {values[name]!r}, {idea.title!r} to {value!r}"
                 )
             values[name], setters[name] = value, idea.title
     return values
@@ -742,7 +783,9 @@ def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
         raise WorkspaceError(f"git cannot open {directory}: {error}", hint=hint) from None
     inside = repo.workdir is not None and directory.is_relative_to(os.path.realpath(repo.workdir))
     if repo.is_bare or not inside or directory.is_relative_to(os.path.realpath(repo.path)):
-        raise WorkspaceError(f"{directory} is a bare repository, without files", hint="`git clone` it and use the clone")
+        raise WorkspaceError(
+            f"{directory} is a bare repository, without files", hint="`git clone` it and use the clone"
+        )
     try:
         repo.head.peel(pygit2.Commit)
     except (pygit2.GitError, KeyError):
@@ -759,27 +802,72 @@ def _is_modified(repo: pygit2.Repository, path: str) -> bool:
         return False
 
 
-def _matcher(patterns: Sequence[str]) -> Matches:
+def _matcher(patterns: Sequence[str]) -> Callable[[str], object]:
     return re.compile("|".join(map(_pattern, patterns)) or r"(?!)").match
-
-
-class _Typed:  # pragma: no cover
-    pass
 
 
 def _pattern(pattern: str) -> str:
     """A glob as a regular expression for a whole path: `*` within a folder, `**` across folders."""
     pattern = pattern.removeprefix("./").rstrip("/")
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
     meaning = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-    text = "".join(
-        meaning.get(part) or (part.replace("[!", "[^") if part.startswith("[") else re.escape(part)) for part in parts
-    )
+    text = ""
+    for part in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern):
+        if part.startswith("[") and part.endswith("]"):
+            text += part.replace("[!", "[^", 1)
+        else:
+            text += meaning.get(part) or re.escape(part)
     return rf"(?:{text})(?:/.*)?\Z"
 
 
-@lru_cache(maxsize=32)
-def _select(
-    listing: frozenset[str], prefix: str, editable: tuple[str, ...], readonly: tuple[str, ...]
-) -> tuple[str, ...]:
-    return ()
+def _untracked(directory: Path, pattern: str) -> str:
+    """A file on disk that the pattern matches; empty if there is none."""
+    try:
+        found = next(directory.glob(pattern), None)
+    except (NotImplementedError, ValueError):  # an absolute or empty pattern
+        return ""
+    return "" if found is None else found.relative_to(directory).as_posix()
+
+
+def _package_folders(paths: Iterable[str]) -> list[str]:
+    """The folders from which a Python project's own packages are imported."""
+    names = set(paths)
+    if not names & {"pyproject.toml", "setup.py", "setup.cfg"}:
+        return []
+    packages = {path.removesuffix("/__init__.py") for path in names if path.endswith("/__init__.py")}
+    folders = ["src"] if any(re.fullmatch(r"src/[^/]+", package) for package in packages) else []
+    return folders + (["."] if any("/" not in package for package in packages) else [])
+
+
+def _python_problem(data: bytes, flags: int) -> str:
+    """`LINE: what is wrong` with a Python source; empty if it compiles."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(data, "<idea>", "exec", flags, dont_inherit=True)
+    except SyntaxError as error:
+        return f"{error.lineno or 1}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return f"1: {error or 'nested too deeply'}"
+    return ""
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _encode(text: str) -> bytes:
+    """The bytes of a text. What an agent wrote may hold surrogates that no byte stands for."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _bare(path: str) -> str:
+    """The path of a patch without `a/` or `b/`."""
+    return path[2:] if path.startswith(("a/", "b/")) else path

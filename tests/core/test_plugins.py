@@ -433,6 +433,13 @@ def test_a_command_is_a_click_command(install: Install) -> None:
         plugins.command("helo")
 
 
+def test_a_command_of_arfs_own_cannot_be_taken(install: Install) -> None:
+    source = STRATEGY.replace("strategies", "commands").format(name="run")
+    install("arf_taker", source)
+    plugins = Plugins.load(own_commands=["run"])
+    assert "the command 'run', which is arf's own" in plugins.broken["arf_taker"]
+
+
 # ---- Events -------------------------------------------------------------------------------------
 
 

@@ -73,7 +73,6 @@ class Workspace:
         assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
         return self.read_block(run.stdout)
 
-
     @staticmethod
     def read_block(stdout: str) -> dict[str, str]:
         lines = stdout.rpartition("\n---\n")[2].splitlines()

@@ -38,12 +38,8 @@ def test_a_bigger_model_is_charged_for_its_size(workspace):
 
 def test_more_passes_in_a_step_cost_more(workspace):
     one = workspace.block(**FEW_STEPS)
-    workspace.edit(
-        (
-            "            logits = forward(x)\n",
-            "            forward(x).sum().backward()\n            logits = forward(x)\n",
-        )
-    )
+    line = "            logits = forward(x)\n"
+    workspace.edit((line, "            forward(x).sum().backward()\n" + line))
     two = workspace.block(**FEW_STEPS)
     assert int(two["num_steps"]) <= 0.7 * int(one["num_steps"])
 
@@ -55,7 +51,9 @@ def test_wall_and_steps_modes(workspace):
     assert 1.4 < float(wall["training_seconds"]) < 2.5
 
 
-@pytest.mark.parametrize("env", [{"ARF_BUDGET_MODE": "nap"}, {"ARF_BUDGET": "-1"}, {"ARF_BUDGET": "inf"}])
+@pytest.mark.parametrize(
+    "env", [{"ARF_BUDGET_MODE": "nap"}, {"ARF_BUDGET": "-1"}, {"ARF_BUDGET": "much"}, {"ARF_BUDGET": "inf"}]
+)
 def test_a_wrong_budget_is_refused(workspace, env):
     run = workspace.run(**env)
     assert run.returncode == 1
@@ -148,9 +146,7 @@ def test_a_change_of_batch_shape_is_counted_at_once(prepare, corpus):
             matmul(torch, 10 * batch)
         budget.step()
         costs.append(budget.spent)
-    assert [b - a for a, b in pairwise(costs)] == [
-        2 * (10 * n) ** 3 for n in (2, 2, 2, 4, 2, 4)
-    ]
+    assert [b - a for a, b in pairwise(costs)] == [2 * (10 * n) ** 3 for n in (2, 2, 2, 4, 2, 4)]
 
 
 def test_audits_find_work_that_starts_later(prepare):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 AUTORESEARCH_KEYS = [
-    "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps",
-    "num_params_M", "depth",
+    "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M",
+    "num_steps", "num_params_M", "depth",
 ]  # fmt: skip
 SHORT = {"ARF_BUDGET_MODE": "steps", "ARF_BUDGET": "3"}
 

@@ -226,6 +226,22 @@ def test_the_gpu_models_shapes_and_cost(prepare, train, torch, monkeypatch):
     assert 30e6 < sum(p.numel() for p in model.parameters()) < 80e6
 
 
+def test_cost_of_a_step_estimated_without_running_it(prepare, train, torch, monkeypatch):
+    """On the meta device, which takes the branches of a GPU: the same FLOPs as when it runs here."""
+    model = model_with(train, monkeypatch, VALUE_EMBEDS="alternate", WINDOW_PATTERN="SL")
+    with prepare.FlopMeter() as meter:
+        model(torch.zeros(4, 128, dtype=torch.int64)).sum().backward()
+    assert prepare.estimate_flops(model, (4, 128)) == pytest.approx(meter.flops, rel=0.06)
+
+
+def test_the_compiler_takes_the_model_as_one_graph(train, torch, monkeypatch):
+    """The front end of torch.compile, which a GPU run goes through; not the back end that writes kernels."""
+    model = model_with(train, monkeypatch, VALUE_EMBEDS="alternate", WINDOW_PATTERN="SL", SOFTCAP=15.0)
+    x = torch.randint(64, (2, 128))
+    compiled = torch.compile(model, dynamic=False, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+
+
 def test_bfloat16_autocast_gives_the_same_function(train, torch, monkeypatch):
     """What CUDA runs under, as far as a CPU has it."""
     model = model_with(train, monkeypatch, VALUE_EMBEDS="alternate", SOFTCAP=15.0)

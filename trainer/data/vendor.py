@@ -38,9 +38,7 @@ def main() -> None:
         text = "\f".join(plays[name] for name in names).encode("utf-8")
         path = Path(__file__).with_name(f"{split}.txt.xz")
         path.write_bytes(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
-        print(
-            f"{split:5s} {len(names):2d} plays {len(text):8d} bytes  text SHA-256 {hashlib.sha256(text).hexdigest()}"
-        )
+        print(split, len(names), "plays", len(text), "bytes, SHA-256", hashlib.sha256(text).hexdigest())
 
 
 if __name__ == "__main__":

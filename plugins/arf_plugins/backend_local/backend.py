@@ -113,9 +113,9 @@ class LocalBackend(Backend):
             if self._records.create(handle, {**fields, **self._start_fields(entry)}):
                 self._start(entry)
             else:
-                self._free_place(entry.tier, place)
+                self._free_place(place)
         except BackendError:
-            self._free_place(entry.tier, place)
+            self._free_place(place)
             raise
         return handle
 
@@ -131,8 +131,9 @@ class LocalBackend(Backend):
         entry = self._entries.get(handle)
         if entry is None or entry.ending:
             return
-        if entry in self._queues[entry.tier]:
-            self._queues[entry.tier].remove(entry)
+        queue = self._queues.get(entry.tier)
+        if queue and entry in queue:
+            queue.remove(entry)
             self._records.append(handle, "cancel")
             self._forget(entry)
         else:
@@ -173,8 +174,11 @@ class LocalBackend(Backend):
         entry.place = heapq.heappop(self._free[entry.tier])
         return entry.place
 
-    def _free_place(self, tier: str, place: int) -> None:
+    def _free_place(self, place: int) -> str:
+        """Free a slot, and give its tier."""
+        tier = self._layout.slots[place].tier
         heapq.heappush(self._free[tier], place)
+        return tier
 
     def _start_queued(self, tier: str) -> None:
         queue = self._queues[tier]
@@ -204,6 +208,7 @@ class LocalBackend(Backend):
         assert job is not None
         self._orphans.adopt()
         self._entries[entry.handle] = entry
+        # Python's order of sets is the same in every run then, warm or cold: a seed gives one result.
         env = {**self._layout.threads, "PYTHONHASHSEED": "0", **job.env, **self._slot(entry).env}
         request = Request(
             handle=entry.handle,
@@ -223,14 +228,14 @@ class LocalBackend(Backend):
         assert job is not None
         command = ("/bin/sh", "-c", job.command) if isinstance(job.command, str) else job.command
         try:
-            entry.pid = processes.start(
+            pid = processes.start(
                 entry.mark, self._records.path(entry.handle), str(job.directory), command, env, str(job.log)
             )
         except (OSError, ValueError) as error:
             del self._entries[entry.handle]
             self._records.remove(entry.handle)
             raise _cannot_start(job, error) from error
-        self._watch(entry, processes.watch_exit(entry.pid))
+        self._started(entry, pid, _watch_or_none(pid))
 
     def _started(self, entry: _Entry, pid: int, watch: processes.ExitWatch | None) -> None:
         entry.pid = pid
@@ -357,8 +362,7 @@ class LocalBackend(Backend):
     def _forget(self, entry: _Entry) -> None:
         self._entries.pop(entry.handle, None)
         if entry.place is not None:
-            self._free_place(entry.tier, entry.place)
-            self._start_queued(entry.tier)
+            self._start_queued(self._free_place(entry.place))
         if not entry.done.done():
             entry.done.set_result(None)
         self._keep(entry.handle)
@@ -395,9 +399,9 @@ class LocalBackend(Backend):
                 mark = self._prefix + handle
                 self._find(handle, wrappers.get(mark), left_behind=mark in marked)
         taken = {entry.place for entry in self._entries.values()}
-        for place, slot in enumerate(self._layout.slots):
+        for place in range(len(self._layout.slots)):
             if place not in taken:
-                heapq.heappush(self._free[slot.tier], place)
+                self._free_place(place)
         for tier in self._queues:
             self._start_queued(tier)
 

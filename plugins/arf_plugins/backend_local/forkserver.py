@@ -2,14 +2,15 @@
 
     PYTHON [-u] forkserver.py ROOM SCRIPT     # file 3 is the socket to arf; ROOM is filler (see Places)
 
-It runs the imports at the top of SCRIPT once, and then forks a copy of itself for each job, which becomes what
-`PYTHON script.py arguments` is at its first line, but for the modules that it finds loaded. Session, files,
-environment, arguments, `__main__` and random state are made afresh. What cannot be made as a fresh process
-would have it is declined, and arf starts one instead. Python 3.10 or newer, Linux.
+It runs the imports at the top of SCRIPT once, and then forks a copy of itself for each job, which becomes
+what `PYTHON script.py arguments` is at its first line, but for the modules that it finds loaded. Session,
+files, environment, arguments, `__main__` and random state are made afresh. What cannot be made as a fresh
+process would have it is declined, and arf starts one instead. Python 3.10 or newer, Linux.
 """
 
 import ast
 import ctypes
+import functools
 import importlib
 import importlib.machinery
 import json
@@ -55,8 +56,8 @@ class Plan:
     def read(self, path: str) -> None:
         """Take what is at the top of a script and of modules beside it, up to the first other statement."""
         with open(path, "rb") as file:
-            tree = ast.parse(file.read())
-        for node in tree.body:
+            source = file.read()
+        for node in _parsed(source):
             if not self._take(node, os.path.dirname(path)):
                 return
 
@@ -102,6 +103,11 @@ class Plan:
     def settings(self) -> list[str]:
         """The statements that set the environment, in order."""
         return [text for text in self.statements if text.startswith("os.")]
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(source: bytes) -> list[ast.stmt]:
+    return ast.parse(source).body  # 20 ms for a thousand lines, most of which no experiment edits
 
 
 def _names(node: ast.Import | ast.ImportFrom) -> list[str]:
@@ -312,6 +318,8 @@ def _wrap(job: Job, log: int, places: Places, preamble: bytes) -> None:
     pid = os.fork()
     if pid:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code < 0 and -code not in (signal.SIGINT, signal.SIGPIPE):
+            os.write(2, f"{signal.strsignal(-code)}\n".encode())  # as a shell says it
         _append(job["record"], f"exit {code}\n")
         os._exit(0)
     for number, handler in before.items():
@@ -330,8 +338,7 @@ def _become(job: Job, env: "dict[str, str]", flags: "list[str]") -> "tuple[str, 
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update({**env, **job["env"], MARK: job["mark"], "PWD": job["cwd"]})
-    script = job["script"][2:] if job["script"].startswith("./") else job["script"]
-    path = os.path.join(os.getcwd(), script)
+    path = os.path.join(os.getcwd(), job["script"])
     sys.argv[:] = [job["script"], *job["args"]]
     sys.orig_argv[:] = [sys.orig_argv[0], *flags, *sys.argv]
     if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
@@ -388,7 +395,8 @@ def main() -> None:
         link.send(json.dumps({"unfit": str(error)}).encode())
         os._exit(0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for wrappers: the kernel forgets them itself
-    server.send({"ready": time.monotonic(), "modules": sorted(server.plan.modules)})
+    modules = {name.partition(".")[0] for name in server.plan.modules} - sys.stdlib_module_names
+    server.send({"ready": time.monotonic(), "modules": sorted(modules) or ["the standard library"]})
     job = server.serve()
     _run(*_become(job, server.env, flags))
 

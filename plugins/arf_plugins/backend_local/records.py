@@ -13,6 +13,7 @@ The first of an ending line and an exit line says how the job ended. A line with
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -89,7 +90,7 @@ class Records:
         except FileExistsError:
             return False
         try:
-            os.write(fd, _encoded(line))
+            _write(fd, _encoded(line))
         except OSError:
             os.unlink(path)
             raise
@@ -109,7 +110,7 @@ class Records:
         try:
             fd = os.open(self.path(handle), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                os.write(fd, data)
+                _write(fd, data)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -203,13 +204,16 @@ def job_from(fields: dict[str, Any]) -> Job:
     )
 
 
+def _write(fd: int, data: bytes) -> None:
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _encoded(line: dict[str, Any]) -> bytes:
     return (json.dumps(line) + "\n").encode()
 
 
 def _refused(error: OSError, folder: str) -> BackendError:
-    import errno
-
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space, then `arf resume`"

@@ -23,6 +23,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from arf.logs import last_lines
 from arf.types import Job
 from arf_plugins.backend_local import processes
 from arf_plugins.backend_local.processes import MARK, ExitWatch, PidFd
@@ -236,7 +237,7 @@ class WarmStarts:
         message = json.loads(data)
         if "ready" in message:
             server.ready_s = message["ready"] - server.started_at
-            log.info("warm start: %s imported in %.1f s", ", ".join(message["modules"]), server.ready_s)
+            log.info("warm starts: imported %s in %.1f s", ", ".join(message["modules"]), server.ready_s)
         elif "unfit" in message:
             self._unfit.add(key)
             self._decline(message["unfit"])
@@ -262,11 +263,11 @@ class WarmStarts:
         request.started(message["pid"], watches[0] if watches else None)
 
     def _lost(self, key: object, server: _Server) -> None:
-        """A server has ended: by itself where it is unfit, else it was killed."""
+        """A server has ended: where it is unfit by itself, else it was killed. It gets no successor."""
         if key not in self._unfit:
-            self._decline(
-                f"the warm server for {key[0] if isinstance(key, tuple) else key} ended; see {server.log}"
-            )
+            said = last_lines(server.log, 1) or ["it was killed"]
+            self._decline(f"the warm server ended: {said[0]}")
+            self._unfit.add(key)
         self._close(key, server)
         for request, _, timer in server.pending.values():
             timer.cancel()

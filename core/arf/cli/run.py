@@ -1,0 +1,334 @@
+"""`arf run` and `arf resume`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arf.cli.studies import DEMO, find_study, study_argument
+from arf.errors import UsageError, WorkspaceError
+from arf.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from arf.cli.views import View
+    from arf.config import Config
+    from arf.engine import Engine
+    from arf.plugins import Plugins
+    from arf.store import StudyLock
+    from arf.study import Study
+    from arf.types import Experiment, WorkspaceSettings
+
+    Begun = tuple[Engine, StudyLock]
+
+TICK_S = 0.25
+ARF_YAML = "arf.yaml"
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+
+
+def _view_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--json", "style", flag_value="json", help="Print one JSON object a line for each event."
+        ),
+        click.option("--plain", "style", flag_value="plain", help="Print lines, also on a terminal."),
+        click.option("-v", "--verbose", is_flag=True, help="Tell more of what arf does."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("workspace", required=False)
+@click.option("--config", "config_file", metavar="FILE", help="A study's configuration (see configs/).")
+@click.option("--name", help="What the study is called; else the date.")
+@click.option("--strategy", metavar="S", help="Who decides what to run.")
+@click.option("--backend", metavar="B", help="Where jobs run.")
+@click.option("--agent", metavar="A", help="Who has the ideas.")
+@click.option("--parser", metavar="P", help="How metrics are read from the output.")
+@click.option("--slots", type=int, metavar="N", help="Jobs at a time.")
+@click.option("--max-experiments", type=int, metavar="N", help="End after so many experiments.")
+@click.option("--max-time", metavar="TIME", help="End after so long, such as 30m or 8h.")
+@click.option("--max-slot-hours", type=float, metavar="X", help="End after so many hours of slots in use.")
+@click.option("--max-usd", type=float, metavar="X", help="End before so many US dollars are spent.")
+@click.option("--seed", type=int, metavar="N", help="What the study's randomness starts from.")
+@click.option(
+    "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key, such as -o noise.alpha=0.01."
+)
+@_view_options
+def run(
+    workspace: str | None,
+    config_file: str | None,
+    overrides: tuple[str, ...],
+    style: str | None,
+    verbose: bool,
+    **flags: Any,
+) -> int:
+    """Start a study of WORKSPACE and run it to its end.
+
+    WORKSPACE is a folder in a git repository with a training script; the current folder if it is left out.
+    Where that holds no script, the bundled workspace is set up in ./arf-demo and studied.
+    """
+    directory = _workspace(workspace)
+    config, plugins = _configure(directory, config_file, overrides, flags)
+    name = config.study.name or free_name(directory)
+
+    async def begin() -> Begun:
+        from arf import launch
+
+        return await launch.create(directory, config, plugins, name)
+
+    return conduct(begin, plugins, style=style, verbose=verbose, resumed=False)
+
+
+@click.command()
+@study_argument
+@_view_options
+def resume(study: str | None, style: str | None, verbose: bool) -> int:
+    """Go on with STUDY, however it ended: finished, stopped, or killed.
+
+    STUDY is a name or the beginning of one; the newest study if it is left out. Jobs that still run are taken
+    up again, and nothing is run twice.
+    """
+    from arf.plugins import Plugins
+
+    home = find_study(study)
+    disabled = _disabled(config_file=home / "study.yaml")
+    plugins = Plugins.load(disabled)
+
+    async def begin() -> Begun:
+        from arf import launch
+
+        return await launch.resume(home, plugins)
+
+    return conduct(begin, plugins, style=style, verbose=verbose, resumed=True)
+
+
+# ---- What to run ----------------------------------------------------------------------------
+
+
+def _workspace(named: str | None) -> Path:
+    """The folder to study: the named one, the current one, or the bundled one."""
+    from arf.cli import demo
+    from arf.cli.views import say
+
+    here = Path.cwd()
+    if named is not None:
+        directory = Path(named)
+        if not directory.is_dir():
+            what = "is a file, not a folder" if directory.exists() else "does not exist"
+            raise WorkspaceError(f"{directory} {what}", hint="name the folder that holds the script")
+    elif (here / ARF_YAML).is_file() or _detected(here) is not None:
+        directory = here
+    else:
+        demo.check_torch()
+        directory = here / DEMO
+        made = demo.set_up(directory)
+        why = f"no workspace here, so {'the bundled one was set up in' if made else 'the one is used that is in'}"
+        say(f"arf: {why} ./{DEMO}")
+    if (directory / ARF_YAML).is_file() and directory.name == DEMO:
+        demo.check_torch()
+    return directory
+
+
+def _detected(directory: Path) -> WorkspaceSettings | None:
+    from arf.detection import detect
+
+    return detect(directory).settings
+
+
+def _configure(
+    directory: Path, config_file: str | None, overrides: tuple[str, ...], flags: Mapping[str, Any]
+) -> tuple[Config, Plugins]:
+    """The configuration from all that was said, and the plugins that it leaves in. Tells its warnings."""
+    from arf.cli.views import say
+    from arf.config import load
+    from arf.detection import detect
+    from arf.plugins import Plugins
+
+    yaml = directory / ARF_YAML
+    files = {
+        "workspace_file": yaml if yaml.is_file() else None,
+        "config_file": Path(config_file) if config_file else None,
+    }
+    pairs = [_pair(text) for text in overrides]
+    plugins = Plugins.load(_disabled(**files, overrides=pairs))
+    for name, reason in plugins.broken.items():
+        say(f"arf: warning: the plugin {name} is left out: {reason}")
+    detected = None if yaml.is_file() else detect(directory)
+    keys = {
+        "name": "study.name",
+        "seed": "study.seed",
+        "slots": "backend.slots",
+        **{budget: f"budget.{budget}" for budget in flags if budget.startswith("max_")},
+    }
+    given = {keys.get(flag, flag): value for flag, value in flags.items()}
+    if detected is not None and detected.settings is None and not _names_command(files["config_file"], pairs):
+        raise WorkspaceError(detected.reason, hint=f"`arf init {directory} --script FILE` writes one")
+    config = load(
+        **files,
+        detected=detected and detected.settings,
+        overrides=pairs,
+        flags=given,
+        options_class=plugins.options,
+    )
+    if detected is not None and detected.settings is not None:
+        say(f"arf: {detected.reason}")
+    for warning in config.warnings:
+        say(f"arf: warning: {warning}")
+    return config, plugins
+
+
+def _names_command(config_file: Path | None, overrides: list[tuple[str, str]]) -> bool:
+    """Whether the command comes from elsewhere, so that nothing needs to be detected."""
+    from arf.layers import read_file
+
+    if any(key == "workspace.command" for key, _ in overrides):
+        return True
+    return config_file is not None and read_file(config_file).at(("workspace", "command")) is not None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(
+            f"-o {text}: there is no `=`", hint="write -o key.path=value, such as -o noise.alpha=0.1"
+        )
+    return key.strip(), value
+
+
+def _disabled(**sources: Any) -> tuple[str, ...]:
+    from arf.config import disabled_plugins
+
+    return disabled_plugins(**sources)
+
+
+def free_name(workspace: Path) -> str:
+    """A name for a study that the workspace has not: `nov23`, then `nov23-2` and so on."""
+    from arf.launch import STUDIES
+
+    now = datetime.now()
+    day = f"{_MONTHS[now.month - 1]}{now.day}"
+    taken = {path.name for path in (workspace / STUDIES).glob("*")}
+    names = (day if number == 1 else f"{day}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+# ---- Running --------------------------------------------------------------------------------
+
+
+class Observer:
+    """A plugin of the command line's own, which tells the view what happens."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    @hookimpl
+    def arf_experiment_changed(self, study: Study, experiment: Experiment) -> None:
+        self._view.changed(study, experiment)
+
+
+class Notes(logging.Handler):
+    """Log records as notes of the view."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._view.note(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}")
+
+
+def conduct(
+    begin: Callable[[], Coroutine[Any, Any, Begun]],
+    plugins: Plugins,
+    *,
+    style: str | None,
+    verbose: bool,
+    resumed: bool,
+) -> int:
+    """Run a study to its end under a view; gives the exit code."""
+    view = _make_view(style, plugins)
+    plugins.register(Observer(view), "arf.cli")
+    return asyncio.run(_conduct(begin, view, verbose=verbose, resumed=resumed))
+
+
+async def _conduct(
+    begin: Callable[[], Coroutine[Any, Any, Begun]], view: View, *, verbose: bool, resumed: bool
+) -> int:
+    engine, lock = await begin()
+    notes = Notes(view)
+    logging.getLogger("arf").addHandler(notes)
+    logging.getLogger("arf").setLevel(logging.INFO if verbose else logging.WARNING)
+    ticking = asyncio.ensure_future(_tick(view))
+    try:
+        view.open(engine, resumed=resumed)
+        _catch_signals(engine, view)
+        summary = await engine.run()
+    finally:
+        ticking.cancel()
+        logging.getLogger("arf").removeHandler(notes)
+        view.close()
+        engine.store.close()
+        lock.release()
+    view.finished(summary)
+    from arf.cli.app import INTERRUPTED
+
+    return INTERRUPTED if engine.stopping else 0
+
+
+async def _tick(view: View) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        view.tick()
+
+
+def _make_view(style: str | None, plugins: Plugins) -> View:
+    from arf.cli.views import JsonLines, Picture, Plain
+
+    if style == "json":
+        return JsonLines()
+    if style == "plain" or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return Plain()
+
+    def lookout(engine: Engine) -> Any:
+        from arf.cli.board import Lookout
+
+        parser = plugins.make("parser", engine.config.parser.name, engine.config.parser.options)
+        return Lookout(engine.store, parser, engine.config.limits.budget_s)
+
+    return Picture(lookout)
+
+
+def _catch_signals(engine: Engine, view: View) -> None:
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the study; a Ctrl-C after that leaves at once.
+
+    A second SIGTERM or SIGHUP changes nothing: a terminal that closes may send several. What was ignored when
+    arf began (`nohup`) stays ignored.
+    """
+    loop = asyncio.get_running_loop()
+
+    def caught(number: signal.Signals) -> None:
+        from arf.cli.app import INTERRUPTED
+        from arf.cli.views import say
+
+        if not engine.stopping:
+            engine.stop("interrupted")
+            running = engine.study.running_count
+            view.note(f"stopping: ending {running} job{'s' * (running != 1)}; Ctrl-C again leaves at once")
+        elif number == signal.SIGINT:
+            view.close()
+            say(f"arf: left at once; jobs may go on: `arf resume {engine.study.name}` takes them up again")
+            os._exit(INTERRUPTED)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, caught, number)

@@ -1,0 +1,230 @@
+"""What `arf run` and `arf resume` show while a study runs: a picture, lines, or JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, printable, small
+from arf.cli.words import REPORT_FILES, best_text, gain_text, noise_text, verdict_counts
+from arf.types import Role, Verdict
+
+if TYPE_CHECKING:
+    from arf.cli.board import Lookout
+    from arf.engine import Engine
+    from arf.study import Study
+    from arf.types import Experiment
+
+
+def say(text: str) -> None:
+    """A line for people. A terminal that is gone does not matter: the study does."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+class View(ABC):
+    """Is told what happens. Nothing that it does may end the study."""
+
+    def open(self, engine: Engine, *, resumed: bool) -> None:
+        """The engine is ready and about to run."""
+        self.engine = engine
+
+    @abstractmethod
+    def changed(self, study: Study, experiment: Experiment) -> None:
+        """An experiment was accepted, started, ended or judged."""
+
+    def tick(self) -> None:
+        """A quarter of a second has passed."""
+        return
+
+    def note(self, text: str) -> None:
+        """A line that people should see: a warning, or that the study is stopping."""
+        say(f"arf: {text}")
+
+    def close(self) -> None:
+        """Give the terminal back. Called once, and before arf leaves in a hurry."""
+        return
+
+    @abstractmethod
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        """The study has ended; called after `close`."""
+
+
+class Plain(View):
+    """A line for each verdict, for the noise, and what a study is at both ends."""
+
+    def __init__(self) -> None:
+        self._noisy: set[str] = set()
+
+    def open(self, engine: Engine, *, resumed: bool) -> None:
+        super().open(engine, resumed=resumed)
+        study, config = engine.study, engine.config
+        better = "less" if study.objective.direction == "min" else "more"
+        slots = sum(tier.slots for tier in study.tiers)
+        say(
+            f"arf: study {study.name} {'goes on' if resumed else 'starts'}: {study.objective.metric}, {better} is "
+            f"better; strategy {config.strategy.name}, agent {config.agent.name}, backend {config.backend.name} "
+            f"with {count(slots, 'slot')}"
+        )
+        say(f"arf: its folder is {engine.directory}")
+        if resumed:
+            say(f"arf: {count(len(study.experiments), 'experiment')} so far, {study.running_count} under way")
+
+    def changed(self, study: Study, experiment: Experiment) -> None:
+        if experiment.verdict is not None:
+            say(self._verdict(study, experiment))
+        self._tell_noise(study, experiment)
+
+    def _verdict(self, study: Study, experiment: Experiment) -> str:
+        verdict = experiment.verdict
+        assert verdict is not None
+        colour = VERDICT_COLOURS[verdict]
+        told = [
+            f"{duration(self.engine.elapsed_s):>7}",
+            f"{f'#{experiment.id}':>5}",
+            paint(f"{verdict:<9}", colour, bold=verdict is Verdict.KEEP, stream=sys.stderr),
+            f"{number(experiment.value):>9}",
+            f" {printable(experiment.title)}",
+        ]
+        reason = f" ({printable(experiment.reason)})" if experiment.reason else ""
+        return " ".join(told) + reason
+
+    def _tell_noise(self, study: Study, experiment: Experiment) -> None:
+        """Once for each tier: when the last replicate of the baseline there has ended."""
+        spread = study.spread(experiment.tier)
+        if experiment.tier in self._noisy or spread.df + 1 < study.rule.replicates:
+            return
+        if any(study.experiments[e].role is Role.BASELINE for e in study.running):
+            return
+        self._noisy.add(experiment.tier)
+        sigma = (spread.sum_squares / spread.df) ** 0.5
+        where = f" on {experiment.tier}" if len(study.tiers) > 1 else ""
+        say(f"{duration(self.engine.elapsed_s):>7}   noise{where}: standard deviation {small(sigma)}")
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        tell_summary(summary)
+
+
+class JsonLines(View):
+    """One JSON object for each event, on standard output."""
+
+    def open(self, engine: Engine, *, resumed: bool) -> None:
+        super().open(engine, resumed=resumed)
+        self._emit("study", study=engine.study.name, directory=str(engine.directory), resumed=resumed)
+
+    def changed(self, study: Study, experiment: Experiment) -> None:
+        from arf.cli.experiments import experiment_json
+
+        told = experiment_json(experiment)
+        del told["curve"]
+        self._emit("experiment", **told)
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        self._emit("note", text=text)
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        self._emit("finished", **summary)
+
+    def _emit(self, event: str, **values: Any) -> None:
+        try:
+            print(json.dumps({"event": event, **values}, ensure_ascii=False), flush=True)
+        except BrokenPipeError:
+            # Nobody reads any more: like a terminal that was closed. Writing on would fail again and again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.engine.stop("nobody reads the output")
+
+
+class Picture(View):
+    """The live view, on a terminal. Should the terminal break, the study goes on with plain lines."""
+
+    def __init__(self, lookout: Callable[[Engine], Lookout]) -> None:
+        from arf.cli.live import Screen
+
+        self._make_lookout = lookout
+        self._screen: Screen | None = Screen(sys.stderr)
+        self._notes: list[str] = []
+        self._dirty = True
+        self._shown_at = 0.0
+
+    def open(self, engine: Engine, *, resumed: bool) -> None:
+        super().open(engine, resumed=resumed)
+        self._lookout = self._make_lookout(engine)
+        if self._screen is not None:
+            self._screen.open()
+        self.tick()
+
+    def changed(self, study: Study, experiment: Experiment) -> None:
+        self._dirty = True
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+        self._dirty = True
+        self.tick()
+
+    def tick(self) -> None:
+        """Draw if something changed, or a second has passed."""
+        now = self.engine.elapsed_s
+        if self._screen is None or not (self._dirty or now - self._shown_at >= 1.0):
+            return
+        self._dirty = False
+        self._shown_at = now
+        board = self._lookout.look(
+            elapsed_s=now,
+            ideas_waiting=self.engine.study.untried_count,
+            stopping=self.engine.stopping,
+            notes=tuple(self._notes[-3:]),
+        )
+        try:
+            self._screen.show(board)
+        except (OSError, ValueError):  # the terminal was closed
+            self._screen = None
+
+    def close(self) -> None:
+        if self._screen is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._screen.close()
+            self._screen = None
+        for note in self._notes:
+            say(f"arf: {note}")
+        self._notes.clear()
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        tell_summary(summary)
+
+
+def tell_summary(summary: Mapping[str, Any]) -> None:
+    """The end of a study, for people: what came of it, how sure that is, and what to do next."""
+    name, best = summary["study"], summary["best"]
+    improved = bool(best and best["gain"])
+    say("")
+    say(
+        f"study {name} {summary['state']} after {duration(summary['elapsed_s'])}: {printable(summary['reason'])}"
+    )
+    rows = [("best", best_text(summary))]
+    if improved:
+        rows += [("", f"commit {best['commit'][:12]} on branch arf/{name}: {printable(best['title'])}")]
+    if (gain := gain_text(summary)) is not None:
+        rows += [("gain", gain)]
+    rows += [("noise", noise_text(summary))]
+    rows += [("runs", f"{summary['ended']} ({verdict_counts(summary)})")]
+    if (used := summary["utilisation"]) is not None:
+        rows += [("slots", f"{used:.0%} of slot time in use, {summary['slot_hours']:.2f} slot hours")]
+    if summary["usd"]:
+        rows += [("cost", f"${summary['usd']:.2f}")]
+    if improved:
+        rows += [("see it", "arf diff best --base"), ("take it", "arf best --apply")]
+    if summary["state"] != "finished":
+        rows += [("go on", f"arf resume {name}")]
+    for file in REPORT_FILES:
+        path = Path(summary["directory"]) / file
+        if path.exists():
+            rows += [(Path(file).stem.partition(".")[0], str(path))]
+    for label, text in rows:
+        say(f"  {label:<9} {text}")

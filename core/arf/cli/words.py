@@ -1,0 +1,47 @@
+"""A study's state in words, the same in every view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arf.cli.formats import count, number, percentage, printable, small
+
+REPORT_FILES = ("results.tsv", "progress.png", "report.html")
+
+
+def best_text(summary: Mapping[str, Any]) -> str:
+    """The best and its gain; what is still missing where there is none."""
+    best = summary["best"]
+    if best is None:
+        return "none yet: the baseline is being measured"
+    value = f"{number(best['mean'])} (#{best['experiment']}, {count(best['n'], 'run')})"
+    if not best["gain"]:
+        return f"{value}, the baseline"
+    word = "better" if best["gain"] > 0 else "worse"
+    return f"{value}, {small(abs(best['gain']))} ({percentage(abs(best['gain_percent'] or 0))}) {word}"
+
+
+def noise_text(summary: Mapping[str, Any]) -> str:
+    """The noise of each tier."""
+    noise = summary["noise"]
+    if not noise:
+        return "not measured yet"
+    many = len(noise) > 1
+    return " · ".join(
+        f"{small(tier['sigma'])}{f' on {name}' if many else ''} (standard deviation, df {tier['df']:.0f})"
+        for name, tier in noise.items()
+    )
+
+
+def verdict_counts(summary: Mapping[str, Any]) -> str:
+    """`2 keep, 11 discard, 1 crash`."""
+    counts = ", ".join(f"{n:,} {verdict}" for verdict, n in summary["verdicts"].items())
+    return counts or "no verdict yet"
+
+
+def gain_text(summary: Mapping[str, Any]) -> str | None:
+    """The gain that fresh runs of the best and of the baseline give, with its interval; None if there is none."""
+    final = summary["final"]
+    return None if final is None else str(final)

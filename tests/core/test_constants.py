@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import pytest
+
+from arf.constants import Constant, check, read, replace
+from arf.errors import UsageError
+from arf.types import Scalar
+
+PYTHON = """\
+import os
+DEPTH = 8               # number of layers [1..16]
+WIDTH: int = 64  # channels [32..512, multiple of HEAD_DIM]
+HEAD_DIM = 32  # one head [16 | 32 | 64]
+LR = 3e-4  # peak [1e-5..1e-2, log]
+BATCH = 2**19 # tokens
+TOKENS = 40 * 524288
+BITS = 1 << 20
+MASK = 0xFF
+BIG = 1_000_000
+SHIFT = -2
+PATTERN = "SSSL" # S: short, L: long ["L" | "SSSL" | "a,b"]
+QUIET = 'no'
+FLAG = True
+BETAS = (0.8, 0.95)
+PATH = os.path.join("a", "b")
+UNIT = "é"; NEXT = 3  # not of UNIT [1..9]
+hidden = 4
+rate = 0.1  # lower case with an annotation [0..1]
+"""
+
+
+def constant(source: str, name: str, path: str = "train.py") -> Constant:
+    return next(item for item in read(source, path) if item.name == name)
+
+
+def test_reads_literals_of_a_python_file_with_values_and_lines() -> None:
+    found = {item.name: item.value for item in read(PYTHON, "train.py")}
+    assert found == {
+        "DEPTH": 8,
+        "WIDTH": 64,
+        "HEAD_DIM": 32,
+        "LR": 3e-4,
+        "BATCH": 2**19,
+        "TOKENS": 40 * 524288,
+        "BITS": 1 << 20,
+        "MASK": 255,
+        "BIG": 1_000_000,
+        "SHIFT": -2,
+        "PATTERN": "SSSL",
+        "QUIET": "no",
+        "FLAG": True,
+        "BETAS": (0.8, 0.95),
+        "UNIT": "é",
+        "NEXT": 3,
+        "rate": 0.1,
+    }
+    assert constant(PYTHON, "LR").line == 5
+    assert constant(PYTHON, "NEXT").comment == "not of UNIT [1..9]"
+    assert constant(PYTHON, "UNIT").comment == ""
+    assert not constant(PYTHON, "BETAS").movable
+
+
+def test_reads_what_the_annotation_says() -> None:
+    width = constant(PYTHON, "WIDTH")
+    assert (width.low, width.high, width.multiple_of, width.text) == (32, 512, "HEAD_DIM", "channels")
+    rate = constant(PYTHON, "LR")
+    assert (rate.low, rate.high, rate.log) == (1e-5, 1e-2, True)
+    assert constant(PYTHON, "HEAD_DIM").choices == (16, 32, 64)
+    assert constant(PYTHON, "PATTERN").choices == ("L", "SSSL", "a,b")
+
+
+@pytest.mark.parametrize(
+    ("comment", "fields"),
+    [
+        ("[0.5..]", {"low": 0.5, "high": None}),
+        ("[..8]", {"low": None, "high": 8}),
+        ("[-1e-3..2**10]", {"low": -1e-3, "high": 1024}),
+        ("[step 16, 1_000..2_000]", {"step": 16, "low": 1000, "high": 2000}),
+        ("[multiple of 8]", {"multiple_of": 8}),
+        ("[True | False]", {"choices": (True, False)}),
+        ("[adam | sgd]", {"choices": ("adam", "sgd")}),
+        ("shape [batch, seq] of [1..4] heads", {"low": 1, "high": 4, "text": "shape [batch, seq] of heads"}),
+        ("[0]", {"low": None, "choices": (), "text": "[0]"}),
+        ("see [1], [2]", {"low": None, "choices": (), "text": "see [1], [2]"}),
+        ("[1..8, odd]", {"low": None, "text": "[1..8, odd]"}),
+        ("[..]", {"low": None, "high": None, "text": "[..]"}),
+    ],
+)
+def test_annotation(comment: str, fields: dict[str, object]) -> None:
+    item = constant(f"X = 1  # {comment}", "X")
+    assert {name: getattr(item, name) for name in fields} == fields
+
+
+def test_a_name_that_changes_at_run_time_is_fixed_and_says_where() -> None:
+    source = (
+        "A = 1\nif True:\n    A = 2\nB = 1\nB += 1\nC = 1\nfor C in range(3): pass\nD = 1\ndef f():\n    global D\n"
+        "E = 1\nE = 2\nF = 1\nF = f()\nG = 1\n(G := 2)\nH = 1\ndef g():\n    H = 3\n"
+    )
+    fixed = {item.name: item.fixed for item in read(source, "x.py") if item.fixed}
+    assert fixed.keys() == {"A", "B", "C", "D", "F", "G"}
+    assert "line 3" in fixed["A"]
+    assert constant(source, "E").value == 2
+    assert replace(source, {"E": 5}, "x.py").count("E = 5") == 1
+    with pytest.raises(UsageError, match=r"x.py:1: A cannot be set by name: line 3"):
+        replace(source, {"A": 3}, "x.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("DEPTH", 6, "DEPTH = 6               # number of layers [1..16]"),
+        ("DEPTH", 6.0, "DEPTH = 6               # number of layers [1..16]"),
+        ("BATCH", 2**18, "BATCH = 2**18 # tokens"),
+        ("BATCH", 3, "BATCH = 3 # tokens"),
+        ("TOKENS", 10 * 524288, "TOKENS = 10 * 524288"),
+        ("BITS", 1 << 21, "BITS = 1 << 21"),
+        ("MASK", 16, "MASK = 0x10"),
+        ("BIG", 2_000_000, "BIG = 2_000_000"),
+        ("SHIFT", 3, "SHIFT = 3"),
+        ("LR", 1, "LR = 1.0  # peak [1e-5..1e-2, log]"),
+        ("LR", 1e-3, "LR = 0.001  # peak [1e-5..1e-2, log]"),
+        ("PATTERN", 'a"b', """PATTERN = 'a"b' # S: short, L: long ["L" | "SSSL" | "a,b"]"""),
+        ("QUIET", "yes\n", "QUIET = 'yes\\n'"),
+        ("FLAG", False, "FLAG = False"),
+        ("NEXT", 4, 'UNIT = "é"; NEXT = 4  # not of UNIT [1..9]'),
+    ],
+)
+def test_replace_writes_in_the_style_of_the_old_value(name: str, value: Scalar, line: str) -> None:
+    replaced = replace(PYTHON, {name: value}, "train.py")
+    assert line in replaced.splitlines()
+    assert len(set(replaced.splitlines()) - set(PYTHON.splitlines())) <= 1
+    assert constant(replaced, name).value == value
+
+
+def test_replace_keeps_line_ends_and_is_silent_about_equal_values() -> None:
+    source = "A = 1\r\nB = 2 # x\r\nC = 3"
+    assert replace(source, {"B": 5, "C": 4}, "x.py") == "A = 1\r\nB = 5 # x\r\nC = 4"
+    assert replace("A = 1e-3\n", {"A": 0.001}, "x.py") == "A = 1e-3\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("DEPHT", 3, "did you mean 'DEPTH'"),
+        ("DEPTH", "six", "train.py:2: DEPTH is 8: its value must be a number, not 'six'"),
+        ("DEPTH", True, "must be a number"),
+        ("FLAG", 1, "must be true or false"),
+        ("QUIET", 3, "must be a string"),
+        ("LR", float("nan"), "finite"),
+        ("BETAS", 3, "it is a tuple"),
+    ],
+)
+def test_replace_refuses(name: str, value: Scalar, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(PYTHON, {name: value}, "train.py")
+
+
+def test_check_enforces_annotations_together() -> None:
+    constants = read(PYTHON, "train.py")
+    check(constants, {"WIDTH": 96, "DEPTH": 16, "PATTERN": "L"})
+    check(constants, {"WIDTH": 128, "HEAD_DIM": 64})
+    for values, message in [
+        ({"DEPTH": 17}, "DEPTH = 17 is above 16"),
+        ({"LR": 1e-9}, "is below"),
+        ({"WIDTH": 100}, "no multiple of HEAD_DIM = 32"),
+        ({"WIDTH": 96, "HEAD_DIM": 64}, "no multiple of HEAD_DIM = 64"),
+        ({"HEAD_DIM": 48}, "is none of 16, 32, 64"),
+        ({"PATTERN": "LL"}, "is none of"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            check(constants, values)
+    with pytest.raises(UsageError, match=r"HEAD_DIM = 64 leaves WIDTH = 32"):
+        check(read("WIDTH = 32 # [multiple of HEAD_DIM]\nHEAD_DIM = 32\n", "x.py"), {"HEAD_DIM": 64})
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "values", "replaced"),
+    [
+        (
+            "run.sh",
+            'LR=0.1 # [1e-4..1]\nexport N="8"\n',
+            {"LR": 0.2, "N": 9},
+            'LR=0.2 # [1e-4..1]\nexport N="9"\n',
+        ),
+        ("run.sh", "N=${N:-32}\n", {"N": 64}, "N=${N:-64}\n"),
+        ("Makefile", "N ?= 32\nOPT := adam\n", {"N": 64, "OPT": "sgd"}, "N ?= 64\nOPT := sgd\n"),
+        ("a.c", "#define N 8 // layers\n#define N_H\n", {"N": 4}, "#define N 4 // layers\n#define N_H\n"),
+        (
+            "a.cu",
+            "constexpr float LR = 1e-3f; /* r */\n",
+            {"LR": 0.5},
+            "constexpr float LR = 0.5f; /* r */\n",
+        ),
+        ("a.cpp", "static const unsigned int N = 8u;\n", {"N": 4}, "static const unsigned int N = 4u;\n"),
+        ("a.rs", "pub const N: usize = 8_usize;\n", {}, "pub const N: usize = 8_usize;\n"),
+        ("a.rs", "pub const LR: f32 = 0.1;\n", {"LR": 1}, "pub const LR: f32 = 1.0;\n"),
+        ("a.jl", "const N = 8 # layers\n", {"N": 4}, "const N = 4 # layers\n"),
+        ("a.js", "export const ON = true;\n", {"ON": False}, "export const ON = false;\n"),
+        (
+            "a.toml",
+            '[opt]\nlr = 0.1\nname = "a"\n',
+            {"opt.lr": 0.2, "opt.name": "b"},
+            '[opt]\nlr = 0.2\nname = "b"\n',
+        ),
+        ("a.ini", "[a]\nx=1\n[b]\nx=1\n", {"b.x": 2}, "[a]\nx=1\n[b]\nx=2\n"),
+        ("a.yaml", "m:\n  n: 8 # [1..9]\nn: 7\n", {"m.n": 9}, "m:\n  n: 9 # [1..9]\nn: 7\n"),
+    ],
+)
+def test_other_languages(path: str, source: str, values: dict[str, Scalar], replaced: str) -> None:
+    assert replace(source, values, path) == replaced
+
+
+def test_other_languages_leave_code_alone() -> None:
+    source = "int main() {\n  int N = 8;\n  LR = 3;\n}\nint K = f(8);\nif (N == 3) {\nfor (;;) N = 4;\n"
+    assert read(source, "a.c") == []
+    twice = read("N=1\nN=2\n", "a.sh")
+    assert [item.fixed for item in twice] == ["it is assigned 2 times"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "X = = 3",
+        "X = 1\x00",
+        "X = " + "(" * 3000,
+        "A = 10**10**10\nB = 2**-5000\nC = 1/0\nD = 1 << 10**9",
+        "\ufeff",
+        "",
+    ],
+)
+def test_odd_sources_do_no_harm(source: str) -> None:
+    assert read(source, "x.py") == []
+
+
+def test_a_byte_order_mark_is_kept() -> None:
+    source = "\ufeffA = 1  # [0..2]\nB = 2\n"
+    assert replace(source, {"A": 2, "B": 3}, "x.py") == "\ufeffA = 2  # [0..2]\nB = 3\n"

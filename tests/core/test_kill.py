@@ -1,0 +1,105 @@
+"""`kill -9` at any instant, then resume: nothing is lost and nothing runs twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from arf.launch import study_directory
+from arf.store import Store
+from arf.types import ExperimentState, JobState
+
+DRIVER = """
+import asyncio, sys
+from pathlib import Path
+from arf.config import load
+from arf.launch import create, resume, study_directory
+from arf.plugins import Plugins
+from arf.store import DATABASE
+
+async def main(workspace):
+    plugins = Plugins.load(disable=["report"])
+    home = study_directory(workspace, "s")
+    if (home / DATABASE).exists():
+        engine, lock = await resume(home, plugins)
+    else:
+        config = load(workspace_file=workspace / "arf.yaml", options_class=plugins.options)
+        engine, lock = await create(workspace, config, plugins, "s")
+    await engine.run()
+
+asyncio.run(main(Path(sys.argv[1])))
+print("finished", flush=True)
+"""
+
+SCRIPT = """#!/bin/sh
+LEVEL=100   # [0..1000, step 10]
+echo "$ARF_EXPERIMENT" >> "$RUNS"
+sleep 0.2
+distance=$((LEVEL > 140 ? LEVEL - 140 : 140 - LEVEL))
+echo "---"
+echo "val_bpb: 1.$((1000 + distance * 10 + ARF_SEED % 5))"
+"""
+
+EXPERIMENTS = 24
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    (directory / "train.sh").write_text(SCRIPT)
+    ideas = "".join(f"- {{title: L{v}, constants: {{LEVEL: {v}}}}}\n" for v in range(110, 600, 10))
+    (tmp_path / "ideas.yaml").write_text(ideas)
+    (directory / "arf.yaml").write_text(
+        "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
+        f"budget: {{max_experiments: {EXPERIMENTS}}}\n"
+        f"agent: {{name: script, path: {tmp_path / 'ideas.yaml'}}}\n"
+        "backend: {name: local, slots: 3}\n"
+    )
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run([*git, "init", "-q"], cwd=directory, check=True)
+    subprocess.run([*git, "add", "-A"], cwd=directory, check=True)
+    subprocess.run([*git, "commit", "-qm", "base"], cwd=directory, check=True)
+    return directory
+
+
+def run_for(workspace: Path, runs: Path, seconds: float | None) -> bool:
+    """Run or resume the study; kill it after so long. True if it finished first."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(workspace)],
+        env={**os.environ, "RUNS": str(runs)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return False
+    assert process.returncode == 0, errors
+    return "finished" in output
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_again_and_again_each_experiment_runs_once(workspace: Path, tmp_path: Path, seed: int) -> None:
+    runs = tmp_path / "runs"
+    rng = random.Random(seed)
+    kills = 0
+    while kills < 6 and not run_for(workspace, runs, rng.uniform(0.6, 1.6)):
+        kills += 1
+    assert kills > 1
+    assert kills < 6 or run_for(workspace, runs, None)
+    store = Store.open(study_directory(workspace, "s"))
+    experiments = store.experiments()
+    assert len(experiments) == EXPERIMENTS
+    assert all(e.state is ExperimentState.ENDED and e.verdict is not None for e in experiments)
+    assert all(e.job_state is JobState.SUCCEEDED for e in experiments)
+    counts = Counter(runs.read_text().split())
+    assert counts == {str(e.id): 1 for e in experiments}
