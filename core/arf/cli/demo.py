@@ -1,4 +1,4 @@
-"""The bundled workspace: found in the wheel or in a checkout, and copied to a folder with its own repository."""
+"""The bundled workspace: found in the wheel or in a checkout, and copied to a repository of its own."""
 
 from __future__ import annotations
 

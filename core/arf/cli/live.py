@@ -7,6 +7,7 @@ ten times as long: a view that is drawn all night must cost no slot anything.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,7 +19,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from arf.cli.board import Board, Slot
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number, printable, small
+from arf.cli.formats import VERDICT_COLOURS, count, duration, number, printable
 from arf.cli.words import best_text, noise_text, verdict_counts
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Screen:
         self._live.update(Picture(board), refresh=True)
 
     def close(self) -> None:
+        """Safe to call more than once; `open` may follow."""
         self._live.stop()
 
 
@@ -83,9 +85,10 @@ def draw(board: Board, width: int, height: int) -> list[Line]:
     notes = [[(printable(note), "yellow")] for note in board.notes[-2:]]
     foot = [*notes, _foot(board)]
     rest = height - len(top) - len(foot) - 2
-    slots = _slots(board, width, max(1, min(len(board.slots) + bool(board.idle), rest * 2 // 3)))
+    slots = _slots(board, width, max(1, min(len(board.slots), rest * 2 // 3)))
     verdicts = _verdicts(board, width, max(0, rest - len(slots)))
-    middle: list[Line] = [_rule("running", width), *slots, _rule("verdicts", width), *verdicts]
+    running = f"running {len(board.slots)}" + (f", {board.idle} idle" if board.idle else "")
+    middle: list[Line] = [_rule(running, width), *slots, _rule("verdicts", width), *verdicts]
     lines = [*top, *middle]
     lines = lines[: height - len(foot)]
     lines += [[]] * (height - len(foot) - len(lines))
@@ -122,10 +125,15 @@ def _head(board: Board, width: int) -> Iterator[Line]:
         summary["agent"],
         f"{summary['backend']}: {count(slots, 'slot')}",
         f"{objective['metric']}, {better} is better",
-        summary["workspace"],
+        _short_path(summary["workspace"]),
     )
     yield [(" · ".join(map(str, parts)), _DIM)]
     yield []
+
+
+def _short_path(path: str) -> str:
+    home = os.path.expanduser("~")
+    return "~" + path.removeprefix(home) if path.startswith(home + os.sep) else path
 
 
 def _facts(board: Board, width: int) -> Iterator[Line]:
@@ -163,15 +171,10 @@ def _thinking(board: Board) -> str:
 
 
 def _slots(board: Board, width: int, rows: int) -> list[Line]:
-    shown = board.slots if len(board.slots) + bool(board.idle) <= rows else board.slots[: rows - 1]
+    shown = board.slots if len(board.slots) <= rows else board.slots[: rows - 1]
     lines = [_slot(slot, width) for slot in shown]
-    rest = []
     if len(shown) < len(board.slots):
-        rest.append(f"{len(board.slots) - len(shown)} more running")
-    if board.idle:
-        rest.append(f"{board.idle} idle")
-    if rest:
-        lines.append([(f"      {', '.join(rest)}", _DIM)])
+        lines.append([(f"      and {len(board.slots) - len(shown)} more", _DIM)])
     return lines
 
 

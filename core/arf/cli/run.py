@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 ARF_YAML = "arf.yaml"
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 
 def _view_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,8 +132,8 @@ def _workspace(named: str | None) -> Path:
         demo.check_torch()
         directory = here / DEMO
         made = demo.set_up(directory)
-        why = f"no workspace here, so {'the bundled one was set up in' if made else 'the one is used that is in'}"
-        say(f"arf: {why} ./{DEMO}")
+        what = "the bundled one was set up in" if made else "the bundled one is used, which is in"
+        say(f"arf: no workspace here, so {what} ./{DEMO}")
     if (directory / ARF_YAML).is_file() and directory.name == DEMO:
         demo.check_torch()
     return directory
@@ -175,7 +175,7 @@ def _configure(
         raise WorkspaceError(detected.reason, hint=f"`arf init {directory} --script FILE` writes one")
     config = load(
         **files,
-        detected=detected and detected.settings,
+        detected=detected.settings if detected else None,
         overrides=pairs,
         flags=given,
         options_class=plugins.options,
@@ -296,7 +296,7 @@ def _make_view(style: str | None, plugins: Plugins) -> View:
 
     if style == "json":
         return JsonLines()
-    if style == "plain" or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+    if style == "plain" or not _has_screen():
         return Plain()
 
     def lookout(engine: Engine) -> Any:
@@ -306,6 +306,16 @@ def _make_view(style: str | None, plugins: Plugins) -> View:
         return Lookout(engine.store, parser, engine.config.limits.budget_s)
 
     return Picture(lookout)
+
+
+def _has_screen() -> bool:
+    """Whether standard error is a terminal that can show a picture, and arf is in its foreground."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except OSError:
+        return False
 
 
 def _catch_signals(engine: Engine, view: View) -> None:

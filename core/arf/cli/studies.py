@@ -74,7 +74,7 @@ def read_study(name: str | None, read: Callable[[Store], T]) -> T:
 
 
 def find_experiment(store: Store, name: str) -> Experiment:
-    """An experiment by its number (`17` or `#17`), the beginning of its commit, or `best`. Raises UsageError."""
+    """An experiment by number (`17` or `#17`), beginning of a commit, or `best`. Raises UsageError."""
     if name == "best":
         kept = store.kept()
         if not kept:

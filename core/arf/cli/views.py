@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,11 +70,10 @@ class Plain(View):
         study, config = engine.study, engine.config
         better = "less" if study.objective.direction == "min" else "more"
         slots = sum(tier.slots for tier in study.tiers)
-        say(
-            f"arf: study {study.name} {'goes on' if resumed else 'starts'}: {study.objective.metric}, {better} is "
-            f"better; strategy {config.strategy.name}, agent {config.agent.name}, backend {config.backend.name} "
-            f"with {count(slots, 'slot')}"
-        )
+        parts = f"strategy {config.strategy.name}, agent {config.agent.name}, backend {config.backend.name}"
+        how = "goes on" if resumed else "starts"
+        what = f"{study.objective.metric}, {better} is better"
+        say(f"arf: study {study.name} {how}: {what}; {parts} with {count(slots, 'slot')}")
         say(f"arf: its folder is {engine.directory}")
         if resumed:
             say(f"arf: {count(len(study.experiments), 'experiment')} so far, {study.running_count} under way")
@@ -142,22 +144,24 @@ class JsonLines(View):
 
 
 class Picture(View):
-    """The live view, on a terminal. Should the terminal break, the study goes on with plain lines."""
+    """The live view, on a terminal. Should the terminal go away, the study goes on."""
 
     def __init__(self, lookout: Callable[[Engine], Lookout]) -> None:
         from arf.cli.live import Screen
 
         self._make_lookout = lookout
-        self._screen: Screen | None = Screen(sys.stderr)
-        self._notes: list[str] = []
+        self._screen = Screen(sys.stderr)
+        self._broken = False
+        """The terminal was closed; the study goes on."""
+        self._notes: deque[str] = deque(maxlen=100)
         self._dirty = True
         self._shown_at = 0.0
 
     def open(self, engine: Engine, *, resumed: bool) -> None:
         super().open(engine, resumed=resumed)
         self._lookout = self._make_lookout(engine)
-        if self._screen is not None:
-            self._screen.open()
+        self._screen.open()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTSTP, self._suspend)
         self.tick()
 
     def changed(self, study: Study, experiment: Experiment) -> None:
@@ -171,7 +175,7 @@ class Picture(View):
     def tick(self) -> None:
         """Draw if something changed, or a second has passed."""
         now = self.engine.elapsed_s
-        if self._screen is None or not (self._dirty or now - self._shown_at >= 1.0):
+        if self._broken or not (self._dirty or now - self._shown_at >= 1.0):
             return
         self._dirty = False
         self._shown_at = now
@@ -179,18 +183,24 @@ class Picture(View):
             elapsed_s=now,
             ideas_waiting=self.engine.study.untried_count,
             stopping=self.engine.stopping,
-            notes=tuple(self._notes[-3:]),
+            notes=tuple(self._notes),
         )
         try:
             self._screen.show(board)
-        except (OSError, ValueError):  # the terminal was closed
-            self._screen = None
+        except (OSError, ValueError):
+            self._broken = True
+
+    def _suspend(self) -> None:
+        """Ctrl-Z: give the terminal back, stop, and take it again when the shell lets arf go on."""
+        self._screen.close()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._screen.open()
+        self._dirty = True
 
     def close(self) -> None:
-        if self._screen is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._screen.close()
-            self._screen = None
+        with contextlib.suppress(OSError, ValueError):
+            self._screen.close()
+        self._broken = True
         for note in self._notes:
             say(f"arf: {note}")
         self._notes.clear()
@@ -204,9 +214,8 @@ def tell_summary(summary: Mapping[str, Any]) -> None:
     name, best = summary["study"], summary["best"]
     improved = bool(best and best["gain"])
     say("")
-    say(
-        f"study {name} {summary['state']} after {duration(summary['elapsed_s'])}: {printable(summary['reason'])}"
-    )
+    reason = printable(summary["reason"])
+    say(f"study {name} {summary['state']} after {duration(summary['elapsed_s'])}: {reason}")
     rows = [("best", best_text(summary))]
     if improved:
         rows += [("", f"commit {best['commit'][:12]} on branch arf/{name}: {printable(best['title'])}")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from arf.cli.formats import count, number, percentage, printable, small
@@ -42,6 +41,14 @@ def verdict_counts(summary: Mapping[str, Any]) -> str:
 
 
 def gain_text(summary: Mapping[str, Any]) -> str | None:
-    """The gain that fresh runs of the best and of the baseline give, with its interval; None if there is none."""
+    """The gain that fresh runs of the best give, with its interval; None if there are none."""
     final = summary["final"]
     return None if final is None else str(final)
+
+
+def state_text(summary: Mapping[str, Any], *, short: bool = False) -> str:
+    """What a study does, and why it ended."""
+    if summary["state"] == "running" and summary["pid"] is None:
+        return "died" if short else f"died; `arf resume {summary['study']}` goes on"
+    reason = printable(summary["reason"])
+    return summary["state"] if short or not reason else f"{summary['state']} ({reason})"

@@ -9,10 +9,14 @@ process would have it is declined, and arf starts one instead. Python 3.10 or ne
 """
 
 import ast
+import atexit
+import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import importlib.machinery
+import io
 import json
 import os
 import signal
@@ -366,21 +370,61 @@ def _refresh_randomness() -> None:
         multiprocessing.current_process().authkey = os.urandom(32)
 
 
-def _run(path: str, main: types.ModuleType) -> None:
-    """Run the script to its end, with a fresh process's exit code and traceback."""
+def _run(path: str, main: types.ModuleType) -> int:
+    """Run the script to its end; gives a fresh process's exit code, and prints its traceback."""
     try:
         with open(path, "rb") as file:
             code = compile(file.read(), path, "exec", dont_inherit=True)
         exec(code, main.__dict__)
-    except SystemExit:
-        raise
+    except SystemExit as end:
+        return _exit_code(end.code)
     except BaseException as error:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         error.__traceback__ = trace
         sys.excepthook(type(error), error, trace)
-        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def _exit_code(value: object) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return value & 0xFF if -(2**63) <= value < 2**63 else 0xFF
+    with contextlib.suppress(Exception):  # a script may have closed or replaced them
+        sys.stdout.flush()
+        print(value, file=sys.stderr)
+    return 1
+
+
+def _leave(code: int, libraries: set[str]) -> None:
+    """End as the interpreter does, but leave the libraries' memory to the kernel: torch takes 0.4 s over it.
+
+    Threads are joined, exit handlers run, what the script and its own modules hold is destroyed, and no file
+    is left unwritten.
+    """
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    for name, module in list(sys.modules.items()):
+        if name not in libraries or name == "__main__":
+            for key in [key for key in vars(module) if not key.startswith("__")]:
+                vars(module)[key] = None
+    gc.collect()
+    for thing in gc.get_objects():
+        if isinstance(thing, io.IOBase) and not thing.closed:
+            with contextlib.suppress(Exception):  # somebody else's file object
+                thing.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception:  # whatever a script has put there
+            code = 120  # as the interpreter says that output was lost
+    ctypes.CDLL(None).fflush(None)
+    os._exit(code)
 
 
 def main() -> None:
@@ -397,8 +441,10 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for wrappers: the kernel forgets them itself
     modules = {name.partition(".")[0] for name in server.plan.modules} - sys.stdlib_module_names
     server.send({"ready": time.monotonic(), "modules": sorted(modules) or ["the standard library"]})
+    libraries = set(sys.modules)
+    gc.freeze()  # what is loaded stays: a job's collector need not visit it, nor copy its pages
     job = server.serve()
-    _run(*_become(job, server.env, flags))
+    _leave(_run(*_become(job, server.env, flags)), libraries)
 
 
 main()

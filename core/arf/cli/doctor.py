@@ -1,0 +1,325 @@
+"""`arf doctor`: does everything work that a study here would need, and what to do if not."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from attrs import frozen
+
+from arf.cli.formats import count, paint, printable
+from arf.cli.studies import DEMO, json_option, print_json
+from arf.errors import ArfError
+
+if TYPE_CHECKING:
+    from arf.config import Config
+    from arf.plugins import Plugins
+
+JOB_LIMIT_S = 60.0
+"""How long the trivial job may take, waiting in a queue included."""
+LITTLE_DISK_GB = 2.0
+_SAYS = "arf-doctor: ok"
+
+
+class Health(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    """A study may do without it."""
+    FAILED = "failed"
+
+
+@frozen
+class Finding:
+    """What one check found. `hint` says what to do; empty where nothing is to be done."""
+
+    name: str
+    health: Health
+    text: str
+    hint: str = ""
+
+
+@click.command()
+@click.argument("workspace", required=False)
+@click.option("--backend", metavar="B", help="The backend to check; else the workspace's.")
+@click.option("--agent", metavar="A", help="The agent to check; else the workspace's.")
+@json_option
+def doctor(workspace: str | None, backend: str | None, agent: str | None, as_json: bool) -> int:
+    """Check that everything works that a study of WORKSPACE needs, and run a trivial job.
+
+    WORKSPACE is the current folder if it is left out. The exit code is 1 if something failed.
+    """
+    findings = []
+    for finding in _findings(_place(workspace), backend, agent):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
+    failed = sum(finding.health is Health.FAILED for finding in findings)
+    if as_json:
+        rows = [{"check": f.name, "health": str(f.health), "text": f.text, "hint": f.hint} for f in findings]
+        print_json({"ok": not failed, "checks": rows})
+    elif failed:
+        click.echo(f"\n{count(failed, 'check')} failed", err=True)
+    return 1 if failed else 0
+
+
+def _print(finding: Finding) -> None:
+    mark = {Health.OK: ("ok", "green"), Health.WARNING: ("warn", "yellow"), Health.FAILED: ("FAIL", "red")}
+    word, colour = mark[finding.health]
+    hint = f"; {printable(finding.hint)}" if finding.hint else ""
+    click.echo(
+        f"{paint(f'{word:<4}', colour, bold=True)}  {finding.name:<12} {printable(finding.text)}{hint}"
+    )
+
+
+def _place(named: str | None) -> Path:
+    if named is not None:
+        return Path(named)
+    here = Path.cwd()
+    demo = here / DEMO
+    return (
+        demo
+        if demo.is_dir() and not any((here / name).exists() for name in ("arf.yaml", "train.py"))
+        else here
+    )
+
+
+def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterator[Finding]:
+    from arf.plugins import Plugins
+
+    yield _python()
+    yield _git()
+    yield _disk(directory)
+    plugins = Plugins.load()
+    yield from _plugins(plugins)
+    config: Config | None = None
+    try:
+        config = _config(directory, plugins, backend, agent)
+    except ArfError as error:
+        yield _failed("settings", error)
+    else:
+        yield Finding("settings", Health.OK, _choices(config))
+        yield _workspace(directory, config)
+    if config is None:
+        config = _defaults(plugins, backend, agent)
+    for kind in ("strategy", "agent", "parser"):
+        yield _part(plugins, config, kind)
+    yield from _backend(plugins, config, directory)
+
+
+def _failed(name: str, error: Exception) -> Finding:
+    if isinstance(error, ArfError):
+        return Finding(name, Health.FAILED, error.message, error.hint)
+    return Finding(name, Health.FAILED, f"{type(error).__name__}: {error}")
+
+
+# ---- The machine ----------------------------------------------------------------------------
+
+
+def _python() -> Finding:
+    import platform
+
+    from arf import __version__
+
+    return Finding("python", Health.OK, f"{platform.python_version()} at {sys.executable}, arf {__version__}")
+
+
+def _git() -> Finding:
+    import pygit2
+
+    library = f"libgit2 {pygit2.LIBGIT2_VERSION}"
+    program = shutil.which("git")
+    if program is None:
+        hint = "arf does without it; you will want it to commit and to merge: install git"
+        return Finding("git", Health.WARNING, f"{library}, but no git program", hint)
+    return Finding("git", Health.OK, f"{program}, {library}")
+
+
+def _disk(directory: Path) -> Finding:
+    place = next((p for p in (directory, *directory.absolute().parents) if p.exists()), Path("/"))
+    free_gb = shutil.disk_usage(place).free / 2**30
+    if free_gb < LITTLE_DISK_GB:
+        return Finding(
+            "disk",
+            Health.WARNING,
+            f"{free_gb:.1f} GiB free at {place}",
+            "free some: logs and commits need room",
+        )
+    return Finding("disk", Health.OK, f"{free_gb:.0f} GiB free at {place}")
+
+
+# ---- Plugins --------------------------------------------------------------------------------
+
+
+def _plugins(plugins: Plugins) -> Iterator[Finding]:
+    """The broken ones, the parts that lack what they need, and how many are well."""
+    for name, reason in plugins.broken.items():
+        yield Finding("plugin", Health.WARNING, f"{name} is left out: {reason}", "update or remove it")
+    well = 0
+    for info in plugins.describe():
+        for kind, declarations in info.declarations.items():
+            for declaration in declarations:
+                problem = _import_problem(declaration.implementation)
+                if not problem:
+                    well += 1
+                    continue
+                hint = f"pip install '{declaration.extra}'" if declaration.extra else "tell its author"
+                text = f"{kind} {declaration.name} cannot be used: {problem}"
+                yield Finding("plugin", Health.WARNING, text, hint)
+    yield Finding("plugins", Health.OK, f"{count(well, 'part')} can be used; `arf plugins` lists them")
+
+
+def _import_problem(implementation: str) -> str:
+    """Why an implementation cannot be imported; empty if it can."""
+    from importlib import import_module
+
+    module, _, attribute = implementation.partition(":")
+    try:
+        found: Any = import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # other people's code
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str | None) -> Config:
+    from arf.config import load
+    from arf.detection import detect
+    from arf.errors import WorkspaceError
+
+    yaml = directory / "arf.yaml"
+    detected = None if yaml.is_file() else detect(directory)
+    if detected is not None and detected.settings is None:
+        raise WorkspaceError(detected.reason, hint="or `arf run` here sets up the bundled workspace")
+    return load(
+        workspace_file=yaml if yaml.is_file() else None,
+        detected=detected.settings if detected else None,
+        flags={"backend": backend, "agent": agent},
+        options_class=plugins.options,
+    )
+
+
+def _defaults(plugins: Plugins, backend: str | None, agent: str | None) -> Config:
+    """What a study would use if there were a workspace. Raises ArfError for an unknown name."""
+    from arf.config import load
+    from arf.types import WorkspaceSettings
+
+    flags = {"backend": backend, "agent": agent}
+    return load(detected=WorkspaceSettings(command="true"), flags=flags, options_class=plugins.options)
+
+
+def _choices(config: Config) -> str:
+    parts = (config.strategy, config.agent, config.backend, config.parser)
+    return f"`{_shown(config.workspace.command)}` with " + ", ".join(part.name for part in parts)
+
+
+def _shown(command: str | tuple[str, ...]) -> str:
+    return command if isinstance(command, str) else " ".join(command)
+
+
+def _workspace(directory: Path, config: Config) -> Finding:
+    from arf.workspace import Workspace
+
+    try:
+        workspace = Workspace.open(directory, config.workspace)
+        commit = workspace.base_commit()
+        files = ", ".join(sorted(workspace.files(commit))[:4])
+    except (ArfError, OSError) as error:
+        return _failed("workspace", error)
+    return Finding("workspace", Health.OK, f"{workspace.directory} at {commit[:12]}; editable: {files}")
+
+
+def _part(plugins: Plugins, config: Config, kind: Any) -> Finding:
+    choice = getattr(config, kind)
+    try:
+        made: Any = plugins.make(kind, choice.name, choice.options)
+        if kind == "agent":
+            asyncio.run(made.aclose())
+    except ArfError as error:
+        return _failed(kind, error)
+    return Finding(kind, Health.OK, choice.name)
+
+
+# ---- The backend ----------------------------------------------------------------------------
+
+
+def _backend(plugins: Plugins, config: Config, directory: Path) -> Iterator[Finding]:
+    """Its tiers, and a trivial job on the first of them."""
+    name = config.backend.name
+    # A cluster's machines see the workspace, and not the /tmp of this one.
+    own = directory / ".arf"
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=own if own.is_dir() else None) as folder:
+        try:
+            backend = plugins.make("backend", name, config.backend.options, Path(folder) / "backend")
+            found = asyncio.run(_try_backend(backend, Path(folder)))
+        except (ArfError, OSError) as error:
+            yield _failed("backend", error)
+            return
+    yield from found
+
+
+async def _try_backend(backend: Any, folder: Path) -> list[Finding]:
+    (folder / "tree").mkdir()
+    (folder / "backend").mkdir(exist_ok=True)
+    try:
+        tiers = await backend.tiers()
+        found = [
+            Finding(
+                "tier",
+                Health.OK,
+                f"{tier.name}: {count(tier.slots, 'slot')}"
+                + (f", ${tier.usd_per_hour:.2f} a slot hour" if tier.usd_per_hour else "")
+                + (f", {tier.memory_gb:.1f} GiB a slot" if tier.memory_gb else "")
+                + (f", {tier.description}" if tier.description else ""),
+            )
+            for tier in tiers
+        ]
+        found.append(await _try_job(backend, folder, tiers[0].name))
+    finally:
+        await backend.aclose()
+    return found
+
+
+async def _try_job(backend: Any, folder: Path, tier: str) -> Finding:
+    import os
+
+    from arf.types import Job, JobState
+
+    job = Job(
+        key=f"doctor-{os.getpid()}",
+        directory=folder / "tree",
+        command=f"echo {_SAYS}",
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+        log=folder / "job.log",
+        tier=tier,
+        time_limit_s=JOB_LIMIT_S,
+    )
+    began = time.monotonic()
+    handle = await backend.submit(job)
+    try:
+        result = await asyncio.wait_for(backend.wait(handle), JOB_LIMIT_S)
+    except TimeoutError:
+        await backend.cancel(handle)
+        hint = "is the queue full? a study waits; the doctor does not"
+        return Finding("job", Health.WARNING, f"a trivial job did not end within {JOB_LIMIT_S:.0f} s", hint)
+    text = job.log.read_text("utf-8", "replace").strip() if job.log.exists() else ""
+    if result.state is not JobState.SUCCEEDED:
+        return Finding(
+            "job", Health.FAILED, f"a trivial job ended as {result.state}: {result.message or text}"
+        )
+    if _SAYS not in text:
+        return Finding(
+            "job", Health.FAILED, f"a trivial job's output is not in {job.log}", "is that folder shared?"
+        )
+    where = f" on {result.slot}" if result.slot else ""
+    return Finding("job", Health.OK, f"a trivial job ran{where} in {time.monotonic() - began:.1f} s")

@@ -1,0 +1,113 @@
+"""`arf init`: a workspace to start from, or an `arf.yaml` for a script that is there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from arf.errors import UsageError, nearest
+
+ARF_YAML = "arf.yaml"
+
+_TEMPLATE = """\
+# What arf is told of this workspace. Every key can be overridden: `arf run -o limits.budget_s=60`.
+# docs/configuration.md has all keys, with their defaults.
+workspace:
+  command: {command}
+  editable: [{script}]        # What ideas may change. All other tracked files are read-only.
+  # setup: python prepare.py     # Run once for a study, before the first job: data, a tokenizer.
+  # link: [data]                 # Untracked folders that each run needs.
+objective:
+  metric: {metric}            # As the script prints it: a closing line such as `{metric}: 1.234`.
+  direction: {direction}             # min or max: which way is better.
+  # pick: last                   # Which value counts where it is printed more than once.
+limits:
+  budget_s: 5m                # What one run takes, for estimates.
+  time_limit_s: 10m           # A run that takes longer is ended.
+# parser: jsonl                  # If the script prints JSON lines; `arf plugins` lists all parsers.
+"""
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", default=".")
+@click.option("--script", metavar="FILE", help="Write DIR/arf.yaml for this script, which is in DIR.")
+@click.option("--command", metavar="CMD", help="How the script is run; else what its name suggests.")
+@click.option(
+    "--metric", default="val_bpb", show_default=True, help="The metric to improve, as the script prints it."
+)
+@click.option("--direction", type=click.Choice(["min", "max"]), default="min", show_default=True)
+def init(directory: str, script: str | None, command: str | None, metric: str, direction: str) -> None:
+    """Make a workspace in DIR: a copy of the bundled one, with a git repository of its own.
+
+    With --script, write a commented arf.yaml for a script of your own into DIR instead.
+    """
+    target = Path(directory)
+    if script is not None:
+        _write_yaml(target, script, command, metric, direction)
+    elif command is not None:
+        raise UsageError("--command needs --script", hint="name the script that the command runs")
+    else:
+        _copy(target)
+
+
+def _copy(target: Path) -> None:
+    from arf.cli import demo
+
+    if target.resolve() == Path.cwd():
+        raise UsageError(
+            "name a folder for the workspace, such as `arf init trainer`",
+            hint="or say which script to study: `arf init --script train.py`",
+        )
+    made = demo.set_up(target)
+    click.echo(
+        f"{target} {'is ready' if made else 'is a workspace already'}; start with `arf run {target}`",
+        err=True,
+    )
+
+
+def _write_yaml(target: Path, script: str, command: str | None, metric: str, direction: str) -> None:
+    if not target.is_dir():
+        raise UsageError(f"{target} is no folder", hint="name the folder that holds the script")
+    file = target / ARF_YAML
+    if file.exists():
+        raise UsageError(f"{file} exists", hint="edit it, or move it away")
+    if not (target / script).is_file():
+        names = [path.relative_to(target).as_posix() for path in target.iterdir() if path.is_file()]
+        raise UsageError(f"there is no {script} in {target}", hint=nearest(script, names))
+    command = command or _command(target, script)
+    text = _TEMPLATE.format(
+        command=_quoted(command), script=_quoted(script), metric=_quoted(metric), direction=direction
+    )
+    file.write_text(text, encoding="utf-8")
+    where = "" if target.resolve() == Path.cwd() else f" {target}"
+    click.echo(
+        f"wrote {file}: `{command}` is run, {script} may change, {metric} is {direction}imised; "
+        f"look it over, commit, and start with `arf run{where}`",
+        err=True,
+    )
+
+
+def _command(target: Path, script: str) -> str:
+    """How a script is run, by its name. Raises UsageError if nothing suggests it."""
+    path = shlex.quote(script)
+    programs = {".py": "{python}", ".sh": "sh", ".r": "Rscript", ".jl": "julia"}
+    if Path(script).suffix == ".py" and (target / "uv.lock").is_file():
+        return f"uv run {path}"
+    if (program := programs.get(Path(script).suffix.lower())) is not None:
+        return f"{program} {path}"
+    if os.access(target / script, os.X_OK):
+        return f"./{path}"
+    raise UsageError(f"how is {script} run?", hint=f"say it: --command './{script}'")
+
+
+def _quoted(text: str) -> str:
+    """The text as a YAML scalar: a JSON string is one."""
+    import json
+
+    plain = (
+        text.replace("_", "").replace("-", "").replace(".", "").replace("/", "").replace(" ", "").isalnum()
+    )
+    return text if plain and text[0].isalpha() else json.dumps(text, ensure_ascii=False)
