@@ -784,6 +784,7 @@ class Engine:
             expected=draft.expected,
         )
         self._next_idea += 1
+        self.workspace.keep_idea(self.study.name, idea.id, idea.commit)
         self.store.add_idea(idea, self._seq())
         self.study.add_idea(idea)
         return idea.id
@@ -889,6 +890,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._agent.aclose()
         await self._backend.aclose()
+        self.workspace.close()
 
     def _finish(self) -> dict[str, Any]:
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"

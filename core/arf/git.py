@@ -21,7 +21,6 @@ from arf.packing import start_packing
 
 PACK_EVERY = 1000
 """Commits kept between two packings: loose, one takes four files and 16 KB on disk; packed, 0.4 KB."""
-_CACHE_BYTES = 8 << 20  # libgit2 would hold up to 256 MB of commits and trees that nobody asks for again
 
 
 class Entry(NamedTuple):
@@ -60,7 +59,7 @@ class Repository:
         self._listings: OrderedDict[str, Files] = OrderedDict()
         self._unpacked: list[str] = []
         self._packer: subprocess.Popen[bytes] | None = None
-        pygit2.settings.cache_max_size(_CACHE_BYTES)
+        pygit2.settings.enable_caching(False)  # it holds 3 KB an experiment that nobody asks for again
 
     # ---- reading ----------------------------------------------------------------------------------
 

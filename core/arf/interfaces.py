@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,14 @@ class Brief:
     """The user's instructions (program.md); empty if there are none."""
     directory: Path | None = None
     """A folder of the agent's own, kept with the study; None in tests that need none."""
+    logs: Path | None = None
+    """The folder of the runs' logs: experiment 12 wrote `000012.log`."""
+    diff: Callable[[str, str], str] | None = None
+    """The unified diff of two commits."""
+    is_editable: Callable[[str], bool] | None = None
+    """Whether a path, relative to the workspace, may be changed or made; None: only `files` may."""
+    budget_left: Mapping[str, float] = field(factory=dict)
+    """What is left of the budgets that are set: `experiments`, `seconds`, `slot_hours`, `usd`, `tokens`."""
     extra: Mapping[str, Any] = field(factory=dict)
 
 
@@ -115,6 +123,10 @@ class Backend(ABC):
 
         `wait` then gives `CANCELLED`, or the end that came first.
         """
+
+    def notes(self) -> Sequence[str]:
+        """What people may want to know about the jobs so far, a line each; empty if nothing."""
+        return ()
 
     async def aclose(self) -> None:
         """Release what is held. Jobs go on: whoever wants them ended cancels them first."""

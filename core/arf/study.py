@@ -7,7 +7,9 @@ same calls to rebuild a study, which is all that a resume is.
 
 from __future__ import annotations
 
+import math
 import random
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeVar
@@ -47,10 +49,17 @@ class Group:
     mean: float = 0.0
     sum_squares: float = 0.0
     """Sum of squared deviations from the mean (Welford 1962)."""
+    running: int = 0
+    """How many were accepted and have not ended."""
 
     @property
     def n(self) -> int:
         return len(self.values)
+
+    @property
+    def failed(self) -> int:
+        """How many ended without a value that counts."""
+        return len(self.experiments) - self.n - self.running
 
     def add(self, value: float) -> float:
         """Count a value; returns by how much the sum of squares grew."""
@@ -72,6 +81,9 @@ class Spread:
 
 
 GroupKey = tuple[str, str, float | None]
+
+NEAR_MISSES = 16
+"""How many discarded candidates are remembered as nearly better than their parent."""
 
 
 class Study:
@@ -107,6 +119,14 @@ class Study:
         """The first run of the incumbent; None until one has been accepted."""
         self.kept: list[int] = []
         """Experiments whose verdict was *keep*, in order, the baseline's first run included."""
+        self.first_open = 1
+        """The first candidate that was not yet judged when the incumbent was kept: from it on, candidates
+        are compared with this incumbent."""
+        self.stale: list[int] = []
+        """Candidates discarded since the last *keep* that had been made from an older incumbent."""
+        self.near_misses: list[tuple[float, int]] = []
+        """Discarded candidates of one idea that did better than their parent, as (minus the gain in units of
+        the noise, experiment), best first, at most `NEAR_MISSES`."""
         self.usage = Usage()
         self._experiments: dict[int, Experiment] = {}
         self._ideas: dict[int, Idea] = {}
@@ -124,6 +144,7 @@ class Study:
         self._slot_s: dict[str, float] = {}
         self._exhausted: set[str] = set()
         self._by_role: dict[Role, list[int]] = {role: [] for role in Role}
+        self._trees = {base: base_tree}
 
     # ---- What anybody asks ------------------------------------------------------------------
 
@@ -218,6 +239,11 @@ class Study:
     def baseline_group(self, tier: str, budget: float | None = None) -> Group | None:
         return self.group(self.base_tree, tier, budget)
 
+    def group_at(self, commit: str, tier: str, budget: float | None = None) -> Group | None:
+        """The runs of a commit that is the base or was an experiment's; None if there is none."""
+        tree = self._trees.get(commit)
+        return None if tree is None else self.group(tree, tier, budget)
+
     def spread(self, tier: str, budget: float | None = None) -> Spread:
         """Within-group spread of the objective on a tier: `sum_squares / df` is its variance."""
         return self._spread.get((tier, budget)) or Spread()
@@ -294,6 +320,8 @@ class Study:
                 budget=experiment.budget,
             )
         group.experiments.append(experiment.id)
+        group.running += 1
+        self._trees[experiment.commit] = experiment.tree
         self._running[experiment.id] = None
         self._by_role[experiment.role].append(experiment.id)
         self._planned.setdefault((experiment.parent, experiment.ideas), []).append(experiment.id)
@@ -308,9 +336,10 @@ class Study:
         self._running.pop(experiment.id, None)
         self._undecided[experiment.id] = None
         self._slot_s[experiment.tier] = self._slot_s.get(experiment.tier, 0.0) + experiment.slot_s
+        group = self.group_of(experiment)
+        group.running -= 1
         if experiment.value is None:
             return
-        group = self.group_of(experiment)
         grown = group.add(experiment.value)
         if group.n > 1:
             key = (experiment.tier, experiment.budget)
@@ -328,3 +357,30 @@ class Study:
             self.incumbent_commit = experiment.commit
             self.incumbent_tree = experiment.tree
             self.incumbent_experiment = experiment.id
+            self.first_open = self._first_open()
+            self.stale = []
+        elif verdict is Verdict.DISCARD and experiment.role is Role.CANDIDATE:
+            self._discarded(experiment)
+
+    def _first_open(self) -> int:
+        waiting = [
+            number
+            for numbers in (self._running, self._undecided)
+            for number in numbers
+            if self._experiments[number].role is Role.CANDIDATE
+        ]
+        return min(waiting, default=len(self._experiments) + 1)
+
+    def _discarded(self, experiment: Experiment) -> None:
+        if experiment.parent != self.incumbent_commit:
+            self.stale.append(experiment.id)
+        group = self.group_of(experiment)
+        parent = self.group_at(experiment.parent, experiment.tier, experiment.budget)
+        spread = self.spread(experiment.tier, experiment.budget)
+        if len(experiment.ideas) != 1 or parent is None or not parent.n or not group.n or not spread.df:
+            return
+        gain = self.objective.gain(parent.mean, group.mean)
+        if gain > 0:
+            sigma = math.sqrt(spread.sum_squares / spread.df)
+            insort(self.near_misses, (-gain / sigma if sigma else -math.inf, experiment.id))
+            del self.near_misses[NEAR_MISSES:]

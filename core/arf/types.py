@@ -366,8 +366,8 @@ class SeedMode(StrEnum):
 class WorkspaceSettings:
     """What a workspace is: the command that is run, and which of its files may change.
 
-    Patterns are relative to the workspace, with forward slashes, as in .gitignore: `*` stays within a
-    folder, `**` crosses folders, and a folder's name stands for all that is in it.
+    Patterns are relative to the workspace, with forward slashes: `*` stays within a folder (`*.py` is at the
+    top only), `**` crosses folders, and a folder's name stands for all that is in it.
     """
 
     command: str | tuple[str, ...]
@@ -376,11 +376,17 @@ class WorkspaceSettings:
     """A shell command run once in the workspace before the first job (data, tokenizer); empty for none."""
     setup_time_limit_s: Seconds = 3600.0
     editable: tuple[str, ...] = ("train.py",)
-    """What ideas may change; all other tracked files are read-only."""
+    """What ideas may change."""
     readonly: tuple[str, ...] = ()
-    """Exceptions from `editable`."""
+    """What no run may change, or its result does not count; also exceptions from `editable`.
+
+    Empty: every tracked file that is not editable.
+    """
     link: tuple[str, ...] = ()
-    """Untracked paths of the workspace, such as `data`, that each work tree gets as symbolic links."""
+    """Untracked paths of the workspace, such as `data`, that each work tree gets as symbolic links.
+
+    With `setup`, one that is missing is made: as a folder, unless its name has a suffix.
+    """
     env: Mapping[str, str] = field(factory=dict)
     """Environment variables for every job."""
     pass_env: tuple[str, ...] = ()

@@ -154,7 +154,11 @@ class Workspace:
         name = path[len(self.prefix) :]
         readonly = inside and bool(self._readonly(name))
         editable = inside and not readonly and bool(self._editable(name))
-        return editable, readonly if self.settings.readonly else not editable
+        if not self.settings.readonly:
+            readonly = not editable and not path.endswith(
+                ".pyc"
+            )  # some do track them, and every run writes them
+        return editable, readonly
 
     def _read_text(self, blob: str) -> str | None:
         data = self.git.read(blob)
@@ -552,9 +556,8 @@ class Workspace:
 
     def job_env(self) -> dict[str, str]:
         """What a job needs because it runs in a tree inside of the user's repository."""
-        env = {
-            "GIT_CEILING_DIRECTORIES": str(self.directory / OWN_FOLDER)
-        }  # `git` finds no repository, not the user's
+        # So that the script's own `git` finds no repository, rather than the user's.
+        env = {"GIT_CEILING_DIRECTORIES": str(self.directory / OWN_FOLDER)}
         listing = self.git.files(self.base_commit())
         paths = [path[len(self.prefix) :] for path in listing if path.startswith(self.prefix)]
         packages = _package_folders(paths)
@@ -564,7 +567,7 @@ class Workspace:
             inherited = os.environ.get("PYTHONPATH")
             env["PYTHONPATH"] = os.pathsep.join([*packages, *([inherited] if inherited else [])])
         if self._runs_uv():
-            env |= self._uv_env(paths, is_package=bool(packages))
+            env |= self._uv_env(listing, is_package=bool(packages))
         return env
 
     def _runs_uv(self) -> bool:
@@ -572,18 +575,25 @@ class Workspace:
         words = command.split() if isinstance(command, str) else command
         return "uv" in words and "run" in words
 
-    def _uv_env(self, paths: Sequence[str], *, is_package: bool) -> dict[str, str]:
+    def _uv_env(self, listing: Files, *, is_package: bool) -> dict[str, str]:
         """One environment for all trees: uv would make a new one, of gigabytes, in each.
 
-        uv brings it up to date at each start, which takes some 20 ms when nothing is to do, and locks it
-        meanwhile. A lock file is used as it is, or a newer uv would rewrite it and the run would count as
-        having changed a read-only file. If the project is a package, uv would install it from the tree that
-        started last, under the feet of the others: then the environment is used as it is.
+        uv brings it up to date at each start, which is quick when nothing is to do, and locks it meanwhile. A
+        lock file is used as it is, or a newer uv would rewrite it and the run would count as having changed a
+        read-only file. If the project is a package, uv would install it from the tree that started last,
+        under the feet of the others: then the environment is used as it is.
         """
-        env = {"UV_PROJECT_ENVIRONMENT": str(self.directory / ".venv")}
-        if "uv.lock" in paths:
+        here = PurePosixPath(self.prefix)
+        places = list(zip([here, *here.parents], [self.directory, *self.directory.parents], strict=False))
+        home, folder = next(
+            (place for place in places if str(place[0] / "pyproject.toml") in listing), places[0]
+        )
+        env = {}
+        if "UV_PROJECT_ENVIRONMENT" not in os.environ:
+            env["UV_PROJECT_ENVIRONMENT"] = str(folder / ".venv")
+        if str(home / "uv.lock") in listing:
             env["UV_FROZEN"] = "1"
-        if is_package and (self.directory / ".venv").exists():
+        if is_package and (folder / ".venv").exists():
             env["UV_NO_SYNC"] = "1"
         return env
 

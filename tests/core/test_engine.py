@@ -166,7 +166,7 @@ def test_a_study_finds_the_better_level_and_leaves_the_checkout_alone(workspace:
     assert git(workspace, "rev-parse", "HEAD") == head
     assert git(workspace, "status", "--porcelain") == ""
     assert git(workspace, "rev-parse", "arf/s").strip() == summary["best"]["commit"]
-    refs = git(workspace, "for-each-ref", "--format=%(objectname)", "refs/arf/s").split()
+    refs = git(workspace, "for-each-ref", "--format=%(objectname)", "refs/arf/s/[0-9]*").split()
     assert sorted(refs) == sorted(e.commit for e in experiments)
 
 

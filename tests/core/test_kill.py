@@ -39,7 +39,7 @@ print("finished", flush=True)
 SCRIPT = """#!/bin/sh
 LEVEL=100   # [0..1000, step 10]
 echo "$ARF_EXPERIMENT" >> "$RUNS"
-sleep 0.2
+sleep 0.4
 distance=$((LEVEL > 140 ? LEVEL - 140 : 140 - LEVEL))
 echo "---"
 echo "val_bpb: 1.$((1000 + distance * 10 + ARF_SEED % 5))"
@@ -92,7 +92,7 @@ def test_killed_again_and_again_each_experiment_runs_once(workspace: Path, tmp_p
     runs = tmp_path / "runs"
     rng = random.Random(seed)
     kills = 0
-    while kills < 6 and not run_for(workspace, runs, rng.uniform(0.6, 1.6)):
+    while kills < 6 and not run_for(workspace, runs, rng.uniform(0.5, 1.3)):
         kills += 1
     assert kills > 1
     assert kills < 6 or run_for(workspace, runs, None)

@@ -587,7 +587,8 @@ def test_git_in_a_job_does_not_find_the_users_repository(workspace: Workspace, r
     assert "not a git repository" in run.stderr
 
 
-def test_uv_projects_share_one_environment(tmp_path: Path) -> None:
+def test_uv_projects_share_one_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_PROJECT_ENVIRONMENT", raising=False)
     files = {"train.py": TRAIN, "pyproject.toml": "[project]\nname = 'x'\n", "uv.lock": "version = 1\n"}
     repo = make(tmp_path / "r", files)
     env = Workspace.open(repo, WorkspaceSettings(command="uv run train.py")).job_env()
@@ -595,6 +596,11 @@ def test_uv_projects_share_one_environment(tmp_path: Path) -> None:
     assert env["UV_FROZEN"] == "1"
     assert "UV_NO_SYNC" not in env
     assert "UV_PROJECT_ENVIRONMENT" not in Workspace.open(repo, settings()).job_env()
+    (repo / "deep" / "sub").mkdir(parents=True)
+    (repo / "deep" / "sub" / "train.py").write_text(TRAIN)
+    commit_all(repo)
+    below = Workspace.open(repo / "deep" / "sub", WorkspaceSettings(command="uv run train.py")).job_env()
+    assert (below["UV_PROJECT_ENVIRONMENT"], below["UV_FROZEN"]) == (str(repo / ".venv"), "1")
 
 
 def test_a_package_is_imported_from_the_tree_and_not_from_the_checkout(

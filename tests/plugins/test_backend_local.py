@@ -897,6 +897,21 @@ def test_what_a_server_does_not_suit_starts_cold(
 
 
 @linux
+def test_a_server_that_was_made_for_another_script_is_replaced(box: Box) -> None:
+    write(box, prepare="import json, wave\n", world="import json, os\n")
+
+    async def steps(backend: LocalBackend) -> None:
+        await backend.wait(await backend.submit(box.job("prepare", f"{PYTHON} prepare.py")))
+        await warm_up(box, backend)
+        await backend.wait(await backend.submit(box.job("other", f"{PYTHON} prepare.py")))
+        before = warm_jobs(backend)
+        await backend.wait(await backend.submit(box.job("again", f"{PYTHON} world.py")))
+        assert warm_jobs(backend) == before + 1
+
+    box.run(steps)
+
+
+@linux
 @pytest.mark.parametrize(
     ("source", "why"),
     [

@@ -92,7 +92,7 @@ class Board:
             left.append((rest / most, count(int(rest), "experiment")))
         if (most := budget.get("max_slot_hours")) is not None:
             rest = max(0.0, most - summary["slot_hours"])
-            left.append((rest / most, f"{rest:.2f} slot hours"))
+            left.append((rest / most, f"{duration(rest * 3600)} of slots"))
         if (most := budget.get("max_usd")) is not None:
             rest = max(0.0, most - summary["usd"])
             left.append((rest / most, f"${rest:.2f}"))

@@ -99,16 +99,17 @@ def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterat
     yield _disk(directory)
     plugins = Plugins.load()
     yield from _plugins(plugins)
-    config: Config | None = None
     try:
         config = _config(directory, plugins, backend, agent)
     except ArfError as error:
         yield _failed("settings", error)
+        try:
+            config = _defaults(plugins, backend, agent)
+        except ArfError:  # a name that no plugin has, which was told just now
+            return
     else:
         yield Finding("settings", Health.OK, _choices(config))
         yield _workspace(directory, config)
-    if config is None:
-        config = _defaults(plugins, backend, agent)
     for kind in ("strategy", "agent", "parser"):
         yield _part(plugins, config, kind)
     yield from _backend(plugins, config, directory)
@@ -197,6 +198,8 @@ def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str |
     from arf.detection import detect
     from arf.errors import WorkspaceError
 
+    if not directory.is_dir():
+        raise WorkspaceError(f"{directory} is no folder", hint="name the folder that holds the script")
     yaml = directory / "arf.yaml"
     detected = None if yaml.is_file() else detect(directory)
     if detected is not None and detected.settings is None:

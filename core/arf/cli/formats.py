@@ -47,7 +47,7 @@ def small(value: float | None) -> str:
     """Three significant digits: for noise and gains; a dash for None."""
     if value is None:
         return "-"
-    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
 
 
 def percentage(value: float | None) -> str:

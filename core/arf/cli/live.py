@@ -109,8 +109,7 @@ def _tiny(board: Board) -> list[Line]:
 
 def _head(board: Board, width: int) -> Iterator[Line]:
     summary = board.summary
-    state = board.stopping and f"stopping: {board.stopping}"
-    state = state or summary["state"]
+    state = "stopping" if board.stopping else summary["state"]
     left: Line = [("arf ", "bold cyan"), (summary["study"], "bold")]
     right: Line = [
         (f"{state} ", "yellow" if board.stopping else "green"),
@@ -158,7 +157,9 @@ def _best(summary: Mapping[str, Any]) -> Line:
     best = summary["best"]
     if best is None:
         return [(best_text(summary), _DIM)]
-    return [(best_text(summary), "bold green" if best["gain"] else ""), (f"  {printable(best['title'])}", "")]
+    if not best["gain"]:
+        return [(best_text(summary), "")]
+    return [(best_text(summary), "bold green"), (f"  {printable(best['title'])}", "")]
 
 
 def _thinking(board: Board) -> str:
@@ -218,7 +219,7 @@ def _verdicts(board: Board, width: int, rows: int) -> list[Line]:
 
 def _foot(board: Board) -> Line:
     if board.stopping:
-        return [("ending jobs and recording; Ctrl-C again to leave at once", "yellow")]
+        return [(f"ending {count(len(board.slots), 'job')}; Ctrl-C again leaves at once", "yellow")]
     if board.summary["pid"] is None:
         return [(f"not running: {printable(board.summary['reason']) or board.summary['state']}", _DIM)]
     return [("Ctrl-C stops; ", _DIM), (f"arf resume {board.summary['study']}", _DIM), (" goes on", _DIM)]

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import signal
-import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +11,16 @@ import click
 
 from arf.cli.studies import DEMO, find_study, study_argument
 from arf.errors import UsageError, WorkspaceError
-from arf.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from arf.cli.views import View
     from arf.config import Config
     from arf.engine import Engine
     from arf.plugins import Plugins
     from arf.store import StudyLock
-    from arf.study import Study
-    from arf.types import Experiment, WorkspaceSettings
+    from arf.types import WorkspaceSettings
 
     Begun = tuple[Engine, StudyLock]
 
-TICK_S = 0.25
 ARF_YAML = "arf.yaml"
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
@@ -78,7 +69,7 @@ def run(
     Where that holds no script, the bundled workspace is set up in ./arf-demo and studied.
     """
     directory = _workspace(workspace)
-    config, plugins = _configure(directory, config_file, overrides, flags)
+    config, plugins, notes = _configure(directory, config_file, overrides, flags)
     name = config.study.name or free_name(directory)
 
     async def begin() -> Begun:
@@ -86,7 +77,9 @@ def run(
 
         return await launch.create(directory, config, plugins, name)
 
-    return conduct(begin, plugins, style=style, verbose=verbose, resumed=False)
+    from arf.cli.conduct import conduct
+
+    return conduct(begin, plugins, notes, style=style, verbose=verbose, resumed=False)
 
 
 @click.command()
@@ -99,8 +92,10 @@ def resume(study: str | None, style: str | None, verbose: bool) -> int:
     up again, and nothing is run twice.
     """
     from arf.plugins import Plugins
+    from arf.store import Store
 
     home = find_study(study)
+    Store.open(home).close()  # what is wrong with it is told before what is missing around it
     disabled = _disabled(config_file=home / "study.yaml")
     plugins = Plugins.load(disabled)
 
@@ -109,7 +104,9 @@ def resume(study: str | None, style: str | None, verbose: bool) -> int:
 
         return await launch.resume(home, plugins)
 
-    return conduct(begin, plugins, style=style, verbose=verbose, resumed=True)
+    from arf.cli.conduct import conduct
+
+    return conduct(begin, plugins, _left_out(plugins), style=style, verbose=verbose, resumed=True)
 
 
 # ---- What to run ----------------------------------------------------------------------------
@@ -147,9 +144,8 @@ def _detected(directory: Path) -> WorkspaceSettings | None:
 
 def _configure(
     directory: Path, config_file: str | None, overrides: tuple[str, ...], flags: Mapping[str, Any]
-) -> tuple[Config, Plugins]:
-    """The configuration from all that was said, and the plugins that it leaves in. Tells its warnings."""
-    from arf.cli.views import say
+) -> tuple[Config, Plugins, list[str]]:
+    """The configuration from all that was said, the plugins that it leaves in, and notes for people."""
     from arf.config import load
     from arf.detection import detect
     from arf.plugins import Plugins
@@ -161,8 +157,6 @@ def _configure(
     }
     pairs = [_pair(text) for text in overrides]
     plugins = Plugins.load(_disabled(**files, overrides=pairs))
-    for name, reason in plugins.broken.items():
-        say(f"arf: warning: the plugin {name} is left out: {reason}")
     detected = None if yaml.is_file() else detect(directory)
     keys = {
         "name": "study.name",
@@ -180,11 +174,13 @@ def _configure(
         flags=given,
         options_class=plugins.options,
     )
-    if detected is not None and detected.settings is not None:
-        say(f"arf: {detected.reason}")
-    for warning in config.warnings:
-        say(f"arf: warning: {warning}")
-    return config, plugins
+    notes = [] if detected is None else [detected.reason]
+    notes += [f"warning: {warning}" for warning in config.warnings]
+    return config, plugins, [*notes, *_left_out(plugins)]
+
+
+def _left_out(plugins: Plugins) -> list[str]:
+    return [f"warning: the plugin {name} is left out: {why}" for name, why in plugins.broken.items()]
 
 
 def _names_command(config_file: Path | None, overrides: list[tuple[str, str]]) -> bool:
@@ -220,125 +216,3 @@ def free_name(workspace: Path) -> str:
     taken = {path.name for path in (workspace / STUDIES).glob("*")}
     names = (day if number == 1 else f"{day}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)
-
-
-# ---- Running --------------------------------------------------------------------------------
-
-
-class Observer:
-    """A plugin of the command line's own, which tells the view what happens."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    @hookimpl
-    def arf_experiment_changed(self, study: Study, experiment: Experiment) -> None:
-        self._view.changed(study, experiment)
-
-
-class Notes(logging.Handler):
-    """Log records as notes of the view."""
-
-    def __init__(self, view: View) -> None:
-        super().__init__()
-        self._view = view
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._view.note(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}")
-
-
-def conduct(
-    begin: Callable[[], Coroutine[Any, Any, Begun]],
-    plugins: Plugins,
-    *,
-    style: str | None,
-    verbose: bool,
-    resumed: bool,
-) -> int:
-    """Run a study to its end under a view; gives the exit code."""
-    view = _make_view(style, plugins)
-    plugins.register(Observer(view), "arf.cli")
-    return asyncio.run(_conduct(begin, view, verbose=verbose, resumed=resumed))
-
-
-async def _conduct(
-    begin: Callable[[], Coroutine[Any, Any, Begun]], view: View, *, verbose: bool, resumed: bool
-) -> int:
-    engine, lock = await begin()
-    notes = Notes(view)
-    logging.getLogger("arf").addHandler(notes)
-    logging.getLogger("arf").setLevel(logging.INFO if verbose else logging.WARNING)
-    ticking = asyncio.ensure_future(_tick(view))
-    try:
-        view.open(engine, resumed=resumed)
-        _catch_signals(engine, view)
-        summary = await engine.run()
-    finally:
-        ticking.cancel()
-        logging.getLogger("arf").removeHandler(notes)
-        view.close()
-        engine.store.close()
-        lock.release()
-    view.finished(summary)
-    from arf.cli.app import INTERRUPTED
-
-    return INTERRUPTED if engine.stopping else 0
-
-
-async def _tick(view: View) -> None:
-    while True:
-        await asyncio.sleep(TICK_S)
-        view.tick()
-
-
-def _make_view(style: str | None, plugins: Plugins) -> View:
-    from arf.cli.views import JsonLines, Picture, Plain
-
-    if style == "json":
-        return JsonLines()
-    if style == "plain" or not _has_screen():
-        return Plain()
-
-    def lookout(engine: Engine) -> Any:
-        from arf.cli.board import Lookout
-
-        parser = plugins.make("parser", engine.config.parser.name, engine.config.parser.options)
-        return Lookout(engine.store, parser, engine.config.limits.budget_s)
-
-    return Picture(lookout)
-
-
-def _has_screen() -> bool:
-    """Whether standard error is a terminal that can show a picture, and arf is in its foreground."""
-    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
-        return False
-    try:
-        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
-    except OSError:
-        return False
-
-
-def _catch_signals(engine: Engine, view: View) -> None:
-    """The first Ctrl-C, SIGTERM or SIGHUP ends the study; a Ctrl-C after that leaves at once.
-
-    A second SIGTERM or SIGHUP changes nothing: a terminal that closes may send several. What was ignored when
-    arf began (`nohup`) stays ignored.
-    """
-    loop = asyncio.get_running_loop()
-
-    def caught(number: signal.Signals) -> None:
-        from arf.cli.app import INTERRUPTED
-        from arf.cli.views import say
-
-        if not engine.stopping:
-            engine.stop("interrupted")
-            running = engine.study.running_count
-            view.note(f"stopping: ending {running} job{'s' * (running != 1)}; Ctrl-C again leaves at once")
-        elif number == signal.SIGINT:
-            view.close()
-            say(f"arf: left at once; jobs may go on: `arf resume {engine.study.name}` takes them up again")
-            os._exit(INTERRUPTED)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, caught, number)

@@ -11,7 +11,7 @@ import click
 
 from arf.cli.formats import duration, number, paint, percentage, printable, small, table
 from arf.cli.studies import find_study, json_option, print_json, study_argument, study_folders, written_at
-from arf.cli.words import best_text, gain_text, noise_text, state_text, verdict_counts
+from arf.cli.words import best_text, gain_text, noise_text, slot_time, state_text, verdict_counts
 from arf.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -86,10 +86,7 @@ def _tiers(summary: Mapping[str, Any]) -> str:
 
 
 def _time(summary: Mapping[str, Any]) -> str:
-    text = f"{duration(summary['elapsed_s'])}, {summary['slot_hours']:.2f} slot hours"
-    if summary["utilisation"] is not None:
-        text += f", {summary['utilisation']:.0%} of slot time in use"
-    return text
+    return f"{duration(summary['elapsed_s'])}; {slot_time(summary)}"
 
 
 def _print_running(summary: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from arf.cli.formats import count
 from arf.cli.studies import find_study, json_option, print_json, study_argument
 from arf.errors import ArfError
 
@@ -35,9 +36,8 @@ def stop(study: str | None, as_json: bool) -> None:
     else:
         jobs = asyncio.run(_end_jobs(home))
         told = {"study": home.name, "stopped": None, "jobs": jobs}
-        text = f"study {home.name} does not run" + (
-            f"; ended {jobs} of its jobs" if jobs else "; nothing to stop"
-        )
+        left = f"{count(jobs, 'job')} that it left are ended" if jobs else "nothing is to be stopped"
+        text = f"study {home.name} does not run; {left}"
     if as_json:
         print_json(told)
     else:
@@ -63,11 +63,10 @@ def _stop_process(home: Path, pid: int) -> None:
 
 
 async def _end_jobs(home: Path) -> int:
-    """End the jobs that a dead arf has left; gives how many still ran."""
+    """End the jobs that a dead arf has left; gives how many there are."""
     from arf.launch import load_study_config
     from arf.plugins import Plugins
     from arf.store import Store, StudyLock
-    from arf.types import JobState
 
     store = Store.open(home)
     try:
@@ -83,9 +82,9 @@ async def _end_jobs(home: Path) -> int:
         backend = plugins.make("backend", config.backend.name, config.backend.options, home / "backend")
         try:
             await asyncio.gather(*map(backend.cancel, handles))
-            results = await asyncio.gather(*map(backend.wait, handles))
+            await asyncio.gather(*map(backend.wait, handles))
         finally:
             await backend.aclose()
     finally:
         lock.release()
-    return sum(result.state is JobState.CANCELLED for result in results)
+    return len(handles)

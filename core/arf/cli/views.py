@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, printable, small
-from arf.cli.words import REPORT_FILES, best_text, gain_text, noise_text, verdict_counts
+from arf.cli.words import REPORT_FILES, best_text, gain_text, noise_text, slot_time, verdict_counts
 from arf.types import Role, Verdict
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class View(ABC):
     def note(self, text: str) -> None:
         """A line that people should see: a warning, or that the study is stopping."""
         say(f"arf: {text}")
+
+    def stopping(self, jobs: int) -> None:
+        """The study was asked to end, and so many jobs are being ended."""
+        self.note(f"stopping: ending {count(jobs, 'job')}; Ctrl-C again leaves at once")
 
     def close(self) -> None:
         """Give the terminal back. Called once, and before arf leaves in a hurry."""
@@ -116,6 +120,10 @@ class Plain(View):
 class JsonLines(View):
     """One JSON object for each event, on standard output."""
 
+    def __init__(self) -> None:
+        self._out = sys.stdout
+        """While plugins are called, `sys.stdout` is something else."""
+
     def open(self, engine: Engine, *, resumed: bool) -> None:
         super().open(engine, resumed=resumed)
         self._emit("study", study=engine.study.name, directory=str(engine.directory), resumed=resumed)
@@ -136,10 +144,11 @@ class JsonLines(View):
 
     def _emit(self, event: str, **values: Any) -> None:
         try:
-            print(json.dumps({"event": event, **values}, ensure_ascii=False), flush=True)
+            line = json.dumps({"event": event, **values}, ensure_ascii=False)
+            print(line, file=self._out, flush=True)
         except BrokenPipeError:
             # Nobody reads any more: like a terminal that was closed. Writing on would fail again and again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
             self.engine.stop("nobody reads the output")
 
 
@@ -169,6 +178,10 @@ class Picture(View):
 
     def note(self, text: str) -> None:
         self._notes.append(text)
+        self._dirty = True
+        self.tick()
+
+    def stopping(self, jobs: int) -> None:
         self._dirty = True
         self.tick()
 
@@ -223,8 +236,8 @@ def tell_summary(summary: Mapping[str, Any]) -> None:
         rows += [("gain", gain)]
     rows += [("noise", noise_text(summary))]
     rows += [("runs", f"{summary['ended']} ({verdict_counts(summary)})")]
-    if (used := summary["utilisation"]) is not None:
-        rows += [("slots", f"{used:.0%} of slot time in use, {summary['slot_hours']:.2f} slot hours")]
+    if summary["utilisation"] is not None:
+        rows += [("slots", slot_time(summary))]
     if summary["usd"]:
         rows += [("cost", f"${summary['usd']:.2f}")]
     if improved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arf.cli.formats import count, number, percentage, printable, small
+from arf.cli.formats import count, duration, number, percentage, printable, small
 
 REPORT_FILES = ("results.tsv", "progress.png", "report.html")
 
@@ -52,3 +52,11 @@ def state_text(summary: Mapping[str, Any], *, short: bool = False) -> str:
         return "died" if short else f"died; `arf resume {summary['study']}` goes on"
     reason = printable(summary["reason"])
     return summary["state"] if short or not reason else f"{summary['state']} ({reason})"
+
+
+def slot_time(summary: Mapping[str, Any]) -> str:
+    """How much slot time was used, and which share of what there was."""
+    used = f"{duration(summary['slot_hours'] * 3600)} of slot time used"
+    if summary["utilisation"] is None:
+        return used
+    return f"{used}, {summary['utilisation']:.0%} of what there was"

@@ -248,7 +248,9 @@ def _command_lines() -> Iterator[tuple[int, list[str]]]:
 def _ps(*arguments: str) -> list[str]:
     import subprocess
 
-    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout.splitlines()
+    return subprocess.run(
+        ["ps", "-ww", *arguments], capture_output=True, text=True, check=False
+    ).stdout.splitlines()
 
 
 def _read(path: str) -> bytes:

@@ -95,6 +95,18 @@ class Request:
     """It was not started, unless a wrapper with its mark is found: the server died over it."""
 
 
+@frozen(kw_only=True)
+class _Pending:
+    """A request that a server has not answered yet."""
+
+    request: Request
+    script: Script
+    sent_at: float
+    """On the monotonic clock."""
+    timer: asyncio.TimerHandle
+    """Ends a server that does not answer."""
+
+
 @define(kw_only=True, eq=False)
 class _Server:
     pid: int
@@ -104,8 +116,10 @@ class _Server:
     log: Path
     ready_s: float | None = None
     """What it took to start and import: what each of its jobs saves. None while it does that."""
-    pending: dict[str, tuple[Request, float, asyncio.TimerHandle]] = field(factory=dict)
+    pending: dict[str, _Pending] = field(factory=dict)
+    served: int = 0
     declined: int = 0
+    """Jobs since the last one that it served."""
 
 
 class WarmStarts:
@@ -149,7 +163,7 @@ class WarmStarts:
             self._make(key, script, request)
         if server is None or server.ready_s is None:
             return False
-        self._send(key, server, script, request)
+        self._send(server, script, request)
         return True
 
     def _decline(self, why: str) -> bool:
@@ -202,7 +216,7 @@ class WarmStarts:
         self._servers[key] = server = _Server(pid=pid, link=ours, started_at=time.monotonic(), log=path)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._hear, key, server)
 
-    def _send(self, key: object, server: _Server, script: Script, request: Request) -> None:
+    def _send(self, server: _Server, script: Script, request: Request) -> None:
         job = request.job
         message = {
             "id": request.handle,
@@ -217,7 +231,9 @@ class WarmStarts:
         timer = asyncio.get_running_loop().call_later(
             REPLY_S, processes.signal_each, [server.pid], signal.SIGKILL
         )
-        server.pending[request.handle] = request, time.monotonic(), timer
+        server.pending[request.handle] = _Pending(
+            request=request, script=script, sent_at=time.monotonic(), timer=timer
+        )
         try:
             server.link.send(json.dumps(message).encode())
         except OSError:
@@ -245,18 +261,22 @@ class WarmStarts:
             self._answered(key, server, message, [PidFd(fd) for fd in files])
 
     def _answered(self, key: object, server: _Server, message: dict[str, Any], watches: list[PidFd]) -> None:
-        request, sent_at, timer = server.pending.pop(message["id"])
-        timer.cancel()
+        pending = server.pending.pop(message["id"])
+        pending.timer.cancel()
+        request = pending.request
         if "declined" in message:
             server.declined += 1
             self._decline(message["declined"])
-            if server.declined >= MOST_DECLINED and not server.pending:
+            # One that never suited anybody was made for something else, such as a set-up command.
+            if not server.pending and (not server.served or server.declined >= MOST_DECLINED):
                 self._close(key, server)
+                self._make(key, pending.script, request)
             request.declined()
             return
+        server.served += 1
         server.declined = 0
         assert server.ready_s is not None
-        spent_s = time.monotonic() - sent_at
+        spent_s = time.monotonic() - pending.sent_at
         self.jobs += 1
         self.spent_s += spent_s
         self.saved_s += server.ready_s - spent_s
@@ -269,9 +289,9 @@ class WarmStarts:
             self._decline(f"the warm server ended: {said[0]}")
             self._unfit.add(key)
         self._close(key, server)
-        for request, _, timer in server.pending.values():
-            timer.cancel()
-            request.declined()
+        for pending in server.pending.values():
+            pending.timer.cancel()
+            pending.request.declined()
 
     def _close(self, key: object, server: _Server) -> None:
         asyncio.get_running_loop().remove_reader(server.link.fileno())
@@ -290,8 +310,8 @@ class WarmStarts:
         """End the servers. Their jobs go on."""
         servers = list(self._servers.items())
         for key, server in servers:
-            for _, _, timer in server.pending.values():
-                timer.cancel()
+            for pending in server.pending.values():
+                pending.timer.cancel()
             self._close(key, server)
         await processes.ended([server.pid for _, server in servers], REPLY_S)
         for _, server in servers:

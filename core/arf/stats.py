@@ -1,0 +1,286 @@
+"""The statistics behind a verdict: noise, the sequential test, and the gain at the end.
+
+All of it is for two groups of runs of one tier and budget, whose values scatter about their means with one
+common standard deviation. docs/statistics.md explains the choices and has the measured error rates.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, frozen
+
+if TYPE_CHECKING:
+    from arf.study import Group, Study
+    from arf.types import Experiment, Objective
+
+CONFIRM = "confirm"
+"""The round of the fresh runs that measure the final gain."""
+
+SCALE = 20
+"""Half of a stretch's alpha is for its first so many ideas, two thirds for twice as many."""
+FIRST_LOOK = 0.02
+"""The share of an idea's alpha that is for a keep after one run."""
+SCATTER_LEVEL = 0.05
+"""A contender whose runs scatter more than the noise explains at this level is judged by its own scatter."""
+
+
+@lru_cache(maxsize=4096)
+def t_critical(alpha: float, df: float) -> float:
+    """The value that Student's t with `df` degrees of freedom exceeds with probability `alpha`."""
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(df, alpha))
+
+
+def t_tail(t: float, df: float) -> float:
+    """The probability that Student's t with `df` degrees of freedom exceeds `t`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(df, -t))
+
+
+@lru_cache(maxsize=4096)
+def _f_critical(alpha: float, df_over: int, df_under: int) -> float:
+    from scipy.special import fdtri
+
+    return float(fdtri(df_over, df_under, 1 - alpha))
+
+
+@frozen(kw_only=True)
+class Noise:
+    """The standard deviation of the objective over runs of one commit, and how well it is known."""
+
+    sigma: float
+    """In units of the objective; 0 where all replicates gave the same."""
+    df: int
+    """Degrees of freedom; at least 1."""
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """A confidence interval of sigma: `df * sigma**2` over the true variance is chi-squared with `df`
+        degrees of freedom (Snedecor and Cochran, Statistical Methods, 8th ed., section 5.11)."""
+        from scipy.special import chdtri
+
+        tail = (1 - level) / 2
+        low, high = chdtri(self.df, tail), chdtri(self.df, 1 - tail)
+        return self.sigma * math.sqrt(self.df / low), self.sigma * math.sqrt(self.df / high)
+
+
+def noise(study: Study, tier: str, budget: float | None = None) -> Noise | None:
+    """The pooled within-group standard deviation on a tier; None while no commit has run there twice.
+
+    The within mean square of a one-way analysis of variance (Montgomery, Design and Analysis of
+    Experiments, 8th ed., section 3.3): exact however much the groups' means differ. A candidate is run
+    again because its first run was good, so its group scatters a little more than the noise: the estimate
+    errs on the high side, which errs against a false keep.
+    """
+    spread = study.spread(tier, budget)
+    if spread.df < 1:
+        return None
+    return Noise(sigma=math.sqrt(max(0.0, spread.sum_squares) / spread.df), df=spread.df)
+
+
+@frozen(kw_only=True)
+class Comparison:
+    """A contender against another group on the same tier and budget."""
+
+    gain: float
+    """How much better the contender's mean is; negative where it is worse."""
+    error: float
+    """Standard error of the gain."""
+    df: float
+    """Degrees of freedom of that standard error."""
+    old_variance: float
+    """Variance of one run of the other group."""
+    new_variance: float
+    """Variance of one run of the contender."""
+
+    @property
+    def t(self) -> float:
+        if self.error == 0.0:
+            return math.copysign(math.inf, self.gain) if self.gain else 0.0
+        return self.gain / self.error
+
+    @property
+    def p(self) -> float:
+        """The chance of such a gain or more if the contender is no better (one-sided)."""
+        return t_tail(self.t, self.df)
+
+
+def compare(objective: Objective, old: Group, new: Group, noise: Noise) -> Comparison:
+    """Compare two groups with the pooled noise (Student's two-sample t; Montgomery, section 2.4).
+
+    Common random numbers (run k of each commit has the same seed) make the two means vary together, if
+    anything, so that the standard error errs on the high side (Law and Kelton, Simulation Modeling and
+    Analysis, section 11.2).
+
+    A change can make training less stable as well as better. If the contender's own runs scatter more than
+    the pooled noise explains (an F test), its own variance takes the place of the pooled one, with the
+    degrees of freedom of Welch (Biometrika 34, 1947) and Satterthwaite (Biometrics Bulletin 2, 1946).
+    """
+    gain = objective.gain(old.mean, new.mean)
+    pooled = noise.sigma**2
+    own = new.sum_squares / (new.n - 1) if new.n > 1 else 0.0
+    if new.n < 2 or own <= pooled * _f_critical(SCATTER_LEVEL, new.n - 1, noise.df):
+        error = math.sqrt(pooled * (1 / old.n + 1 / new.n))
+        return Comparison(gain=gain, error=error, df=noise.df, old_variance=pooled, new_variance=pooled)
+    of_old, of_new = pooled / old.n, own / new.n
+    df = (of_old + of_new) ** 2 / (of_old**2 / noise.df + of_new**2 / (new.n - 1))
+    return Comparison(
+        gain=gain, error=math.sqrt(of_old + of_new), df=df, old_variance=pooled, new_variance=own
+    )
+
+
+def idea_share(index: int) -> float:
+    """The share of alpha for candidate number `index` (from 1) of a stretch: `m / ((m + i - 1) (m + i))`.
+
+    Alpha-spending over an unknown number of ideas: the shares telescope to 1, so that by Bonferroni the
+    chance of any false keep in a stretch is at most alpha, whatever depends on what (Tian and Ramdas,
+    Online control of the familywise error rate, Statistical Methods in Medical Research 30, 2021). A stretch
+    ends with a keep, which earns alpha anew, as in alpha-investing (Foster and Stine, JRSS B 70, 2008;
+    Javanmard and Montanari, Annals of Statistics 46, 2018): false keeps are expected to be at most alpha
+    times (keeps + 1), and a study of nothing but noise keeps anything with a chance of at most alpha.
+    """
+    return SCALE / ((SCALE + index - 1) * (SCALE + index))
+
+
+def look_share(runs: int, most: int) -> float:
+    """The share of an idea's alpha for the look at it after `runs` of at most `most` runs.
+
+    The shares add up to 1 (Bonferroni over the looks), so the run that made it a contender may count: what
+    is discarded on the way can only lower the chance of a keep. A keep after one run gets next to nothing
+    and must be overwhelming, for one lucky run as the incumbent would stand in the way of all that follow.
+    """
+    if most == 1:
+        return 1.0
+    return FIRST_LOOK if runs == 1 else (1 - FIRST_LOOK) / (most - 1)
+
+
+def chance_of_keep(comparison: Comparison, old: Group, new: Group, most: int, alpha: float) -> float:
+    """The chance that the contender is kept after `most` runs of it, given those so far.
+
+    Predictive power with a flat prior (Spiegelhalter, Freedman and Blackburn, Controlled Clinical Trials 7,
+    1986; Lan, Simon and Halperin's stochastic curtailment, Sequential Analysis 1, 1982). The final gain has
+    mean `gain` and variance `new_variance (1/n - 1/most)`, plus the same for the other group, which is
+    brought up to as many runs. `alpha` is for the last look. Futility is never binding for the error rate.
+    """
+    others = max(old.n, most)
+    df = comparison.df + (most - new.n) + (others - old.n)
+    error = math.sqrt(comparison.old_variance / others + comparison.new_variance / most)
+    wait = comparison.new_variance * (1 / new.n - 1 / most) + comparison.old_variance * (1 / old.n - 1 / others)
+    short = t_critical(alpha, df) * error - comparison.gain
+    if wait <= 0.0:
+        return float(short <= 0.0)
+    return t_tail(short / math.sqrt(wait), comparison.df)
+
+
+def lead_over_parent(study: Study, experiment: Experiment) -> Comparison | None:
+    """An experiment's group against that of its parent; None where one has no value or the noise is unknown."""
+    parent = study.group_at(experiment.parent, experiment.tier, experiment.budget)
+    group = study.group_of(experiment)
+    sigma = noise(study, experiment.tier, experiment.budget)
+    if parent is None or not parent.n or not group.n or sigma is None or parent.tree == group.tree:
+        return None
+    return compare(study.objective, parent, group, sigma)
+
+
+@frozen(kw_only=True)
+class FinalGain:
+    """What a study achieved: its best against its baseline, on one tier."""
+
+    gain: float
+    """Positive is better, in units of the objective."""
+    low: float | None
+    """The 95 % interval of the gain; None where the noise is unknown."""
+    high: float | None
+    p: float | None
+    """Two-sided: the chance of a difference like this if there were none; None where the noise is unknown."""
+    percent: float | None
+    """The gain as a percentage of the baseline; None where that is 0."""
+    best: float
+    baseline: float
+    best_runs: int
+    baseline_runs: int
+    sigma: float | None
+    df: int
+    tier: str
+    experiment: int
+    """The first run of the best."""
+    fresh: bool
+    """Whether the best's runs are ones that no choice was made by. If not, the gain is likely too good."""
+    text: str
+    """All of it in one line for people."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def final_gain(study: Study) -> FinalGain | None:
+    """The incumbent's gain over the baseline; None if it is the baseline or no tier has run both.
+
+    By the runs of round `confirm` if there are any: they came after the last choice, so that the winner's
+    curse is not in them (Xu, Craiu and Sun, Biostatistics 12, 2011). Tiers are never mixed: the first one that
+    ran both counts. The interval is Student's with the pooled noise.
+    """
+    if study.incumbent_tree == study.base_tree or study.incumbent_experiment is None:
+        return None
+    for tier in study.tiers:
+        base, best = study.baseline_group(tier.name), study.incumbent_group(tier.name)
+        if base is not None and base.n and best is not None and best.n:
+            return _final_gain(study, tier.name, base, best)
+    return None
+
+
+def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:
+    fresh = fresh_values(study, best)
+    values = fresh or best.values
+    mean = math.fsum(values) / len(values)
+    gain = study.objective.gain(base.mean, mean)
+    known = noise(study, tier)
+    low = high = p = None
+    if known is not None:
+        error = known.sigma * math.sqrt(1 / base.n + 1 / len(values))
+        margin = t_critical(0.025, known.df) * error if error else 0.0
+        low, high = gain - margin, gain + margin
+        p = min(1.0, 2 * t_tail(abs(gain) / error, known.df)) if error else float(gain == 0.0)
+    percent = 100 * gain / abs(base.mean) if base.mean else None
+    return FinalGain(
+        gain=gain,
+        low=low,
+        high=high,
+        p=p,
+        percent=percent,
+        best=mean,
+        baseline=base.mean,
+        best_runs=len(values),
+        baseline_runs=base.n,
+        sigma=known.sigma if known else None,
+        df=known.df if known else 0,
+        tier=tier,
+        experiment=study.incumbent_experiment or 0,
+        fresh=bool(fresh),
+        text=_final_text(gain, percent, low, high, len(values), base.n, bool(fresh)),
+    )
+
+
+def fresh_values(study: Study, group: Group) -> list[float]:
+    """The values of a group's runs that no choice was made by."""
+    runs = (study.experiments[number] for number in study.by_round(CONFIRM))
+    return [
+        run.value
+        for run in runs
+        if run.value is not None
+        and (run.tree, run.tier, run.budget) == (group.tree, group.tier, group.budget)
+    ]
+
+
+def _final_text(
+    gain: float, percent: float | None, low: float | None, high: float | None, n: int, base: int, fresh: bool
+) -> str:
+    share = "" if percent is None else f" ({percent:+.2f} %)"
+    interval = "" if low is None else f", 95 % interval {low:.4g} to {high:.4g}"
+    runs = f"{n} fresh run{'s' * (n != 1)}" if fresh else f"{n} run{'s' * (n != 1)} that it was chosen by"
+    caveat = "" if fresh else ": likely too good"
+    return f"gain {gain:.4g}{share}{interval}; {runs} against {base} of the baseline{caveat}"

@@ -1,0 +1,186 @@
+"""The constants of a script as they are at one commit: what each may become, and what ties them together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+
+from attrs import evolve, frozen
+
+from arf import constants
+from arf.constants import Constant
+from arf.errors import AgentError, UsageError, nearest
+from arf.types import Draft, Edit, Scalar
+from arf_plugins.agent_offline import names
+from arf_plugins.agent_offline.scales import Scale, scale_of
+
+Values = Mapping[str, Scalar]
+
+_PART = re.compile(r"(?P<name>[\w.]+)\[(?P<index>\d+)\]\Z")
+_PART_TITLE = re.compile(r"(?P<part>[\w.]+\[\d+\]) \S+ -> (?P<new>\S+)\Z")
+
+
+@frozen(kw_only=True)
+class Space:
+    """What may be moved at a base. A number in a tuple goes by `NAME[0]`."""
+
+    values: Values
+    """Every constant's value, the ones that stay as well."""
+    scales: Mapping[str, Scale]
+    """Of those that may move, the ones that are likely to matter most first."""
+    files: Mapping[str, str]
+    home: Mapping[str, tuple[str, Constant]]
+    """The file and the constant itself, by the name of the constant."""
+    ties: tuple[tuple[str, str], ...]
+    """Pairs of constants of which the first is a multiple of the second."""
+    unknown: tuple[str, ...]
+    """Constants that stay only because nothing says how they may move."""
+
+    def allows(self, change: Values) -> bool:
+        """Whether the script may take a change, as far as its annotations and what ties it say."""
+        by_file: dict[str, dict[str, Scalar]] = {}
+        for name, value in change.items():
+            part = _PART.match(name)
+            if part is None:
+                by_file.setdefault(self.home[name][0], {})[name] = value
+        for path, some in by_file.items():
+            try:
+                constants.check(constants.read(self.files[path], path), some)
+            except UsageError:
+                return False
+        for whole, divisor in self.ties:
+            if whole in change or divisor in change:
+                a, b = (change.get(name, self.values[name]) for name in (whole, divisor))
+                if not isinstance(a, int) or not isinstance(b, int) or b == 0 or a % b:
+                    return False
+        return True
+
+    def draft(self, change: Values, *, title: str, reason: str, expected: float | None) -> Draft:
+        """A change as an idea. Numbers in tuples are changed one at a time, by an edit of their line."""
+        part = _PART.match(next(iter(change)))
+        if part is None:
+            return Draft(title=title, reason=reason, constants=dict(change), expected=expected)
+        (value,) = change.values()
+        return Draft(
+            title=title, reason=reason, edits=(self._edit(part["name"], int(part["index"]), value),), expected=expected
+        )  # fmt: skip
+
+    def _edit(self, name: str, index: int, value: Scalar) -> Edit:
+        path, constant = self.home[name]
+        assert isinstance(constant.value, tuple)
+        text = self.files[path]
+        start, end = constant.span
+        new = repr(tuple(value if k == index else old for k, old in enumerate(constant.value)))
+        head = text.rfind("\n", 0, start) + 1
+        return Edit(path=path, old=text[head:end], new=text[head:start] + new)
+
+    def can_edit(self, name: str) -> bool:
+        """Whether a tuple can be replaced: its line is there once."""
+        path, constant = self.home[name]
+        text = self.files[path]
+        return text.count(text[text.rfind("\n", 0, constant.span[0]) + 1 : constant.span[1]]) == 1
+
+
+def change_of(title: str, set_by_name: Values) -> Values:
+    """The constants that an idea of this agent changes: by name, or a number in a tuple, by its title."""
+    if set_by_name:
+        return set_by_name
+    part = _PART_TITLE.match(title)
+    if part is None:
+        return {}
+    try:
+        return {part["part"]: float(part["new"]) if "." in part["new"] or "e" in part["new"] else int(part["new"])}
+    except ValueError:
+        return {}
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is that of a number in a tuple."""
+    return name.endswith("]")
+
+
+def read_space(files: Mapping[str, str], only: Collection[str] = (), never: Collection[str] = ()) -> Space:
+    """The space of some files. A name that two files share is left alone: an idea could not say which.
+
+    Raises AgentError where `only` or `never` names what is no constant of the files.
+    """
+    return _space_of(tuple(sorted(files.items())), tuple(only), tuple(never))
+
+
+@lru_cache(maxsize=64)
+def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: tuple[str, ...]) -> Space:
+    home: dict[str, tuple[str, Constant]] = {}
+    shared: set[str] = set()
+    for path, text in files:
+        for constant in constants.read(text, path):
+            if constant.name in home:
+                shared.add(constant.name)
+            home[constant.name] = (path, constant)
+    for option, wanted in (("only", only), ("never", never)):
+        for name in wanted:
+            if _whole_name(name) not in home:
+                raise AgentError(
+                    f"agent.{option}: the editable files have no constant {name!r}", hint=nearest(name, home)
+                )
+    home = {name: place for name, place in home.items() if name not in shared}
+    texts = dict(files)
+    values, found = _parts(home)
+    space = Space(values=values, scales={}, files=texts, home=home, ties=(), unknown=())
+    scales, unknown = {}, []
+    for constant in found:
+        name, whole = constant.name, _whole_name(constant.name)
+        if name in never or whole in never or constant.fixed or (is_part(name) and not space.can_edit(whole)):
+            continue
+        wanted = name in only or whole in only
+        if only and not wanted:
+            continue
+        scale = scale_of(constant, texts[home[whole][0]], values, wanted=wanted)
+        if scale is not None and scale.moves():
+            scales[name] = scale
+        elif not names.is_forbidden(name) and not names.is_seed(name):
+            unknown.append(name)
+    ordered = dict(sorted(scales.items(), key=lambda item: -item[1].family.weight))
+    return evolve(space, scales=ordered, ties=tuple(_ties(values, texts)), unknown=tuple(unknown))
+
+
+def _whole_name(name: str) -> str:
+    part = _PART.match(name)
+    return part["name"] if part else name
+
+
+def _parts(home: Mapping[str, tuple[str, Constant]]) -> tuple[dict[str, Scalar], list[Constant]]:
+    """All values, and all constants, with those that are tuples of numbers as one for each number."""
+    values: dict[str, Scalar] = {}
+    found: list[Constant] = []
+    for name, (_, constant) in home.items():
+        if not isinstance(constant.value, tuple):
+            values[name] = constant.value
+            found.append(constant)
+        elif "tuple" in constant.fixed and all(type(one) in (int, float) for one in constant.value):
+            for index, one in enumerate(constant.value):
+                part = evolve(constant, name=f"{name}[{index}]", value=one, literal=repr(one), fixed="")
+                values[part.name] = one
+                found.append(part)
+    return values, found
+
+
+_DIVIDES = re.compile(r"\b([A-Z][A-Z0-9_]*)\s*%\s*([A-Z][A-Z0-9_]*)\s*==\s*0")
+_MULTIPLE = re.compile(r"\b(?:multiples? of|divisible by)\s+([A-Z][A-Z0-9_]*)\b")
+
+
+def _ties(values: Values, files: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What is a multiple of what: as the script asserts, or as names have it; only what holds now."""
+    pairs = [pair for text in files.values() for pair in _DIVIDES.findall(text)]
+    for text in files.values():
+        for line in text.splitlines():
+            if (said := _MULTIPLE.search(line)) and (name := re.match(r"[\w \t:]*?([A-Z][A-Z0-9_]*)\b", line)):
+                pairs.append((name[1], said[1]))
+    widths = [name for name in values if names.is_width(name)]
+    heads = [name for name in values if names.is_heads(name)]
+    pairs += [(width, head) for width in widths for head in heads]
+    pairs += [(head, shared) for head in heads for shared in heads if "kv" in shared.lower() and head != shared]
+    for whole, divisor in dict.fromkeys(pairs):
+        a, b = values.get(whole), values.get(divisor)
+        if type(a) is int and type(b) is int and b > 0 and a % b == 0:
+            yield whole, divisor

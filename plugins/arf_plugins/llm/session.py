@@ -1,0 +1,113 @@
+"""One ask while it is being answered: the conversation, the model, and what it may still cost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from attrs import define
+
+from arf.errors import AgentError
+from arf_plugins.llm.conversation import Conversation
+from arf_plugins.llm.faults import Fault, FaultKind, RetryRule, retried
+from arf_plugins.llm.options import ModelOptions
+from arf_plugins.llm.prices import Price
+from arf_plugins.llm.turns import Form, Model, Question, Reply, Request, Results
+
+log = logging.getLogger(__name__)
+
+CHARS_PER_TOKEN = 3
+"""Fewer than English and code have, so that estimates err on the safe side."""
+
+
+class OutOfBudget(AgentError):
+    """The next exchange might cost more than the user allows."""
+
+
+@define
+class Session:
+    model: Model
+    options: ModelOptions
+    conversation: Conversation
+    price: Price | None
+    spent_usd: Callable[[], float]
+    """What the study's asks have cost, those included that other conversations have under way."""
+
+    async def exchange(self, request: Request) -> Reply:
+        """Ask, with new attempts where they help; the reply is on disk before it is returned.
+
+        Raises Fault, and OutOfBudget before anything is sent.
+        """
+        self._check_budget(request)
+        options = self.options
+        rule = RetryRule(
+            attempts=options.attempts, first_s=options.backoff_s, max_wait_s=options.max_wait_s
+        )
+        reply = await retried(lambda: self.model.reply(request), rule)
+        self.conversation.add(reply)
+        usage = reply.usage
+        log.debug(
+            "%s: %d tokens in (%d cached), %d out, $%.4f",
+            options.model, usage.input_tokens, usage.cached_tokens, usage.output_tokens, usage.usd,
+        )  # fmt: skip
+        return reply
+
+    def _check_budget(self, request: Request) -> None:
+        options, usage = self.options, self.conversation.spending.usage
+        tokens = estimated_tokens(request)
+        limit = options.max_tokens_per_ask
+        used = usage.input_tokens + usage.output_tokens
+        if limit is not None and used and used + tokens > limit:
+            raise OutOfBudget(f"the conversation has used {used:,} tokens of max_tokens_per_ask {limit:,}")
+        if self.price is None:
+            return
+        next_usd = self.price.usd(fresh=tokens, cached=0, written=0, output=request.max_output)
+        if options.max_usd_per_ask is not None and usage.usd + next_usd > options.max_usd_per_ask:
+            raise OutOfBudget(
+                f"the next reply may cost ${next_usd:.2f}, and max_usd_per_ask is {options.max_usd_per_ask:g}"
+                + (f", of which ${usage.usd:.2f} are spent" if usage.usd else ""),
+                hint="raise it, or set a lower agent.max_output_tokens",
+            )
+        spent = self.spent_usd()
+        if options.max_usd is not None and spent + next_usd > options.max_usd:
+            raise OutOfBudget(
+                f"asks have cost ${spent:.2f}, the next may cost ${next_usd:.2f}, and agent.max_usd is "
+                f"{options.max_usd:g}",
+            )
+
+
+def estimated_tokens(request: Request) -> int:
+    """An upper guess at the tokens of a request."""
+    chars = len(request.system)
+    for turn in request.turns:
+        if isinstance(turn, Question):
+            chars += sum(map(len, turn.parts))
+        elif isinstance(turn, Results):
+            chars += sum(len(result.text) for result in turn.results)
+        else:
+            chars += len(turn.text) + sum(len(call.arguments) for call in turn.calls)
+    return chars // CHARS_PER_TOKEN + 500
+
+
+@define
+class Forms:
+    """Which way of asking for a structured answer works with this server; found out once."""
+
+    candidates: tuple[Form, ...]
+    known: bool = False
+
+    async def exchange(self, session: Session, request_in: Callable[[Form], Request]) -> Reply:
+        """As `Session.exchange`, with the next form where the server does not take one."""
+        first: Fault | None = None
+        for at, form in enumerate(self.candidates):
+            try:
+                reply = await session.exchange(request_in(form))
+            except Fault as fault:
+                first = first or fault
+                if fault.kind is not FaultKind.UNSUPPORTED or self.known or form is self.candidates[-1]:
+                    raise first from None
+                log.info("%s; asking for JSON by another form", fault)
+            else:
+                self.candidates, self.known = self.candidates[at:], True
+                return reply
+        raise AssertionError("unreachable")  # there is at least one candidate

@@ -1,0 +1,134 @@
+"""Commands that need no study: help, plugins, doctor, init."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from arf.cli.app import COMMANDS
+from arf.cli.app import arf as group
+from arf.cli.demo import bundled
+from arf.plugins import Plugins
+
+Arf = Callable[..., subprocess.CompletedProcess[str]]
+
+HEAVY = ("asyncio", "pygit2", "yaml", "cattrs", "rich", "sqlite3", "scipy", "numpy", "torch", "matplotlib")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_there_and_says_what_the_list_of_commands_says(name: str) -> None:
+    result = CliRunner().invoke(group, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert len(result.output.splitlines()) > 5
+
+
+@pytest.mark.parametrize("arguments", ["--help", "plugins", "run --help"])
+def test_what_is_asked_often_imports_nothing_heavy(arguments: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from arf.cli.app import run; code = run(sys.argv[1:]); "
+        f"print(code, *[m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["0"]
+
+
+def test_help_lists_built_ins_and_the_commands_of_plugins(arf: Arf, tmp_path: Path) -> None:
+    text = arf("--help", cwd=tmp_path).stdout
+    for name in (*COMMANDS, "report", "export"):
+        assert f"\n  {name} " in text
+
+
+def test_without_arguments_arf_shows_its_help(arf: Arf, tmp_path: Path) -> None:
+    done = arf(cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Usage: arf" in done.stdout
+
+
+def test_no_plugin_shadows_a_built_in_command() -> None:
+    plugins = Plugins.load()
+    context = group.make_context("arf", ["--help"], resilient_parsing=True)
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        assert command is not None
+        assert (command.callback or group).__module__.startswith("arf.cli")
+    assert {"report", "export"} <= set(plugins.names("command"))
+
+
+def test_plugins_are_listed_with_what_they_offer(arf: Arf, tmp_path: Path) -> None:
+    told = json.loads(arf("plugins", "--json", cwd=tmp_path).stdout)
+    offers = {(offer["kind"], offer["name"]) for plugin in told for offer in plugin["offers"]}
+    assert {
+        ("backend", "local"),
+        ("strategy", "greedy"),
+        ("agent", "offline"),
+        ("parser", "summary"),
+    } <= offers
+    text = arf("plugins", cwd=tmp_path).stdout
+    assert all(name in text for _, name in offers)
+
+
+def test_a_plugin_is_shown_with_its_options(arf: Arf, tmp_path: Path) -> None:
+    text = arf("plugins", "local", cwd=tmp_path).stdout
+    assert "backend.slots  (whole number or null; default null)" in text
+    (told,) = json.loads(arf("plugins", "local", "--json", cwd=tmp_path).stdout)
+    options = {option["name"]: option for option in told["offers"][0]["options"]}
+    assert options["slots"]["default"] is None
+    assert options["slots"]["help"]
+
+
+def test_what_is_disabled_is_listed_as_left_out(arf: Arf, tmp_path: Path) -> None:
+    done = arf("plugins", cwd=tmp_path, ARF_DISABLE_PLUGINS="metrics_jsonl")
+    assert "disabled  metrics_jsonl" in done.stdout
+    assert "parser    jsonl" not in done.stdout
+
+
+def test_the_bundled_workspace_becomes_a_repository_of_its_own(
+    arf: Arf, git: Callable[..., str], tmp_path: Path
+) -> None:
+    done = arf("init", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "mine"
+    assert git(made, "status", "--porcelain") == ""
+    assert git(made, "rev-list", "--count", "HEAD").strip() == "1"
+    assert (made / "train.py").read_bytes() == (bundled() / "train.py").read_bytes()
+    assert not list(tmp_path.glob(".mine-*"))
+    (made / "train.py").write_text("mine\n")
+    again = arf("init", "mine", cwd=tmp_path)
+    assert again.returncode == 0
+    assert (made / "train.py").read_text() == "mine\n"
+
+
+def test_an_arf_yaml_for_a_script_is_one_that_arf_can_read(
+    arf: Arf, git: Callable[..., str], workspace: Path
+) -> None:
+    (workspace / "arf.yaml").unlink()
+    (workspace / "our model.py").write_text("RATE = 0.1\nprint('accuracy: 0.5')\n")
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", "script")
+    options = ["--metric", "accuracy", "--direction", "max"]
+    done = arf("init", ".", "--script", "our model.py", *options, cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(arf("doctor", "--json", cwd=workspace).stdout)
+    found = {check["check"]: check for check in told["checks"]}
+    assert found["settings"]["health"] == found["workspace"]["health"] == "ok"
+    assert "our model.py" in found["workspace"]["text"]
+
+
+def test_the_doctor_runs_a_job_and_fails_if_something_is_wrong(arf: Arf, workspace: Path) -> None:
+    well = arf("doctor", cwd=workspace)
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "a trivial job ran" in well.stdout
+    assert not list((workspace / ".arf").glob("doctor-*"))
+    (workspace / "train.sh").write_text("changed\n")
+    ill = arf("doctor", "--json", cwd=workspace)
+    assert ill.returncode == 1
+    failed = [check for check in json.loads(ill.stdout)["checks"] if check["health"] == "failed"]
+    assert [check["check"] for check in failed] == ["workspace"]
+    assert "git commit" in failed[0]["hint"]
