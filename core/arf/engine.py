@@ -898,6 +898,7 @@ class Engine:
         gain = final_gain(self.study)
         with self.store.transaction():
             self.store.set_meta("final", gain.to_json() if gain else None)
+            self.store.set_meta("notes", list(self._backend.notes()))
         self._record_state(state, reason)
         summary = summarize(self.store)
         summary["state"] = state

@@ -26,6 +26,8 @@ from arf.stats import (
 from arf.study import Group, Study
 from arf.types import Experiment, Plan, Role, Verdict
 
+PROMISING = 1.0
+"""Standard errors by which a discarded candidate beats its own parent, to be worth another base."""
 WORTHWHILE = 0.1
 """A contender is run again while its chance of being kept in the end is at least this."""
 FAILURES = 2
@@ -51,7 +53,7 @@ def judge(study: Study) -> Judgement:
 
 
 def confirm_plans(study: Study) -> tuple[Plan, ...]:
-    """The fresh runs of the incumbent that are still missing at the end of a search; none for the baseline."""
+    """The fresh runs of the incumbent that are still missing when a search ends; none for the baseline."""
     tree = study.incumbent_tree
     if tree == study.base_tree:
         return ()
@@ -105,6 +107,7 @@ class _Sitting:
             if self.incumbent is before:
                 break
         plans = [*self._baselines(), *self._incumbent_replicates(), *self.replicates]
+        plans = [plan for plan in plans if (plan.parent, plan.ideas) not in self.study.refusals]
         return Judgement(verdicts=tuple(self.verdicts), replicates=tuple(plans))
 
     def _give(self, experiment: Experiment, verdict: Verdict, reason: str) -> None:
@@ -214,8 +217,7 @@ class _Sitting:
 
     def _incumbent_runs_for(self, new: Group) -> int:
         """As many as the contender has; enough to know the noise where the baseline has not told it."""
-        least = self.study.rule.replicates - 1
-        unknown = self.study.spread(new.tier, new.budget).df < min(1, least)
+        unknown = self.study.spread(new.tier, new.budget).df < self.study.rule.replicates - 1
         return max(new.n, self.study.rule.replicates if unknown else 1)
 
     def _incumbent_has(self, tier: str, budget: float | None, wanted: int) -> bool:
@@ -286,8 +288,9 @@ class _Sitting:
         return max(1, bisect_left(candidates, experiment.id) - first + 1)
 
     def _replicate(self, experiment: Experiment, group: Group, target: int) -> bool:
-        """Plan runs of the contender up to `target`, and as many of the incumbent; False if that cannot be."""
-        if target > self.study.rule.max_replicates or group.failed >= FAILURES:
+        """Plan runs of the contender up to `target`, and as many of the incumbent; False if it gets no more."""
+        refused = (experiment.commit, ()) in self.study.refusals
+        if target > self.study.rule.max_replicates or group.failed >= FAILURES or refused:
             return False
         plan = Plan(
             parent=experiment.commit,
@@ -328,7 +331,7 @@ class _Sitting:
     ) -> str:
         if experiment.parent != self.incumbent.commit:
             lead = lead_over_parent(self.study, experiment)
-            if lead is not None and lead.t >= 1.0 and lead.gain > comparison.gain:
+            if lead is not None and lead.t >= PROMISING and lead.gain > comparison.gain:
                 return (
                     f"better than its parent by {_short(lead.gain)} ± {_short(lead.error)}, "
                     f"but not than {self._over()}: may be re-based"
@@ -346,7 +349,8 @@ def _proven(comparison: Comparison, over: str, old: Group, new: Group) -> str:
 def _not_proven(comparison: Comparison, over: str, new: Group, known: Noise) -> str:
     runs = f", {new.n} runs" if new.n > 1 else ""
     if comparison.gain <= 0 and comparison.t <= -1:
-        return f"worse than {over} by {_short(-comparison.gain)} ({-comparison.gain / known.sigma:.1f} sigma{runs})"
+        sigmas = -comparison.gain / known.sigma
+        return f"worse than {over} by {_short(-comparison.gain)} ({sigmas:.1f} sigma{runs})"
     if comparison.t <= 2:
         return f"within noise of {over}: gain {_short(comparison.gain)}, sigma {_short(known.sigma)}{runs}"
     return (

@@ -169,15 +169,16 @@ def chance_of_keep(comparison: Comparison, old: Group, new: Group, most: int, al
     others = max(old.n, most)
     df = comparison.df + (most - new.n) + (others - old.n)
     error = math.sqrt(comparison.old_variance / others + comparison.new_variance / most)
-    wait = comparison.new_variance * (1 / new.n - 1 / most) + comparison.old_variance * (1 / old.n - 1 / others)
+    to_come = comparison.new_variance * (1 / new.n - 1 / most)
+    to_come += comparison.old_variance * (1 / old.n - 1 / others)
     short = t_critical(alpha, df) * error - comparison.gain
-    if wait <= 0.0:
+    if to_come <= 0.0:
         return float(short <= 0.0)
-    return t_tail(short / math.sqrt(wait), comparison.df)
+    return t_tail(short / math.sqrt(to_come), comparison.df)
 
 
 def lead_over_parent(study: Study, experiment: Experiment) -> Comparison | None:
-    """An experiment's group against that of its parent; None where one has no value or the noise is unknown."""
+    """An experiment's group against its parent's; None where one has no value or the noise is unknown."""
     parent = study.group_at(experiment.parent, experiment.tier, experiment.budget)
     group = study.group_of(experiment)
     sigma = noise(study, experiment.tier, experiment.budget)
@@ -221,8 +222,8 @@ def final_gain(study: Study) -> FinalGain | None:
     """The incumbent's gain over the baseline; None if it is the baseline or no tier has run both.
 
     By the runs of round `confirm` if there are any: they came after the last choice, so that the winner's
-    curse is not in them (Xu, Craiu and Sun, Biostatistics 12, 2011). Tiers are never mixed: the first one that
-    ran both counts. The interval is Student's with the pooled noise.
+    curse is not in them (Xu, Craiu and Sun, Biostatistics 12, 2011). Tiers are never mixed: the first one
+    that ran both counts. The interval is Student's with the pooled noise.
     """
     if study.incumbent_tree == study.base_tree or study.incumbent_experiment is None:
         return None

@@ -55,6 +55,7 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "open_asks": store.open_asks(),
         "final": store.meta("final"),
         "reason": store.meta("end_reason", ""),
+        "notes": store.meta("notes", []),
         "directory": str(store.directory),
     }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.formats import VERDICT_COLOURS, duration, number, paint, printable, small
+from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, printable, small
 from arf.cli.studies import (
     find_experiment,
     find_study,
@@ -285,20 +285,29 @@ def best(study: str | None, apply_it: bool, as_json: bool) -> None:
     if as_json:
         print_json(told)
         return
-    gain = told["gain"]
-    click.echo(f"experiment #{told['experiment']}: {printable(told['title'])}")
-    click.echo(f"{told['metric']:<10} {number(told['mean'])} (mean of {told['n']})")
-    if gain:
-        click.echo(f"{'gain':<10} {small(gain)} ({told['gain_percent'] or 0:.2f} %) against the baseline")
-    else:
-        click.echo(f"{'gain':<10} none: it is the baseline")
-    click.echo(f"{'commit':<10} {told['commit']}")
+    rows = [
+        ("experiment", f"#{told['experiment']}: {printable(told['title'])}"),
+        (told["metric"], f"{number(told['mean'])} (mean of {count(told['n'], 'run')})"),
+        ("gain", _gain(told)),
+        ("commit", told["commit"]),
+    ]
     if apply_it:
-        files = ", ".join(told["applied"]) or "none: they are like that already"
-        click.echo(f"{'written':<10} {files}")
-    elif gain:
-        click.echo(f"{'branch':<10} arf/{told['study']}")
+        rows.append(("written", ", ".join(told["applied"]) or "nothing: your files are like that already"))
+    elif told["gain"]:
+        rows.append(("branch", f"arf/{told['study']}"))
+    for label, text in rows:
+        click.echo(f"{label:<10} {text}")
+    if told["gain"] and not apply_it:
         click.echo("see it with `arf diff best --base`, take it with `arf best --apply`", err=True)
+
+
+def _gain(told: dict[str, Any]) -> str:
+    if not told["gain"]:
+        return "none: it is the baseline"
+    if told["final"] is not None:
+        return str(told["final"]["text"]).removeprefix("gain ")
+    share = "" if told["gain_percent"] is None else f" ({told['gain_percent']:.2f} %)"
+    return f"{small(told['gain'])}{share} against the baseline; the runs that it was chosen by count too"
 
 
 def _best(store: Store) -> dict[str, Any]:

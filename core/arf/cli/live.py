@@ -20,7 +20,7 @@ from rich.style import Style
 
 from arf.cli.board import Board, Slot
 from arf.cli.formats import VERDICT_COLOURS, count, duration, number, printable
-from arf.cli.words import best_text, noise_text, verdict_counts
+from arf.cli.words import best_text, noise_text, proof_text, verdict_counts
 
 if TYPE_CHECKING:
     from rich.console import RenderResult
@@ -139,6 +139,8 @@ def _facts(board: Board, width: int) -> Iterator[Line]:
     summary = board.summary
     curve = sparkline(summary, max(8, min(40, width // 4))) if width >= 60 else ""
     yield _ends(_fact("best", _best(summary)), [(curve, "green")], width)
+    if proof := proof_text(summary):
+        yield _fact("proof", [(proof, "")])
     yield _fact("noise", [(noise_text(summary), "")])
     used = summary["utilisation"]
     share = f" · {used:.0%} of slot time in use" if used is not None else ""

@@ -19,7 +19,14 @@ def best_text(summary: Mapping[str, Any]) -> str:
     if not best["gain"]:
         return f"{value}, the baseline"
     word = "better" if best["gain"] > 0 else "worse"
-    return f"{value}, {small(abs(best['gain']))} ({percentage(abs(best['gain_percent'] or 0))}) {word}"
+    share = "" if best["gain_percent"] is None else f" ({percentage(abs(best['gain_percent']))})"
+    return f"{value}, {small(abs(best['gain']))}{share} {word}"
+
+
+def proof_text(summary: Mapping[str, Any]) -> str:
+    """Why the best was kept; empty while it is the baseline."""
+    best = summary["best"]
+    return printable(summary["kept"][-1]["reason"]) if best is not None and best["gain"] else ""
 
 
 def noise_text(summary: Mapping[str, Any]) -> str:
@@ -41,9 +48,9 @@ def verdict_counts(summary: Mapping[str, Any]) -> str:
 
 
 def gain_text(summary: Mapping[str, Any]) -> str | None:
-    """The gain that fresh runs of the best give, with its interval; None if there are none."""
+    """The gain at the end with its interval, by fresh runs where there are any; None if there is none."""
     final = summary["final"]
-    return None if final is None else str(final)
+    return None if final is None else str(final["text"]).removeprefix("gain ")
 
 
 def state_text(summary: Mapping[str, Any], *, short: bool = False) -> str:

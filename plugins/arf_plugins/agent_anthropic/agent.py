@@ -191,16 +191,9 @@ def _call(block: dict[str, Any]) -> ToolCall:
     raw = block["input"]
     if not isinstance(raw, str):
         return ToolCall(id=block["id"], name=block["name"], arguments=json.dumps(raw))
-    block["input"] = _object(raw)
-    return ToolCall(id=block["id"], name=block["name"], arguments=raw or "{}")
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    call = ToolCall(id=block["id"], name=block["name"], arguments=raw or "{}")
+    block["input"] = call.object() or {}
+    return call
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
@@ -239,7 +232,7 @@ def _said(reply: Reply) -> list[dict[str, Any]]:
         return [dict(block) for block in reply.native]
     blocks: list[dict[str, Any]] = [{"type": "text", "text": reply.text}] if reply.text.strip() else []
     blocks += [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": _object(call.arguments)}
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.object() or {}}
         for call in reply.calls
     ]
     return blocks or [{"type": "text", "text": "(no answer)"}]

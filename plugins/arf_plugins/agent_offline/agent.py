@@ -100,7 +100,11 @@ class _Search:
         singles = self._scored(self._singles)
         if _MIX and singles and self._untouched and self._chance.random() < _MIX and singles[0].mean > singles[0].sd:
             return singles[0].change
-        if first := self._first_move():
+        if self._untouched and singles and self._space.scales[self._untouched[0]].family.weight < _COVER and self._chance.random() > _ALT:
+            first = None
+        else:
+            first = self._first_move()
+        if first:
             return first
         best = singles[:1] + self._scored(self._joined(singles))[:1]
         return max(best, key=lambda one: one.score).change if best else None
@@ -122,8 +126,11 @@ class _Search:
             name = next(iter(one.change))
             if not is_part(name) and one.mean > _SURE * one.sd:
                 best.setdefault(name, one.change)
-        for one, other in combinations(list(best.values())[:_JOINED], 2):
-            if self._is_open(joined := {**one, **other}):
+        for size in _SIZES:
+          for group in combinations(list(best.values())[:_JOINED], size):
+            joined = {}
+            for g in group: joined.update(g)
+            if self._is_open(joined):
                 yield joined
 
     def _scored(self, changes: Iterable[Values]) -> list[Candidate]:
@@ -176,6 +183,9 @@ class _Search:
 _SURE=0.0
 _EI=False
 _MIX=0
+_COVER=0
+_ALT=.5
+_SIZES=(2,)
 def _score(mean, sd, noise):
     if not _EI:
         return mean + sd

@@ -89,7 +89,9 @@ class Chat(OpenAIModel):
                     finish = choice.finish_reason or finish
         if finish is None:
             raise Fault(FaultKind.TRANSIENT, "the reply was cut off on its way")
-        made = [ToolCall(id=c["id"], name=c["name"], arguments=c["arguments"] or "{}") for c in calls.values()]
+        made = [
+            ToolCall(id=c["id"], name=c["name"], arguments=c["arguments"] or "{}") for c in calls.values()
+        ]
         return self._reply(text, made, finish, refusal, usage)
 
     def _reply(
@@ -154,10 +156,13 @@ def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
 
 
 def _said(reply: Reply) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text or (None if reply.calls else "(none)")}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": reply.text or (None if reply.calls else "(none)"),
+    }
     if reply.calls:
         message["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.sendable()}}
             for c in reply.calls
         ]
     return message

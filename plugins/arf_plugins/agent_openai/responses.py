@@ -83,6 +83,10 @@ class Responses(OpenAIModel):
             for item in native
             if item["type"] == "function_call"
         )
+        sendable = {call.id: call.sendable() for call in calls}
+        for item in native:
+            if item["type"] == "function_call":
+                item["arguments"] = sendable[item["call_id"]]
         return Reply(
             text=text,
             calls=calls,
@@ -144,7 +148,7 @@ def _input(turns: Sequence[Turn]) -> list[dict[str, Any]]:
         else:
             items.append({"role": "assistant", "content": turn.text or "(no answer)"})
             items += [
-                {"type": "function_call", "call_id": c.id, "name": c.name, "arguments": c.arguments}
+                {"type": "function_call", "call_id": c.id, "name": c.name, "arguments": c.sendable()}
                 for c in turn.calls
             ]
     return items

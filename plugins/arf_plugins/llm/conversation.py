@@ -164,4 +164,3 @@ def _read_answer(record: Mapping[str, Any]) -> Answer:
 
 def _read_draft(data: Mapping[str, Any]) -> Draft:
     return Draft(**{**data, "edits": tuple(Edit(**edit) for edit in data["edits"])})
-

@@ -1,4 +1,4 @@
-"""Turns what a model says into drafts, and refuses what would only cost a slot, with a reason for the model."""
+"""Turns what a model says into drafts; what would only cost a slot is refused with a reason for the model."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Checker:
         if not title:
             raise UsageError("the idea has no title")
         files = self.brief.files
-        values = self._values(raw.get("constants"))
+        values = self.values(raw.get("constants"))
         edits = self._edits(raw.get("edits"))
         if not values and not edits:
             raise UsageError("the idea changes nothing", hint="give constants or edits")
@@ -212,7 +212,9 @@ class Checker:
         elif edits and self._is_exact(edits, after):
             draft = evolve(draft, edits=edits)
         else:
-            draft = evolve(draft, edits=tuple(Edit(path=p, old=files.get(p, ""), new=after[p]) for p in paths))
+            draft = evolve(
+                draft, edits=tuple(Edit(path=p, old=files.get(p, ""), new=after[p]) for p in paths)
+            )
         return self._new(draft, after)
 
     def factor(self, raw: Any) -> tuple[FactorDraft, list[str]]:
@@ -243,7 +245,7 @@ class Checker:
 
     # -- the parts of an idea
 
-    def _values(self, raw: Any) -> dict[str, Scalar]:
+    def values(self, raw: Any) -> dict[str, Scalar]:
         """Constants as they must be written, whatever the model made of numbers and texts."""
         if isinstance(raw, Mapping):
             raw = [{"name": name, "value": value} for name, value in raw.items()]
@@ -267,7 +269,9 @@ class Checker:
                 isinstance(item.get(key), str) for key in ("path", "old", "new")
             ):
                 raise UsageError("each edit needs path, old and new, all of them text")
-            edits.append(Edit(path=self.path(item["path"], made=not item["old"]), old=item["old"], new=item["new"]))
+            edits.append(
+                Edit(path=self.path(item["path"], made=not item["old"]), old=item["old"], new=item["new"])
+            )
         return tuple(edits)
 
     def path(self, path: str, *, made: bool = False) -> str:
@@ -311,7 +315,11 @@ class Checker:
             change = f"constants {sorted((name, repr(value)) for name, value in draft.constants.items())}"
         else:
             for idea in study.ideas.values():
-                if not idea.constants and idea.base == self.ask.base and _key(idea.title) == _key(draft.title):
+                if (
+                    not idea.constants
+                    and idea.base == self.ask.base
+                    and _key(idea.title) == _key(draft.title)
+                ):
                     raise UsageError(f"idea {idea.id} of the study has the same title, {idea.title!r}")
             change = fingerprint(after)
         if change in self.passed:

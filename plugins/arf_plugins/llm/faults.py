@@ -50,9 +50,7 @@ class Fault(Exception):
 
     def as_error(self, provider: str) -> AgentError:
         """The same for the engine."""
-        again = (
-            max(self.retry_after_s or 0.0, ASK_AGAIN_S) if self.kind is FaultKind.TRANSIENT else None
-        )
+        again = max(self.retry_after_s or 0.0, ASK_AGAIN_S) if self.kind is FaultKind.TRANSIENT else None
         return AgentError(f"{provider}: {self.message}", retry_after_s=again, hint=self.hint)
 
 
@@ -94,7 +92,14 @@ _MONEY = re.compile(
     re.IGNORECASE,
 )
 _TRANSIENT_TYPES = frozenset(
-    {"overloaded_error", "api_error", "rate_limit_error", "timeout_error", "server_error", "rate_limit_exceeded"}
+    {
+        "overloaded_error",
+        "api_error",
+        "rate_limit_error",
+        "timeout_error",
+        "server_error",
+        "rate_limit_exceeded",
+    }
 )
 _TRANSPORT = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "anyio", "h11"})
 _KEY = re.compile(r"\b(?:sk|pk|rk|key)-[\w*.-]{4,}")
@@ -130,7 +135,9 @@ def fault_of(error: Exception, redact: Redactor, *, key_name: str) -> Fault | No
     if isinstance(error, json.JSONDecodeError):
         return Fault(FaultKind.TRANSIENT, "the reply was garbled on its way")
     if type(error).__module__.partition(".")[0] in _TRANSPORT or isinstance(error, OSError):
-        return Fault(FaultKind.TRANSIENT, f"the connection broke: {redact(str(error)) or type(error).__name__}")
+        return Fault(
+            FaultKind.TRANSIENT, f"the connection broke: {redact(str(error)) or type(error).__name__}"
+        )
     if "APIResponseValidationError" in names:
         return Fault(FaultKind.FATAL, "the service's reply is not what its API says", hint="check base_url")
     if "APIError" in names:

@@ -23,7 +23,9 @@ def at_least(low: float) -> Any:
 
 def _no_credentials(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
     if "@" in value.partition("//")[2].partition("/")[0]:
-        raise ValueError(f"'{attribute.name}' must hold no user name or password: keys come from the environment")
+        raise ValueError(
+            f"'{attribute.name}' must hold no user name or password: keys come from the environment"
+        )
 
 
 @frozen(kw_only=True)
@@ -56,9 +58,7 @@ class ModelOptions:
         default="",
         metadata={"help": "How much the model thinks, in the provider's words. Empty: its default."},
     )
-    parallel: int = field(
-        default=2, validator=at_least(1), metadata={"help": "Conversations at a time."}
-    )
+    parallel: int = field(default=2, validator=at_least(1), metadata={"help": "Conversations at a time."})
     max_input_tokens: int = field(
         default=60_000,
         validator=at_least(2_000),

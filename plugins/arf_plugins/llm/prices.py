@@ -106,6 +106,4 @@ def priced(price: Price | None, *, fresh: int, cached: int, written: int, output
     """What one request used. A service that counts wrongly gives no negative numbers here."""
     fresh, cached, written, output = (max(0, count) for count in (fresh, cached, written, output))
     usd = price.usd(fresh=fresh, cached=cached, written=written, output=output) if price else 0.0
-    return Usage(
-        input_tokens=fresh + cached + written, cached_tokens=cached, output_tokens=output, usd=usd
-    )
+    return Usage(input_tokens=fresh + cached + written, cached_tokens=cached, output_tokens=output, usd=usd)

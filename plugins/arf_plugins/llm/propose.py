@@ -129,7 +129,9 @@ class Proposal:
             value = _value(reply)
             found = entries(value, self.checker.ask)
         except UsageError as error:
-            cut = "it was cut at the limit of its length, so be shorter; " if reply.stop is Stop.LENGTH else ""
+            cut = (
+                "it was cut at the limit of its length, so be shorter; " if reply.stop is Stop.LENGTH else ""
+            )
             self.problems.append(f"the answer cannot be read: {cut}{error}")
             return
         if learned := said(value, "learned"):
@@ -141,7 +143,9 @@ class Proposal:
         if not found:
             self.exhausted = isinstance(value, dict) and value.get("exhausted") is True
             if not self.exhausted and not self._any():
-                self.problems.append("there is nothing in the answer; set exhausted if nothing is left to try")
+                self.problems.append(
+                    "there is nothing in the answer; set exhausted if nothing is left to try"
+                )
 
     def _take_one(self, raw: Any) -> None:
         try:

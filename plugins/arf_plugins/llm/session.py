@@ -40,9 +40,7 @@ class Session:
         """
         self._check_budget(request)
         options = self.options
-        rule = RetryRule(
-            attempts=options.attempts, first_s=options.backoff_s, max_wait_s=options.max_wait_s
-        )
+        rule = RetryRule(attempts=options.attempts, first_s=options.backoff_s, max_wait_s=options.max_wait_s)
         reply = await retried(lambda: self.model.reply(request), rule)
         self.conversation.add(reply)
         usage = reply.usage

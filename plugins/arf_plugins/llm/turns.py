@@ -6,6 +6,7 @@ Turns are plain values that a conversation file holds as JSON. What a provider w
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -37,6 +38,18 @@ class ToolCall:
     arguments: str
     """JSON as the model wrote it, which may be none."""
 
+    def object(self) -> dict[str, Any] | None:
+        """The arguments; None if they are no JSON object."""
+        try:
+            value = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def sendable(self) -> str:
+        """The arguments as a server takes them back: many choke on what is no JSON."""
+        return self.arguments if self.object() is not None else "{}"
+
 
 @frozen(kw_only=True)
 class Question:
@@ -54,7 +67,7 @@ class Reply:
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
     stop: Stop = Stop.END
-    usage: Usage = Usage()
+    usage: Usage = field(factory=Usage)
     native: tuple[Any, ...] = ()
     """The provider's own form of this turn, to be sent back; JSON values."""
     dialect: str = ""

@@ -1,0 +1,1 @@
+"""Random search over sets of ideas: it never looks at a result."""
