@@ -337,7 +337,7 @@ def describe(item: Tried, study: Study) -> str:
     if experiment.budget is not None:
         where += f" at {experiment.budget:.0%} of the budget"
     if item.gain is not None:
-        sure = f" ({item.sigmas:+.1f} sigma, {item.runs} runs)" if item.sigmas is not None else ""
+        sure = f" ({item.sigmas:+.1f} sigma, {_runs(item.runs)})" if item.sigmas is not None else ""
         parts.append(f"gain {item.gain:+.5g}{sure}{where}")
     elif where:
         parts.append(where.strip())
@@ -394,7 +394,7 @@ def _kept(brief: Brief, read: _Read, limit: int) -> str:
     """The kept changes, newest first, each with its diff while they fit."""
     study = brief.study
     kept = [item for item in read.tried if item.verdict is Verdict.KEEP]
-    if not kept:
+    if not kept or limit < 200:
         return ""
     parts = ["## Kept changes\n\nThey are part of the incumbent. Newest first."]
     left = limit - len(parts[0])
@@ -509,7 +509,11 @@ def _idea(idea: Idea) -> str:
 
 
 def _mean(group: Group) -> str:
-    return f"{group.mean:.6g} (mean of {group.n} run{'s' if group.n != 1 else ''})"
+    return f"{group.mean:.6g} (mean of {_runs(group.n)})"
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count != 1 else ''}"
 
 
 def _gain(study: Study, old: Group, new: Group) -> str:
@@ -526,7 +530,7 @@ def _printable(text: str) -> str:
 
 def _line(text: str, limit: int) -> str:
     """The text on one line, cut to a length."""
-    text = " ".join(_printable(text).split())
+    text = " ".join(_printable(text[: 4 * limit]).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

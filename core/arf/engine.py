@@ -170,6 +170,8 @@ class Engine:
         command: str | tuple[str, ...],
         resumed: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        tail: Callable[[Path], LogTail] = LogTail,
+        watch_interval_s: float = WATCH_INTERVAL_S,
     ) -> None:
         self.study = study
         self.store = store
@@ -185,6 +187,8 @@ class Engine:
         self._command = command
         self._resumed = resumed
         self._now = now
+        self._tail = tail
+        self._watch_interval_s = watch_interval_s
         self._inbox: deque[_Ended | _Refused | _Answered] = deque()
         self._wake = asyncio.Event()
         self._runs: dict[int, _Run] = {}
@@ -405,6 +409,19 @@ class Engine:
             return "max_tokens"
         return ""
 
+    def _budget_left(self) -> dict[str, float]:
+        """What is left of the budgets that are set; never below 0."""
+        budget, usage = self.config.budget, self.study.usage
+        slot_hours = sum(self.study.slot_s.values()) / 3600
+        used = {
+            "experiments": (budget.max_experiments, len(self.study.experiments)),
+            "seconds": (budget.max_time, self.elapsed_s),
+            "slot_hours": (budget.max_slot_hours, slot_hours),
+            "usd": (budget.max_usd, self._usd(0.0)),
+            "tokens": (budget.max_tokens, usage.input_tokens + usage.output_tokens),
+        }
+        return {name: max(0.0, limit - spent) for name, (limit, spent) in used.items() if limit is not None}
+
     def _usd(self, typical_s: float) -> float:
         """Dollars spent if one more experiment of `typical_s` is started, the running ones included."""
         price = {tier.name: tier.usd_per_hour / 3600 for tier in self.study.tiers}
@@ -475,7 +492,7 @@ class Engine:
 
     def _new_watch(self, experiment: Experiment) -> Watch:
         return Watch(
-            tail=LogTail(self.log_path(experiment)), parser=self._parser, objective=self.study.objective
+            tail=self._tail(self.log_path(experiment)), parser=self._parser, objective=self.study.objective
         )
 
     def log_path(self, experiment: Experiment) -> Path:
@@ -658,7 +675,7 @@ class Engine:
     async def _watch(self) -> None:
         """Look at the logs of running jobs about once a second; end those that have gone wrong."""
         while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
+            await asyncio.sleep(self._watch_interval_s)
             now = asyncio.get_running_loop().time()
             limits = self._watch_limits()
             for run in list(self._runs.values()):
@@ -712,6 +729,10 @@ class Engine:
             files=self.workspace.files(ask.base),
             program=self.workspace.program(ask.base),
             directory=self.directory / "agent",
+            logs=self.directory / "logs",
+            diff=self.workspace.diff,
+            is_editable=self.workspace.may_change,
+            budget_left=self._budget_left(),
         )
         answer = Answer()
         failure: AgentError | None = None

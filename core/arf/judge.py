@@ -28,7 +28,7 @@ from arf.types import Experiment, Plan, Role, Verdict
 
 PROMISING = 1.0
 """Standard errors by which a discarded candidate beats its own parent, to be worth another base."""
-WORTHWHILE = 0.1
+WORTHWHILE = 0.05
 """A contender is run again while its chance of being kept in the end is at least this."""
 FAILURES = 2
 """Failed runs of one commit that are made up for; with more it is taken as it is."""
@@ -288,7 +288,7 @@ class _Sitting:
         return max(1, bisect_left(candidates, experiment.id) - first + 1)
 
     def _replicate(self, experiment: Experiment, group: Group, target: int) -> bool:
-        """Plan runs of the contender up to `target`, and as many of the incumbent; False if it gets no more."""
+        """Plan runs of the contender up to `target`, and of the incumbent; False if it gets no more."""
         refused = (experiment.commit, ()) in self.study.refusals
         if target > self.study.rule.max_replicates or group.failed >= FAILURES or refused:
             return False

@@ -144,6 +144,10 @@ class Workspace:
         """Whether ideas may change the file at this path of the repository."""
         return self._rules(path)[0]
 
+    def may_change(self, path: str) -> bool:
+        """The same for a path as people in the workspace see it."""
+        return self.is_editable(self.prefix + path)
+
     def is_readonly(self, path: str) -> bool:
         """Whether a run that changes this tracked file does not count."""
         return self._rules(path)[1]

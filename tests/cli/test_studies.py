@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -251,6 +252,40 @@ def test_jobs_that_a_dead_arf_has_left_are_ended_by_stop(
     assert lock_owner(home) is None
     assert "died" in arf("list", cwd=workspace).stdout
     assert "2 jobs that it left are ended" in arf("stop", cwd=workspace).stderr
+
+
+def test_if_nobody_reads_the_events_the_study_is_stopped(start: Start, arf: Arf, workspace: Path) -> None:
+    with start("run", "--name", "s", "--json", cwd=workspace, SLOW="0.3", **WITHOUT_REPORTS) as process:
+        assert json.loads(process.stdout.readline())["event"] == "study"
+        process.stdout.close()
+        assert process.wait() == 130
+        assert "Traceback" not in process.stderr.read()
+    status = told(arf("status", "--json", cwd=workspace))
+    assert (status["state"], status["reason"]) == ("stopped", "nobody reads the output")
+
+
+def test_a_study_that_ends_is_followed_to_its_end(start: Start, arf: Arf, workspace: Path) -> None:
+    with start("run", "--name", "s", "--json", cwd=workspace, SLOW="0.3", **WITHOUT_REPORTS) as process:
+        assert json.loads(process.stdout.readline())["event"] == "study"
+        with start("status", "s", "--watch", "--json", cwd=workspace) as watching:
+            process.communicate()
+            seen = [json.loads(line) for line in watching.communicate()[0].splitlines()]
+            assert watching.returncode == 0
+    assert seen[0]["state"] == "running"
+    assert (seen[-1]["state"], seen[-1]["pid"]) == ("finished", None)
+
+
+def test_a_study_of_a_newer_arf_is_told_as_such(arf: Arf, finished: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "workspace"
+    shutil.copytree(finished, mine, symlinks=True)
+    db = sqlite3.connect(mine / ".arf" / "studies" / "first" / "arf.db")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    for command in ("status", "resume", "stop", "best", "report"):
+        done = arf(command, cwd=mine)
+        assert done.returncode == 1
+        assert "newer arf" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_baseline_that_fails_ends_the_study_with_one_error(

@@ -65,13 +65,18 @@ def workspace(tmp_path: Path) -> Path:
 
 
 class Scripted(Agent):
-    """Gives its drafts in order, one an ask."""
+    """Gives its drafts in order, each once."""
 
     drafts: Sequence[Draft] = ()
 
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.given: int | None = None
+
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
-        given = len(brief.study.ideas)
-        return Answer(ideas=tuple(self.drafts[given : given + ask.n]), exhausted=given >= len(self.drafts))
+        first = len(brief.study.ideas) if self.given is None else self.given
+        self.given = first + ask.n
+        return Answer(ideas=tuple(self.drafts[first : self.given]), exhausted=self.given >= len(self.drafts))
 
 
 class Away(Agent):
@@ -111,10 +116,7 @@ def level(value: int) -> Draft:
     return Draft(title=f"LEVEL {value}", constants={"LEVEL": value})
 
 
-def plugins_with(monkeypatch: pytest.MonkeyPatch | None = None) -> Plugins:
-    import sys
-
-    sys.modules.setdefault(__name__, sys.modules[TestPlugin.__module__])
+def plugins_with() -> Plugins:
     plugins = Plugins.load(disable=["report"])
     plugins.register(TestPlugin(), "test")
     return plugins

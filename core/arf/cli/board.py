@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)\s?%")
 _OF = re.compile(r"\b(\d{1,9})/(\d{1,9})\b")
+_VERDICTS = 60
+"""As many as a tall terminal shows."""
 _TAIL_LINES = 6
 _TAIL_BYTES = 2048
 
@@ -65,6 +67,8 @@ class Board:
     """As `arf status --json` gives it."""
     slots: tuple[Slot, ...]
     elapsed_s: float
+    setting_up: str = ""
+    """What the workspace's set-up command said last, while it runs."""
     ideas_waiting: int | None = None
     """None if the process that looks does not know."""
     stopping: str = ""
@@ -120,7 +124,7 @@ class Lookout:
         notes: tuple[str, ...] = (),
     ) -> Board:
         """The board now. `elapsed_s` is what the engine says; else it is told from the store."""
-        summary = summarize(self.store)
+        summary = summarize(self.store, verdicts=_VERDICTS)
         now = datetime.now(UTC)
         expected_s = self._expected_s(summary)
         slots = tuple(self._slot(row, now, expected_s) for row in summary["running"])
@@ -130,10 +134,17 @@ class Lookout:
             summary=summary,
             slots=slots,
             elapsed_s=summary["elapsed_s"] if elapsed_s is None else elapsed_s,
+            setting_up=self._setting_up(summary),
             ideas_waiting=ideas_waiting,
             stopping=stopping,
             notes=notes,
         )
+
+    def _setting_up(self, summary: Mapping[str, Any]) -> str:
+        if summary["experiments"]:
+            return ""
+        said = last_lines(self.store.directory / "logs" / "setup.log", 1, _TAIL_BYTES)
+        return said[0].strip() if said else ""
 
     def _expected_s(self, summary: Mapping[str, Any]) -> float:
         ended = summary["ended"]

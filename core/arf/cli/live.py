@@ -176,6 +176,8 @@ def _thinking(board: Board) -> str:
 def _slots(board: Board, width: int, rows: int) -> list[Line]:
     shown = board.slots if len(board.slots) <= rows else board.slots[: rows - 1]
     lines = [_slot(slot, width) for slot in shown]
+    if board.setting_up:
+        lines.append([("      set-up: ", _DIM), (printable(board.setting_up), "")])
     if len(shown) < len(board.slots):
         lines.append([(f"      and {len(board.slots) - len(shown)} more", _DIM)])
     return lines

@@ -216,7 +216,7 @@ def _row(summary: Mapping[str, Any]) -> list[str]:
         number(best.get("mean")),
         small(gain) if gain else "-",
         percentage(best.get("gain_percent")) if gain else "",
-        summary["strategy"],
-        summary["agent"],
+        summary["strategy"] or "-",
+        summary["agent"] or "-",
         f"{started:%Y-%m-%d %H:%M}",
     ]

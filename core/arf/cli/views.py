@@ -79,6 +79,8 @@ class Plain(View):
         what = f"{study.objective.metric}, {better} is better"
         say(f"arf: study {study.name} {how}: {what}; {parts} with {count(slots, 'slot')}")
         say(f"arf: its folder is {engine.directory}")
+        if config.workspace.setup and not engine.store.meta("set_up", False):
+            say(f"arf: first the workspace is set up: `{config.workspace.setup}`")
         if resumed:
             say(f"arf: {count(len(study.experiments), 'experiment')} so far, {study.running_count} under way")
 

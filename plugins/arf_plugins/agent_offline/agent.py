@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from attrs import frozen
@@ -11,13 +11,15 @@ from arf.interfaces import Agent, Brief
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Scalar
 from arf_plugins.agent_offline import OfflineOptions
 from arf_plugins.agent_offline.history import History, Row
-from arf_plugins.agent_offline.model import Model
+from arf_plugins.agent_offline.model import Basis, Model
 from arf_plugins.agent_offline.reasons import Reasons
 from arf_plugins.agent_offline.scales import Ordered, Scale
 from arf_plugins.agent_offline.space import Space, Values, is_part, read_space
 
 _ROWS = 256
 """Commits that predictions rest on: the last ones."""
+_MAJOR = 0.35
+"""Constants of this weight or more all have a move of their own before anything is built on results."""
 _JOINED = 6
 """So many of the best moves are tried in pairs."""
 _LEVELS = 2
@@ -27,11 +29,15 @@ _REACH = 1.1
 
 
 @frozen
-class Candidate:
+class _Candidate:
     change: Values
-    score: float
     mean: float
-    sd: float = 0.0
+    score: float
+
+    @property
+    def name(self) -> str:
+        """Of its first constant."""
+        return next(iter(self.change))
 
 
 class OfflineAgent(Agent):
@@ -41,118 +47,112 @@ class OfflineAgent(Agent):
         super().__init__(options)
         self._options = options or OfflineOptions()
         self._history: History | None = None
+        self._basis: tuple[Space, Basis] | None = None
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         space = read_space(brief.files, self._options.only, self._options.never)
-        if not space.scales:
+        if not space.moves:
             return Answer(exhausted=True, note=_nothing_to_move(space))
         if self._history is None or self._history.study is not brief.study:
-            self._history = History(brief.study, brief.directory)
+            self._history, self._basis = History(brief.study, brief.directory), None
         self._history.update(ask.base, space.values)
-        search = _Search(space, self._history, ask.base, self._options.explore)
-        return search.factors(ask.n) if ask.kind is AskKind.FACTORS else search.ideas(ask.n)
+        if self._basis is None or self._basis[0] is not space:
+            self._basis = space, Basis(space.scales)
+        thought = _Thought(space, self._history, self._basis[1], ask.base, self._options.explore)
+        return thought.factors(ask.n) if ask.kind is AskKind.FACTORS else thought.ideas(ask.n)
 
 
-class _Search:
-    """One answer."""
+class _Thought:
+    """One answer: the open moves, what each is likely to bring, and which of them to try."""
 
-    def __init__(self, space: Space, history: History, base: str, explore: float) -> None:
+    def __init__(self, space: Space, history: History, basis: Basis, base: str, explore: float) -> None:
         self._space = space
         self._history = history
         self._base = base
         self._explore = explore
         self._chance = history.study.random()
         rows = list(history.rows(_ROWS))
-        self._model = Model(space.scales, space.values, rows, history.study)
-        self._reasons = Reasons(space, history, self._model, informed=len(rows) > 1)
-        self._untouched = [name for name in space.scales if name not in history.touched]
+        self._model = Model(basis, rows, history.study)
+        self._reasons = Reasons(space, history, self._model)
         self._taken: list[Values] = []
-        self._singles = list(self._single_moves(rows))
+        self._untouched = [name for name in space.scales if name not in history.touched]
+        self._singles = list(self._open_moves(rows))
         for values in history.running():
             self._model.expect(values)
-        for of, change in history.waiting():
-            if of == base or all(name in space.scales for name in change):
-                self._take(change)
+        for change in history.waiting():
+            self._take(change)
 
-    def _single_moves(self, rows: Sequence[Row]) -> Iterator[Values]:
+    def _open_moves(self, rows: Sequence[Row]) -> Iterator[Values]:
         """Every open move of one constant, near enough to what has been measured."""
-        for name, scale in self._space.scales.items():
-            near = _nearby(scale, [row.values[name] for row in rows if name in row.values])
-            for value in near:
-                if self._is_open({name: value}):
-                    yield {name: value}
+        near = {
+            name: _nearby(scale, [row.values[name] for row in rows if name in row.values])
+            for name, scale in self._space.scales.items()
+        }
+        for name, value in self._space.moves:
+            if value in near[name] and self._is_open({name: value}):
+                yield {name: value}
 
     # ---- Ideas ------------------------------------------------------------------------------
 
     def ideas(self, n: int) -> Answer:
         drafts: list[Draft] = []
-        while len(drafts) < n:
-            change = self._next()
-            if change is None:
-                break
+        while len(drafts) < n and (change := self._next()) is not None:
             drafts.append(self._draft(change))
             self._take(change)
         note = "" if drafts else "every sensible move of the constants has been tried from here"
         return Answer(ideas=tuple(drafts), exhausted=len(drafts) < n, note=note)
 
     def _next(self) -> Values | None:
-        """The next idea: a constant that nobody has touched, or whatever promises most."""
+        """What to try next: what matters first, then by turns what nobody has touched and what promises most."""
+        untouched = [name for name in self._untouched if any(name in change for change in self._singles)]
+        if untouched:
+            is_major = self._space.scales[untouched[0]].family.weight >= _MAJOR
+            if is_major or self._chance.random() < 0.5:
+                return self._first_move(untouched[0])
         singles = self._scored(self._singles)
-        if _MIX and singles and self._untouched and self._chance.random() < _MIX and singles[0].mean > singles[0].sd:
-            return singles[0].change
-        if self._untouched and singles and self._space.scales[self._untouched[0]].family.weight < _COVER and self._chance.random() > _ALT:
-            first = None
-        else:
-            first = self._first_move()
-        if first:
-            return first
-        best = singles[:1] + self._scored(self._joined(singles))[:1]
-        return max(best, key=lambda one: one.score).change if best else None
+        joined = self._scored(list(self._joined(singles)))
+        best = max(singles[:1] + joined[:1], key=lambda one: one.score, default=None)
+        return best and best.change
 
-    def _first_move(self) -> Values | None:
-        """The first move of the first constant that has had none, in either direction where both may do."""
-        while self._untouched:
-            name = self._untouched.pop(0)
-            moves = [change for change in self._singles if name in change]
-            if moves:
-                either = self._space.scales[name].family.lean == 0
-                return self._chance.choice(moves[:2]) if either else moves[0]
-        return None
+    def _first_move(self, name: str) -> Values:
+        """The first move of a constant, in either direction unless one is known to be the better guess."""
+        moves = [change for change in self._singles if name in change]
+        return moves[0] if self._space.scales[name].family.lean else self._chance.choice(moves[:2])
 
-    def _joined(self, singles: Sequence[Candidate]) -> Iterator[Values]:
-        """Pairs of the best moves of different constants that results speak for; of any, if no single is left."""
+    def _joined(self, singles: Sequence[_Candidate]) -> Iterator[Values]:
+        """Pairs of the best moves that promise something; of any moves where no single one is left."""
         best: dict[str, Values] = {}
         for one in singles:
-            name = next(iter(one.change))
-            if not is_part(name) and one.mean > _SURE * one.sd:
-                best.setdefault(name, one.change)
-        for size in _SIZES:
-          for group in combinations(list(best.values())[:_JOINED], size):
-            joined = {}
-            for g in group: joined.update(g)
-            if self._is_open(joined):
+            if one.mean > 0 and not is_part(one.name):
+                best.setdefault(one.name, one.change)
+        pairs = list(combinations(list(best.values())[:_JOINED], 2))
+        if not singles:
+            moves = [(name, value) for name, value in self._space.moves if not is_part(name)]
+            pairs = [({a[0]: a[1]}, {b[0]: b[1]}) for a, b in combinations(moves, 2) if a[0] != b[0]]
+        for first, second in pairs:
+            if self._is_open(joined := {**first, **second}) and self._space.allows(joined):
                 yield joined
 
-    def _scored(self, changes: Iterable[Values]) -> list[Candidate]:
-        """The best first. What is as good as equal is in the order of the moves themselves."""
-        scored = []
-        for change in changes:
-            mean, sd = self._model.predict(change)
-            scored.append(Candidate(change, _score(mean, self._explore * sd, self._model.noise), mean, sd))
-        return sorted(scored, key=lambda one: -one.score)
+    def _scored(self, changes: Sequence[Values]) -> list[_Candidate]:
+        """The best first: what is likely to gain, or is unknown enough to gain much."""
+        means, sds = self._model.predict(changes)
+        found = [
+            _Candidate(change, float(mean), float(mean + self._explore * sd))
+            for change, mean, sd in zip(changes, means, sds, strict=True)
+        ]
+        return sorted(found, key=lambda one: -one.score)
 
     def _is_open(self, change: Values) -> bool:
-        """Whether nobody has tried it, nothing speaks against it, and it is not waiting to be tried."""
+        """Whether nobody has tried it, it does not wait to be tried, and nothing like it has crashed."""
         return (
             change not in self._taken
             and not self._history.is_seen({**self._space.values, **change})
             and not self._history.forbids(self._space.values, change)
-            and self._space.allows(change)
         )
 
     def _take(self, change: Values) -> None:
         self._taken.append(change)
-        self._model.expect({**self._space.values, **change})
+        self._model.expect(change)
         self._untouched = [name for name in self._untouched if name not in change]
         self._singles = [one for one in self._singles if one != change]
 
@@ -169,29 +169,14 @@ class _Search:
     def factors(self, n: int) -> Answer:
         found: dict[str, list[Values]] = {}
         for one in self._scored(self._singles):
-            name = next(iter(one.change))
-            if (name, self._base) not in self._history.factored:
-                found.setdefault(name, []).append(one.change)
+            if (one.name, self._base) not in self._history.factored:
+                found.setdefault(one.name, []).append(one.change)
         factors = [
             FactorDraft(name=name, levels=tuple(self._draft(change) for change in changes[:_LEVELS]))
             for name, changes in list(found.items())[:n]
         ]
-        note = "" if factors else "every constant is a factor already"
+        note = "" if factors else "every constant that may move is a factor already"
         return Answer(factors=tuple(factors), exhausted=len(found) <= n, note=note)
-
-
-_SURE=0.0
-_EI=False
-_MIX=0
-_COVER=0
-_ALT=.5
-_SIZES=(2,)
-def _score(mean, sd, noise):
-    if not _EI:
-        return mean + sd
-    import math
-    z = (mean - _EI*noise) / max(sd, 1e-12)
-    return (mean- _EI*noise) * 0.5 * math.erfc(-z / math.sqrt(2)) + sd * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
 def _nearby(scale: Scale, measured: Sequence[Scalar]) -> list[Scalar]:

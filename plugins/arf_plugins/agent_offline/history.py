@@ -40,6 +40,7 @@ class Comparison:
 class Row:
     """The mean of the counted runs of one commit."""
 
+    commit: str
     values: Values
     group: GroupKey
     mean: float
@@ -179,11 +180,10 @@ class History:
         """Whether the study has these values already, as an idea or as an experiment."""
         return _key(values) in self._seen
 
-    def waiting(self) -> list[tuple[str, Values]]:
-        """Base and change of each idea that nobody has tried yet."""
+    def waiting(self) -> list[Values]:
+        """The change of each idea that nobody has tried yet."""
         ideas = (self.study.ideas[number] for number in self.study.untried)
-        found = [(idea.base, change_of(idea.title, idea.constants)) for idea in ideas]
-        return [(base, change) for base, change in found if change]
+        return [change for idea in ideas if (change := change_of(idea.title, idea.constants))]
 
     def running(self) -> Iterable[Values]:
         """The values of what runs now."""
@@ -203,7 +203,7 @@ class History:
     def _row(self, key: GroupKey, commit: str) -> Row:
         group = self.study.group(*key)
         assert group is not None
-        return Row(values=self.values_of(commit), group=key, mean=group.mean, n=group.n)
+        return Row(commit=commit, values=self.values_of(commit), group=key, mean=group.mean, n=group.n)
 
     def gain(self, comparison: Comparison) -> float | None:
         """How much better the new value did, by the means as they are now."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arf.study import Study
-from arf.types import Direction
+from arf.types import Direction, Scalar
 from arf_plugins.agent_offline.history import Row
 from arf_plugins.agent_offline.scales import Choice, Ordered, Scale, same
 from arf_plugins.agent_offline.space import Values
@@ -36,87 +36,110 @@ _WORST = 6.0
 """A result worse than this many typical effects counts as this: it may be any amount worse."""
 
 
+class Basis:
+    """What the regression sees of a change: its features. Made once for a base.
+
+    Their order: the steps of each number, their squares, each other value of what has no order, and the
+    products of pairs of steps. At the base all are 0.
+    """
+
+    def __init__(self, scales: Mapping[str, Scale]) -> None:
+        self.ordered = [scale for scale in scales.values() if isinstance(scale, Ordered)]
+        self.weights = np.array([scale.family.weight for scale in self.ordered])
+        self._at = {scale.name: at for at, scale in enumerate(self.ordered)}
+        n = len(self.ordered)
+        self._choices: dict[str, list[tuple[Scalar, int]]] = {}
+        chosen = []
+        for scale in scales.values():
+            if isinstance(scale, Choice):
+                for other in scale.moves():
+                    self._choices.setdefault(scale.name, []).append((other, 2 * n + len(chosen)))
+                    chosen.append(scale.family.weight)
+        paired = list(combinations(range(min(_PAIRED, n)), 2))
+        self._first = np.array([a for a, _ in paired], dtype=np.intp)
+        self._second = np.array([b for _, b in paired], dtype=np.intp)
+        joint = np.sqrt(self.weights[self._first] * self.weights[self._second])
+        # Two learning rates do much the same: what counts is their product, -(a + b)^2 = -a^2 - 2ab - b^2.
+        alike = np.array([float(self.ordered[a].family is self.ordered[b].family) for a, b in paired])
+        zeros, others = np.zeros(n), np.array(chosen)
+        self.prior_mean: Vector = np.concatenate(
+            [zeros, _BEND * self.weights, np.zeros(len(chosen)), 2 * _BEND * alike * joint]
+        )
+        self.prior_sd: Vector = np.concatenate([self.weights, _BEND_SD * self.weights, others, _PRODUCT_SD * joint])
+        self._rows: dict[str, Vector] = {}
+
+    def of(self, values: Values) -> Vector:
+        """The features of some constants; those that are not named are as in the base."""
+        n = len(self.ordered)
+        x = np.zeros(len(self.prior_mean))
+        for name, value in values.items():
+            if (at := self._at.get(name)) is not None:
+                place = self.ordered[at].place(value)
+                x[at] = 0.0 if place is None else min(max(place, -_REACH), _REACH)
+            for other, k in self._choices.get(name, ()):
+                x[k] = float(same(value, other))
+        x[n : 2 * n] = x[:n] ** 2
+        x[len(x) - len(self._first) :] = x[self._first] * x[self._second]
+        return x
+
+    def of_commit(self, commit: str, values: Values) -> Vector:
+        """The same, remembered."""
+        if commit not in self._rows:
+            self._rows[commit] = self.of(values)
+        return self._rows[commit]
+
+
 class Model:
     """Made anew for each answer. All gains are in units of the objective; positive is better."""
 
-    def __init__(self, scales: Mapping[str, Scale], base: Values, rows: Sequence[Row], study: Study) -> None:
-        self._base = base
-        self._ordered = [scale for scale in scales.values() if isinstance(scale, Ordered)]
-        self._choices = [
-            (scale, other)
-            for scale in scales.values()
-            if isinstance(scale, Choice)
-            for other in scale.moves()
-        ]
-        self._pairs = list(combinations(range(min(_PAIRED, len(self._ordered))), 2))
-        self._set_priors()
+    def __init__(self, basis: Basis, rows: Sequence[Row], study: Study) -> None:
+        self._basis = basis
         sign = -1.0 if study.objective.direction is Direction.MIN else 1.0
         self.noise = _noise(study, rows)
         goodness = _goodness(rows, sign)
-        self.typical = _typical(goodness, self.noise, rows)
+        self.typical = _typical(goodness, self.noise)
         self._fit(rows, np.maximum(goodness, -_WORST * self.typical))
 
-    def predict(self, change: Values) -> tuple[float, float]:
-        """Mean and standard deviation of the gain of a change of the base."""
-        x = self._features({**self._base, **change})
-        return float(x @ self._mean), math.sqrt(max(0.0, float(x @ self._cov @ x)))
+    def predict(self, changes: Sequence[Values]) -> tuple[Vector, Vector]:
+        """Means and standard deviations of the gains of some changes of the base."""
+        if not changes:
+            return np.zeros(0), np.zeros(0)
+        x = np.array([self._basis.of(change) for change in changes])
+        variances = np.einsum("ij,jk,ik->i", x, self._cov, x, optimize=True)
+        return x @ self._mean, np.sqrt(np.maximum(variances, 0.0))
 
     def expect(self, values: Values) -> None:
         """Count a result that is under way: what it will tell need not be asked again."""
-        x = self._features(values)
+        x = self._basis.of(values)
         spread = self._cov @ x
         variance = self.noise**2 + (_MISFIT * self.typical) ** 2
         self._cov -= np.outer(spread, spread) / (variance + float(x @ spread))
 
-    # ---- Inside -----------------------------------------------------------------------------
-
-    def _set_priors(self) -> None:
-        weights = np.array([scale.family.weight for scale in self._ordered])
-        chosen = np.array([scale.family.weight for scale, _ in self._choices])
-        joint = np.array([math.sqrt(weights[a] * weights[b]) for a, b in self._pairs])
-        # Two learning rates do much the same: what counts is their product, -(a + b)^2 = -a^2 - 2ab - b^2.
-        alike = np.array([self._ordered[a].family is self._ordered[b].family for a, b in self._pairs], float)
-        self._prior_mean = np.concatenate(
-            [np.zeros_like(weights), _BEND * weights, np.zeros_like(chosen), 2 * _BEND * alike * joint]
-        )
-        self._prior_sd = np.concatenate([weights, _BEND_SD * weights, chosen, _PRODUCT_SD * joint])
-
-    def _features(self, values: Values) -> Vector:
-        steps = np.array([_steps(scale, values) for scale in self._ordered])
-        chosen = np.array([float(same(values.get(scale.name), other)) for scale, other in self._choices])
-        products = np.array([steps[a] * steps[b] for a, b in self._pairs])
-        return np.concatenate([steps, steps**2, chosen, products])
-
     def _fit(self, rows: Sequence[Row], goodness: Vector) -> None:
-        sd, mean = self._prior_sd * self.typical, self._prior_mean * self.typical
+        basis = self._basis
+        sd, mean = basis.prior_sd * self.typical, basis.prior_mean * self.typical
         k = len(mean)
         if not rows:
             self._mean, self._cov = mean, np.diag(sd**2)
             return
         strata = sorted({row.group[1:] for row in rows}, key=repr)
         x = np.zeros((len(rows), k + len(strata)))
-        variances = np.empty(len(rows))
-        weights = np.array([scale.family.weight for scale in self._ordered])
         for at, row in enumerate(rows):
-            x[at, :k] = self._features(row.values)
+            x[at, :k] = basis.of_commit(row.commit, row.values)
             x[at, k + strata.index(row.group[1:])] = 1.0
-            far = float(weights @ x[at, : len(weights)] ** 2) if len(weights) else 0.0
-            misfit = (_MISFIT * self.typical) ** 2 * (1 + far)
-            variances[at] = self.noise**2 / row.n + misfit
+        # What the model cannot express grows with the distance from the base.
+        far = x[:, : len(basis.weights)] ** 2 @ basis.weights
+        runs = np.array([row.n for row in rows])
+        variances = self.noise**2 / runs + (_MISFIT * self.typical) ** 2 * (1 + far)
         # The level of each tier and budget is anybody's guess.
         sd = np.concatenate([sd, np.full(len(strata), 100 * self.typical)])
         mean = np.concatenate([mean, np.zeros(len(strata))])
         scaled = x / np.sqrt(variances)[:, None]
-        precision = np.einsum("ij,ik->jk", scaled, scaled) + np.diag(1 / np.maximum(sd, 1e-300) ** 2)
+        precision = scaled.T @ scaled + np.diag(1 / sd**2)
         right = scaled.T @ ((goodness - x @ mean) / np.sqrt(variances))
         cov = np.linalg.inv(precision)
         self._mean = (mean + cov @ right)[:k]
         self._cov = cov[:k, :k]
-
-
-def _steps(scale: Ordered, values: Values) -> float:
-    place = scale.place(values.get(scale.name))
-    return 0.0 if place is None else min(max(place, -_REACH), _REACH)
 
 
 def _goodness(rows: Sequence[Row], sign: float) -> Vector:
@@ -138,12 +161,12 @@ def _noise(study: Study, rows: Sequence[Row]) -> float:
         if pooled > 0:
             return pooled
     means = [abs(row.mean) for row in rows]
-    return 0.002 * float(np.median(means)) if means else 1.0
+    return max(0.002 * float(np.median(means)), 1e-12) if means else 1.0
 
 
-def _typical(goodness: Vector, noise: float, rows: Sequence[Row]) -> float:
+def _typical(goodness: Vector, noise: float) -> float:
     """The size of an effect that is worth looking for."""
-    if not rows:
+    if not len(goodness):
         return 1.0
     spread = float(np.quantile(np.abs(goodness), 0.75))
     return max(spread, 2 * noise, 1e-12)

@@ -15,12 +15,10 @@ _CLEAR = 2.0
 class Reasons:
     """For the changes of one answer."""
 
-    def __init__(self, space: Space, history: History, model: Model, *, informed: bool) -> None:
-        """`informed`: whether there are results that a prediction can rest on."""
+    def __init__(self, space: Space, history: History, model: Model) -> None:
         self._space = space
         self._history = history
         self._model = model
-        self._informed = informed
 
     def title(self, change: Values) -> str:
         """`DEPTH 4 -> 3, WIDTH 64 -> 96`."""
@@ -28,9 +26,9 @@ class Reasons:
 
     def expected(self, change: Values) -> float | None:
         """The predicted gain; None while no result speaks about these constants."""
-        if not self._informed or not any(self._history.comparisons.get(name) for name in change):
+        if not any(self._history.comparisons.get(name) for name in change):
             return None
-        return float(f"{self._model.predict(change)[0]:.3g}")
+        return float(f"{float(self._model.predict([change])[0][0]):.3g}")
 
     def reason(self, change: Values) -> str:
         parts = [self._of_one(name, value) for name, value in change.items()]

@@ -29,6 +29,8 @@ class Space:
     """Every constant's value, the ones that stay as well."""
     scales: Mapping[str, Scale]
     """Of those that may move, the ones that are likely to matter most first."""
+    moves: tuple[tuple[str, Scalar], ...]
+    """Every value that one of them may take while the others stay, in the order of the scales."""
     files: Mapping[str, str]
     home: Mapping[str, tuple[str, Constant]]
     """The file and the constant itself, by the name of the constant."""
@@ -126,7 +128,7 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
     home = {name: place for name, place in home.items() if name not in shared}
     texts = dict(files)
     values, found = _parts(home)
-    space = Space(values=values, scales={}, files=texts, home=home, ties=(), unknown=())
+    space = Space(values=values, scales={}, moves=(), files=texts, home=home, ties=(), unknown=())
     scales, unknown = {}, []
     for constant in found:
         name, whole = constant.name, _whole_name(constant.name)
@@ -141,7 +143,9 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
         elif not names.is_forbidden(name) and not names.is_seed(name):
             unknown.append(name)
     ordered = dict(sorted(scales.items(), key=lambda item: -item[1].family.weight))
-    return evolve(space, scales=ordered, ties=tuple(_ties(values, texts)), unknown=tuple(unknown))
+    space = evolve(space, scales=ordered, ties=tuple(_ties(values, texts)), unknown=tuple(unknown))
+    moves = [(name, value) for name, scale in ordered.items() for value in scale.moves()]
+    return evolve(space, moves=tuple((name, value) for name, value in moves if space.allows({name: value})))
 
 
 def _whole_name(name: str) -> str:

@@ -24,7 +24,7 @@ class Greedy(Strategy):
     def decide(self, study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
         slots = sum(max(0, count) for count in free.values())
         plans: list[Plan | Ask] = list(islice(self._plans(study), slots))
-        return [*plans, *self._asks(study, len(plans))]
+        return [*plans, *self._asks(study)]
 
     def _plans(self, study: Study) -> Iterator[Plan]:
         """What is worth running, best first, each once."""
@@ -42,17 +42,16 @@ class Greedy(Strategy):
         if self._options.combine and study.exhausted(study.incumbent_commit) and not study.open_asks:
             yield from _pairs(study)
 
-    def _asks(self, study: Study, planned: int) -> list[Ask]:
-        """Keep the stock of untried ideas up, in portions of at least half of it."""
+    def _asks(self, study: Study) -> list[Ask]:
+        """Keep the stock of untried ideas up, in portions of at most an idea for each slot."""
         if study.exhausted(study.incumbent_commit):
             return []
         slots = sum(tier.slots for tier in study.tiers)
         stock = max(1, math.ceil(self._options.lookahead * slots))
-        asked = sum(ask.n for ask in study.open_asks.values())
-        missing = stock + planned - study.untried_count - asked
+        missing = stock - study.untried_count - sum(ask.n for ask in study.open_asks.values())
         if missing < max(1, stock // 2):
             return []
-        return [Ask(n=missing, base=study.incumbent_commit)]
+        return [Ask(n=min(missing, max(2, slots)), base=study.incumbent_commit)]
 
 
 def _stale(study: Study) -> list[tuple[int, ...]]:

@@ -12,10 +12,10 @@ class Options:
         validator=validators.ge(1),
         metadata={"help": "Ideas in one candidate, at most; each number up to it is equally likely."},
     )
-    pool: int = field(
-        default=32,
-        validator=validators.ge(1),
-        metadata={"help": "Ideas that the agent is asked for before anything is drawn from them."},
+    lookahead: float = field(
+        default=2.0,
+        validator=validators.ge(0),
+        metadata={"help": "Untried ideas kept in stock, as a multiple of the slots."},
     )
 
 

@@ -1,0 +1,123 @@
+"""Whole studies in memory with the real judge, on an objective whose truth is known.
+
+For measuring what cannot be seen in a real study: how often something false is kept, how often something
+true is found, what it costs, and how far a strategy gets. A study of 100 ideas takes about 20 ms.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from attrs import define, evolve, field
+
+from arf.judge import confirm_plans, judge
+from arf.testing.suites.strategy import BASE, EPOCH, WatchedStudy, World, _tree
+from arf.types import Ask, Experiment, ExperimentState, JobState, NoiseRule, Plan, Role, Verdict
+
+Ideas = frozenset[int]
+
+
+@define
+class Laboratory(World):
+    """A world whose results come from `truth` plus noise. Less is better; the noise is normal."""
+
+    truth: Callable[[Ideas], float] = lambda ideas: 0.0
+    """The mean of the objective with these ideas in."""
+    sigma: float = 1.0
+    scatter: Callable[[Ideas], float] = lambda ideas: 1.0
+    """The noise with these ideas in, as a multiple of `sigma`."""
+    shared: float = 0.0
+    """The share of the noise's variance that runs with the same seed have in common."""
+    rule: NoiseRule = field(factory=NoiseRule)
+    max_experiments: int | None = None
+    """Without those that confirm the best."""
+
+    def new_study(self) -> WatchedStudy:
+        return WatchedStudy(
+            name="laboratory",
+            base=BASE,
+            base_tree=_tree(frozenset()),
+            seed=self.seed,
+            rule=self.rule,
+            tiers=self.tiers,
+            max_experiments=self.max_experiments,
+        )
+
+    def run(self, turns: int = 1_000_000) -> None:
+        """Go on until there is nothing more to do, then confirm the best."""
+        for _ in range(turns):
+            self.turns += 1
+            self.settle()
+            if self.study.running_count:
+                self.end(self.chance.choice(list(self.study.running)))
+            elif self.study.open_asks:
+                self.answer(min(self.study.open_asks))
+            else:
+                break
+            if self.study.open_asks and self.chance.random() < 0.5:
+                self.answer(min(self.study.open_asks))
+        for plan in confirm_plans(self.study):
+            self.accept(plan, plan.tier or self.tiers[0].name)
+            self.end(len(self.study.experiments))
+        self.give_verdicts()
+
+    def settle(self) -> None:
+        """Judge; then fill the free slots, the judge's replicates first, as the engine does."""
+        self.give_verdicts()
+        for _ in range(200):
+            free = self.free()
+            wanted: list[Plan | Ask] = list(judge(self.study).replicates)
+            wanted += self.strategy.decide(self.study, free)
+            self.check(self, free, wanted)
+            if not [item for item in wanted if self.carry_out(item)]:
+                return
+        raise AssertionError("200 decisions in a row, and each wants something new")
+
+    def carry_out(self, item: Plan | Ask) -> bool:
+        full = self.max_experiments is not None and len(self.study.experiments) >= self.max_experiments
+        return False if full else super().carry_out(item)
+
+    def give_verdicts(self) -> None:
+        for number, verdict, reason in judge(self.study).verdicts:
+            self.tell("put", evolve(self.study.experiments[number], verdict=verdict, reason=reason))
+
+    def end(self, number: int) -> None:
+        experiment = self.study.experiments[number]
+        crashed = self.crash(experiment)
+        ended = evolve(
+            experiment,
+            state=ExperimentState.ENDED,
+            job_state=JobState.FAILED if crashed else JobState.SUCCEEDED,
+            ended_at=EPOCH,
+            value=None if crashed else self.value(experiment),
+            verdict=Verdict.CRASH if crashed else None,
+        )
+        self.tell("put", ended)
+
+    def value(self, experiment: Experiment) -> float:
+        ideas = self.trees[experiment.commit]
+        of_seed = random.Random(experiment.seed).gauss() if self.shared else 0.0
+        of_run = self.chance.gauss()
+        deviation = math.sqrt(self.shared) * of_seed + math.sqrt(1 - self.shared) * of_run
+        return self.truth(ideas) + self.sigma * self.scatter(ideas) * deviation
+
+    def tell(self, method: str, *arguments: object) -> None:
+        getattr(self.study, method)(*arguments)
+
+    # ---- What came of it --------------------------------------------------------------------
+
+    @property
+    def best(self) -> float:
+        """The true mean of the incumbent."""
+        return self.truth(self.trees[self.study.incumbent_commit])
+
+    def keeps(self) -> list[tuple[Experiment, float]]:
+        """What was kept after the baseline, each with its true gain over the incumbent that it replaced."""
+        kept = [self.study.experiments[number] for number in self.study.kept]
+        truths = [self.truth(self.trees[experiment.commit]) for experiment in kept]
+        return [(e, old - new) for e, old, new in zip(kept[1:], truths[:-1], truths[1:], strict=True)]
+
+    def runs_of(self, role: Role) -> int:
+        return len(self.study.by_role(role))
