@@ -254,7 +254,7 @@ class _Sitting:
         comparison = compare(self.study.objective, old, new, known)
         most = max(self.study.rule.max_replicates, new.n)
         alpha = self.study.rule.alpha * idea_share(self._index(experiment))
-        if comparison.p <= alpha * look_share(new.n, most):
+        if (new.n > 1 or most == 1) and comparison.p <= alpha * look_share(new.n, most):
             return Verdict.KEEP, _proven(comparison, self._over(), old, new)
         if new.n < most:
             last = alpha * look_share(most, most)

@@ -21,9 +21,7 @@ CONFIRM = "confirm"
 
 SCALE = 20
 """Half of a stretch's alpha is for its first so many ideas, two thirds for twice as many."""
-FIRST_LOOK = 0.02
-"""The share of an idea's alpha that is for a keep after one run."""
-SCATTER_LEVEL = 0.05
+SCATTER_LEVEL = 0.1
 """A contender whose runs scatter more than the noise explains at this level is judged by its own scatter."""
 
 
@@ -150,12 +148,12 @@ def look_share(runs: int, most: int) -> float:
     """The share of an idea's alpha for the look at it after `runs` of at most `most` runs.
 
     The shares add up to 1 (Bonferroni over the looks), so the run that made it a contender may count: what
-    is discarded on the way can only lower the chance of a keep. A keep after one run gets next to nothing
-    and must be overwhelming, for one lucky run as the incumbent would stand in the way of all that follow.
+    is discarded on the way can only lower the chance of a keep. Nothing is kept on one run, unless the rule
+    allows no more: only a second one shows how much the contender itself scatters.
     """
     if most == 1:
         return 1.0
-    return FIRST_LOOK if runs == 1 else (1 - FIRST_LOOK) / (most - 1)
+    return 0.0 if runs == 1 else 1 / (most - 1)
 
 
 def chance_of_keep(comparison: Comparison, old: Group, new: Group, most: int, alpha: float) -> float:

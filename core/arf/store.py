@@ -170,6 +170,17 @@ class Store:
             )
         db = _connect(path)
         db.execute("PRAGMA journal_mode = WAL")
+        return cls._begin(directory, db, study, meta)
+
+    @classmethod
+    def in_memory(cls, directory: Path, study: Study, meta: Mapping[str, Any]) -> Self:
+        """The same for a study that leaves nothing behind, such as a simulated one; no file is made."""
+        return cls._begin(directory, sqlite3.connect(":memory:", isolation_level=None), study, meta)
+
+    @classmethod
+    def _begin(
+        cls, directory: Path, db: sqlite3.Connection, study: Study, meta: Mapping[str, Any]
+    ) -> Self:
         store = cls(directory, db)
         with store.transaction():
             for statement in _statements(_SCHEMA):

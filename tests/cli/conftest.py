@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,9 +71,14 @@ def git() -> Callable[..., str]:
     return run_git
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("template") / "workspace")
+
+
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    return make_workspace(tmp_path / "workspace")
+def workspace(template: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(template, tmp_path / "workspace")
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "best": best,
         "kept": [{**row, "experiment": 1, "value": 1.42}, row],
         "budget": {"max_time": 600.0, "max_experiments": 20_000, "max_usd": None},
+        "slot_s": {"cpu": 5740.0},
         "slot_hours": 3.2,
         "utilisation": 0.97,
         "usd": 0.0,
@@ -85,6 +86,7 @@ def board(**changes: Any) -> Board:
 
 
 BEGINNING = board(
+    elapsed_s=0.0,
     summary=summary(
         experiments=0, ended=0, best=None, kept=[], last=[], noise={}, verdicts={}, utilisation=None
     ),

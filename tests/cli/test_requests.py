@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from arf.cli.app import run
+
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """It failed with one line that has these words."""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+def one_line(told: str, *words: str) -> None:
+    """What was told is one line that has these words."""
+    lines = told.strip().splitlines()
+    assert len(lines) == 1, told
     assert lines[0].startswith("arf: error: ")
-    assert "Traceback" not in done.stderr
     for word in words:
         assert word in lines[0]
 
@@ -55,34 +56,53 @@ def one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ("init . --script train.sh", 2, "arf.yaml exists"),
     ],
 )
-def test_a_request_that_cannot_be(arf: Arf, workspace: Path, command: str, code: int, words: str) -> None:
-    done = arf(*command.split(), cwd=workspace)
-    assert done.returncode == code
-    one_line(done, words)
+def test_a_request_that_cannot_be(
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(workspace)
+    assert run(command.split()) == code
+    one_line(capsys.readouterr().err, words)
     assert not list((workspace / ".arf").rglob("arf.db"))
 
 
 def test_a_key_that_is_misspelt_in_a_file_is_told_with_file_and_line(arf: Arf, workspace: Path) -> None:
     (workspace / "study.yaml").write_text("noise:\n  alfa: 0.1\n")
-    one_line(arf("run", ".", "--config", "study.yaml", cwd=workspace), "study.yaml:2: noise.alfa", "'alpha'")
+    one_line(
+        arf("run", ".", "--config", "study.yaml", cwd=workspace).stderr, "study.yaml:2: noise.alfa", "'alpha'"
+    )
 
 
 def test_a_workspace_that_cannot_be_used_is_told_why(
     arf: Arf, git: Callable[..., str], workspace: Path, tmp_path: Path
 ) -> None:
     (workspace / "train.sh").write_text("echo changed\n")
-    one_line(arf("run", cwd=workspace), "uncommitted changes in train.sh", "git commit")
+    one_line(arf("run", cwd=workspace).stderr, "uncommitted changes in train.sh", "git commit")
 
     no_repository = tmp_path / "plain"
     shutil.copytree(workspace, no_repository, ignore=shutil.ignore_patterns(".git"))
-    one_line(arf("run", ".", cwd=no_repository), "is in no git repository", "git init")
+    one_line(arf("run", ".", cwd=no_repository).stderr, "is in no git repository", "git init")
 
     git(no_repository, "init", "-q")
-    one_line(arf("run", ".", cwd=no_repository), "no commit yet", "git commit")
+    one_line(arf("run", ".", cwd=no_repository).stderr, "no commit yet", "git commit")
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    one_line(arf("run", ".", cwd=empty), "there is no train.py", "workspace.command", "arf init")
+    one_line(arf("run", ".", cwd=empty).stderr, "there is no train.py", "workspace.command", "arf init")
+
+
+def test_a_script_here_that_arf_cannot_use_is_no_reason_to_study_another_one(
+    arf: Arf, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text("print('val_bpb: 1.0')\n")
+    done = arf("run", cwd=tmp_path)
+    assert done.returncode == 1
+    one_line(done.stderr, "train.py is there, but there is no prepare.py", "arf init . --script")
+    assert not (tmp_path / "arf-demo").exists()
 
 
 def test_with_json_an_error_is_an_object_too(arf: Arf, workspace: Path) -> None:
@@ -91,4 +111,4 @@ def test_with_json_an_error_is_an_object_too(arf: Arf, workspace: Path) -> None:
     assert told["event"] == "error"
     assert told["exit_code"] == done.returncode == 2
     assert "there is no study" in told["error"]
-    one_line(done, "there is no study")
+    one_line(done.stderr, "there is no study")

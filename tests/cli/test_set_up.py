@@ -8,16 +8,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from arf.cli.app import COMMANDS
 from arf.cli.app import arf as group
 from arf.cli.demo import bundled
+from arf.config import load
 from arf.plugins import Plugins
+from arf.workspace import Workspace
 
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 
+DOCS = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
 HEAVY = ("asyncio", "pygit2", "yaml", "cattrs", "rich", "sqlite3", "scipy", "numpy", "torch", "matplotlib")
 
 
@@ -43,6 +47,16 @@ def test_help_lists_built_ins_and_the_commands_of_plugins(arf: Arf, tmp_path: Pa
     text = arf("--help", cwd=tmp_path).stdout
     for name in (*COMMANDS, "report", "export"):
         assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "report", "export"])
+def test_a_command_and_its_options_are_documented(name: str) -> None:
+    command = group.get_command(group.make_context("arf", ["--help"], resilient_parsing=True), name)
+    assert command is not None
+    assert f"| `arf {name}" in DOCS
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert f"`{max(parameter.opts, key=len)}" in DOCS, parameter.opts
 
 
 def test_without_arguments_arf_shows_its_help(arf: Arf, tmp_path: Path) -> None:
@@ -115,10 +129,11 @@ def test_an_arf_yaml_for_a_script_is_one_that_arf_can_read(
     options = ["--metric", "accuracy", "--direction", "max"]
     done = arf("init", ".", "--script", "our model.py", *options, cwd=workspace)
     assert done.returncode == 0, done.stderr
-    told = json.loads(arf("doctor", "--json", cwd=workspace).stdout)
-    found = {check["check"]: check for check in told["checks"]}
-    assert found["settings"]["health"] == found["workspace"]["health"] == "ok"
-    assert "our model.py" in found["workspace"]["text"]
+    config = load(workspace_file=workspace / "arf.yaml", options_class=Plugins.load().options)
+    assert (config.objective.metric, config.objective.direction) == ("accuracy", "max")
+    assert config.workspace.command == "{python} 'our model.py'"
+    opened = Workspace.open(workspace, config.workspace)
+    assert list(opened.files(opened.base_commit())) == ["our model.py"]
 
 
 def test_the_doctor_runs_a_job_and_fails_if_something_is_wrong(arf: Arf, workspace: Path) -> None:

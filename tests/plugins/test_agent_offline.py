@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import random
 import statistics
@@ -142,7 +143,9 @@ def truth_of(v: Mapping[str, Any]) -> float:
     loss += {"none": 0, "alternate": -0.02, "all": -0.015}[v["EMBEDS"]]
     loss += 0 if v["SOFTCAP"] == 0 else 0.002 * math.log2(v["SOFTCAP"] / 20) ** 2 - 0.004
     loss += 0.25 * (v["WEIGHT_DECAY"] - 0.05) ** 2
-    loss += 0.01 * (-math.log2(1 - v["MOMENTUM"]) - 4.3) ** 2 + 0.002 * (-math.log2(1 - v["BETA2"]) - 4.6) ** 2
+    loss += (
+        0.01 * (-math.log2(1 - v["MOMENTUM"]) - 4.3) ** 2 + 0.002 * (-math.log2(1 - v["BETA2"]) - 4.6) ** 2
+    )
     loss += 0.004 * (share(v["WARMUP_RATIO"]) - share(0.05)) ** 2
     loss += 0.004 * (share(v["WARMDOWN_RATIO"]) - share(0.45)) ** 2
     return loss + 0.002 * (share(v["FINAL_LR_FRAC"]) - share(0.03)) ** 2
@@ -176,7 +179,7 @@ class Bench(Laboratory):
         return study
 
     def tree(self, text: str) -> str:
-        return f"{abs(hash(text)):040x}"
+        return hashlib.sha1(text.encode()).hexdigest()
 
     def accept(self, plan: Plan, tier: str) -> None:
         text = self.texts[plan.parent]
@@ -288,7 +291,10 @@ def test_gets_further_than_random_moves_in_simulation(capsys: pytest.CaptureFixt
             at = [progress[min(k, len(progress)) - 1] for progress in runs]
             means[label, k] = statistics.mean(at)
             with capsys.disabled():
-                print(f"\n{label} after {k}: {means[label, k]:.4f} (from {min(at):.4f} to {max(at):.4f})", end="")
+                print(
+                    f"\n{label} after {k}: {means[label, k]:.4f} (from {min(at):.4f} to {max(at):.4f})",
+                    end="",
+                )
     start = truth_of(values_of(ANNOTATED))
     for k in (40, 60):
         assert start - means["offline", k] > 1.2 * (start - means["random", k])

@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,8 @@ def test_exhausted_counts_only_without_ideas(llmock: LLMock, dialect: str, tmp_p
     llmock.reply(said(DEEPER, exhausted=True))
     assert not answer(make(dialect), tmp_path).exhausted
     llmock.reply(said(exhausted=True))
-    got = answer(make(dialect), tmp_path)
+    (tmp_path / "other").mkdir()
+    got = answer(make(dialect), tmp_path / "other")
     assert got.exhausted
     assert not got.ideas
 
@@ -288,9 +289,9 @@ def test_at_the_same_time_conversations_look_at_different_parts(
 # ---- Faults -------------------------------------------------------------------------------------
 
 FAULTS: dict[str, Callable[[LLMock], object]] = {
-    "rate limit with Retry-After": lambda m: m.rate_limit(times=2, retry_after=0.3),
+    "rate limit with Retry-After": lambda m: m.rate_limit(times=2, retry_after=0.2),
     "rate limit without": lambda m: m.fail(429, times=2),
-    "overloaded": lambda m: m.fail(529, times=2),
+    "overloaded": lambda m: m.fail(529, times=2, retry_after=0.05),
     "internal error": lambda m: m.fail(500, times=3),
     "unavailable": lambda m: m.fail(503),
     "connection dropped": lambda m: m.disconnect(after_chunks=2, times=2),
@@ -339,7 +340,7 @@ def test_an_account_without_money_is_not_asked_again(llmock: LLMock, dialect: st
 def test_a_service_that_stays_away_is_left_to_the_engine(
     llmock: LLMock, dialect: str, tmp_path: Path
 ) -> None:
-    llmock.outage()
+    llmock.fail(503, times=None, retry_after=0.05)
     error = failure(make(dialect, attempts=3), tmp_path)
     assert error.retry_after_s is not None
     assert error.retry_after_s >= 30
@@ -421,12 +422,12 @@ def test_the_key_is_nowhere_but_in_the_request(
     caplog.set_level(logging.DEBUG, "arf")
     caplog.set_level(logging.DEBUG, "arf_plugins")
     llmock.reply(said(DEEPER))
-    llmock.fail(401, times=None, message=f"Incorrect API key provided: {KEY} or sk-very*****6789")
     agent = make(dialect)
     told = brief(tmp_path)
 
     async def main() -> AgentError:
         await agent.answer(Ask(base=BASE), told)
+        llmock.fail(401, times=None, message=f"Incorrect API key provided: {KEY} or sk-very*****6789")
         with pytest.raises(AgentError) as caught:
             await agent.answer(Ask(base=BASE), told)
         await agent.aclose()
@@ -630,8 +631,10 @@ def test_a_conversation_with_tools_reads_edits_checks_and_submits(
 
 
 def test_mistakes_with_tools_are_told_to_the_model(llmock: LLMock, dialect: str, tmp_path: Path) -> None:
+    llmock.break_tool_call("unknown_tool")
     tool_calls(
         llmock,
+        ("check", {}),
         ("edit", {"path": "prepare.py", "old": "a", "new": "b"}),
         ("edit", {"path": "train.py", "old": "not there at all", "new": "b"}),
         ("read_file", {"path": "trian.py"}),
@@ -641,13 +644,12 @@ def test_mistakes_with_tools_are_told_to_the_model(llmock: LLMock, dialect: str,
         ("submit", {"title": "broken", "reason": "", "expected_gain": 0}),
         ("reset", {}),
     )
-    llmock.break_tool_call("unknown_tool")
     tool_calls(llmock, EDIT, SUBMIT, ("done", {"note": "that is all"}))
     got = answer(make(dialect, mode="tools"), tmp_path)
     assert [draft.title for draft in got.ideas] == ["half the loss"]
     assert got.note == "that is all"
     history = json.dumps(llmock.last_request.body)
-    for text in ("may not be changed", "is not there", "did you mean 'train.py'", "there is no argument 'file'",
+    for text in ("may not be changed", "is not there", "did you mean 'train.py'", "no argument 'file'",
                  "changes nothing", "would not parse", "there is no tool"):  # fmt: skip
         assert text in history
     llmock.assert_resilient()
@@ -767,9 +769,9 @@ def many_answers(llmock: LLMock) -> None:
     for k in range(12):
         ideas = [idea(f"lr {k} {j}", {"LEARNING_RATE": 1e-4 * (1 + 10 * k + j)}) for j in range(6)]
         factors = [
-            {"name": f"factor {k} {j}", "levels": [idea(f"decay {k} {j}", {"WEIGHT_DECAY": 0.001 * (1 + 10 * k + j)})]}
+            {"name": f"f {k} {j}", "levels": [idea(f"decay {k} {j}", {"WEIGHT_DECAY": 0.01 * (k + j / 10)})]}
             for j in range(4)
-        ]  # fmt: skip
+        ]
         llmock.reply(json.dumps({"ideas": ideas, "factors": factors}))
 
 
@@ -820,7 +822,8 @@ def run_study(workspace: Path, flags: Mapping[str, object]) -> tuple[dict[str, A
 
 def with_mistakes(llmock: LLMock) -> None:
     """A night at the model: good ideas, and everything that goes wrong between them."""
-    llmock.rate_limit(retry_after=0.1)
+    llmock.rate_limit(retry_after=0.1).truncate(after_chunks=3).fail(500, retry_after=0.1)
+    llmock.reply("this one is cut off")
     llmock.reply(
         said(idea("deeper", {"DEPTH": 6}), idea("typo", {"DEPHT": 6}), idea("dropout", {"DROPOUT": 0.0}))
     )
@@ -831,7 +834,6 @@ def with_mistakes(llmock: LLMock) -> None:
     llmock.reply(
         said(idea("deeper again", {"DEPTH": 6}), idea("unparsable", None, ("loss = 2.0", "loss = (")))
     )
-    llmock.truncate(after_chunks=3).fail(500)
     llmock.reply(said(idea("smooth", None, ("0.9**step", "0.8**step")), idea("deepest", {"DEPTH": 16})))
     for k in range(12):
         llmock.reply(
@@ -855,14 +857,16 @@ def test_a_whole_study_with_answers_that_contain_mistakes(
     llmock: LLMock, dialect: str, arf_workspace: Path
 ) -> None:
     with_mistakes(llmock)
-    summary, store = run_study(arf_workspace, {**agent_flags(dialect), "budget.max_experiments": 18})
+    summary, store = run_study(
+        arf_workspace, {**agent_flags(dialect), "agent.parallel": 1, "budget.max_experiments": 18}
+    )
     experiments = store.experiments()
     assert len(experiments) >= 12
     assert all(e.state is ExperimentState.ENDED and e.verdict is not None for e in experiments)
     titles = [e.title for e in experiments]
     assert any("deeper" in title for title in titles)
     assert any("crash" in title for title in titles)
-    assert not any("typo" in title or "unparsable" in title or "again" in title for title in titles)
+    assert not any(bad in title for title in titles for bad in ("typo", "unparsable", "deeper again")), titles
     assert summary["best"]["gain"] > 0.005
     usage = store.load().usage
     assert usage.input_tokens > 1000
@@ -876,9 +880,8 @@ def test_a_whole_study_with_tools(llmock: LLMock, dialect: str, arf_workspace: P
         llmock.call_tool("set_constants", {"constants": [{"name": "NOPE", "value": 1}]})
         llmock.call_tool("set_constants", arguments)
         llmock.call_tool("submit", {"title": f"lr {k}", "reason": "r", "expected_gain": 0})
-        llmock.call_tool("done", {})
-    flags = {**agent_flags(dialect), "agent.mode": "tools", "budget.max_experiments": 12, "agent.parallel": 1}
+    flags = {**agent_flags(dialect), "agent.mode": "tools", "budget.max_experiments": 16, "agent.parallel": 1}
     _, store = run_study(arf_workspace, flags)
     assert len(store.experiments()) >= 12
-    assert sum(e.title.startswith("lr") for e in store.experiments()) >= 4
+    assert sum(e.title.startswith("lr") for e in store.experiments()) >= 3
     llmock.assert_resilient()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from arf.cli.studies import written_at
 from arf.logs import last_lines
 from arf.summary import summarize
 
@@ -71,6 +73,8 @@ class Board:
     """What the workspace's set-up command said last, while it runs."""
     ideas_waiting: int | None = None
     """None if the process that looks does not know."""
+    watching: bool = False
+    """It is another process that runs the study."""
     stopping: str = ""
     notes: tuple[str, ...] = ()
     """Warnings of this process, the last one last."""
@@ -80,6 +84,16 @@ class Board:
         """Slots that run nothing."""
         slots: int = sum(tier["slots"] for tier in self.summary["tiers"])
         return max(0, slots - len(self.slots))
+
+    @property
+    def utilisation(self) -> float | None:
+        """The share of slot time that was spent inside experiments; None before there is any."""
+        slots: int = sum(tier["slots"] for tier in self.summary["tiers"])
+        if self.elapsed_s <= 0 or not slots:
+            return None
+        under_way = sum(slot.elapsed_s or 0.0 for slot in self.slots)
+        used: float = sum(self.summary["slot_s"].values()) + under_way
+        return min(1.0, used / (slots * self.elapsed_s))
 
     @property
     def budget_left(self) -> list[tuple[float, str]]:
@@ -133,12 +147,20 @@ class Lookout:
         return Board(
             summary=summary,
             slots=slots,
-            elapsed_s=summary["elapsed_s"] if elapsed_s is None else elapsed_s,
+            elapsed_s=self._elapsed_s(summary) if elapsed_s is None else elapsed_s,
+            watching=elapsed_s is None,
             setting_up=self._setting_up(summary),
             ideas_waiting=ideas_waiting,
             stopping=stopping,
             notes=notes,
         )
+
+    def _elapsed_s(self, summary: Mapping[str, Any]) -> float:
+        """What was written last, and the time since, if the study runs."""
+        written: float = summary["elapsed_s"]
+        if summary["pid"] is None:
+            return written
+        return written + max(0.0, time.time() - written_at(self.store.directory))
 
     def _setting_up(self, summary: Mapping[str, Any]) -> str:
         if summary["experiments"]:

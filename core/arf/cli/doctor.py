@@ -16,7 +16,7 @@ import click
 from attrs import frozen
 
 from arf.cli.formats import count, paint, printable
-from arf.cli.studies import DEMO, json_option, print_json
+from arf.cli.studies import ARF_YAML, DEMO, is_meant, json_option, print_json
 from arf.errors import ArfError
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ def _place(named: str | None) -> Path:
         return Path(named)
     here = Path.cwd()
     demo = here / DEMO
-    return (
-        demo
-        if demo.is_dir() and not any((here / name).exists() for name in ("arf.yaml", "train.py"))
-        else here
-    )
+    return demo if demo.is_dir() and not is_meant(here) else here
 
 
 def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterator[Finding]:
@@ -200,7 +196,7 @@ def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str |
 
     if not directory.is_dir():
         raise WorkspaceError(f"{directory} is no folder", hint="name the folder that holds the script")
-    yaml = directory / "arf.yaml"
+    yaml = directory / ARF_YAML
     detected = None if yaml.is_file() else detect(directory)
     if detected is not None and detected.settings is None:
         raise WorkspaceError(detected.reason, hint="or `arf run` here sets up the bundled workspace")

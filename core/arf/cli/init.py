@@ -8,9 +8,8 @@ from pathlib import Path
 
 import click
 
+from arf.cli.studies import ARF_YAML
 from arf.errors import UsageError, nearest
-
-ARF_YAML = "arf.yaml"
 
 _TEMPLATE = """\
 # What arf is told of this workspace. Every key can be overridden: `arf run -o limits.budget_s=60`.

@@ -142,7 +142,7 @@ def _facts(board: Board, width: int) -> Iterator[Line]:
     if proof := proof_text(summary):
         yield _fact("proof", [(proof, "")])
     yield _fact("noise", [(noise_text(summary), "")])
-    used = summary["utilisation"]
+    used = board.utilisation
     share = f" · {used:.0%} of slot time in use" if used is not None else ""
     yield _fact("runs", [(f"{summary['ended']:,}", "bold"), (f": {verdict_counts(summary)}{share}", "")])
     left = board.budget_left
@@ -226,7 +226,10 @@ def _foot(board: Board) -> Line:
         return [(f"ending {count(len(board.slots), 'job')}; Ctrl-C again leaves at once", "yellow")]
     if board.summary["pid"] is None:
         return [(f"not running: {printable(board.summary['reason']) or board.summary['state']}", _DIM)]
-    return [("Ctrl-C stops; ", _DIM), (f"arf resume {board.summary['study']}", _DIM), (" goes on", _DIM)]
+    name = board.summary["study"]
+    if board.watching:
+        return [(f"Ctrl-C ends watching, `arf stop {name}` the study", _DIM)]
+    return [(f"Ctrl-C stops; `arf resume {name}` goes on", _DIM)]
 
 
 # ---- Drawing --------------------------------------------------------------------------------

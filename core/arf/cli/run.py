@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.studies import DEMO, find_study, study_argument
+from arf.cli.studies import ARF_YAML, DEMO, find_study, is_meant, study_argument
 from arf.errors import UsageError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from arf.engine import Engine
     from arf.plugins import Plugins
     from arf.store import StudyLock
-    from arf.types import WorkspaceSettings
 
     Begun = tuple[Engine, StudyLock]
 
-ARF_YAML = "arf.yaml"
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 
@@ -123,7 +121,7 @@ def _workspace(named: str | None) -> Path:
         if not directory.is_dir():
             what = "is a file, not a folder" if directory.exists() else "does not exist"
             raise WorkspaceError(f"{directory} {what}", hint="name the folder that holds the script")
-    elif (here / ARF_YAML).is_file() or _detected(here) is not None:
+    elif is_meant(here):
         directory = here
     else:
         demo.check_torch()
@@ -134,12 +132,6 @@ def _workspace(named: str | None) -> Path:
     if (directory / ARF_YAML).is_file() and directory.name == DEMO:
         demo.check_torch()
     return directory
-
-
-def _detected(directory: Path) -> WorkspaceSettings | None:
-    from arf.detection import detect
-
-    return detect(directory).settings
 
 
 def _configure(
@@ -166,7 +158,7 @@ def _configure(
     }
     given = {keys.get(flag, flag): value for flag, value in flags.items()}
     if detected is not None and detected.settings is None and not _names_command(files["config_file"], pairs):
-        raise WorkspaceError(detected.reason, hint=f"`arf init {directory} --script FILE` writes one")
+        raise WorkspaceError(detected.reason, hint=f"`arf init {_shown(directory)} --script FILE` writes one")
     config = load(
         **files,
         detected=detected.settings if detected else None,
@@ -181,6 +173,10 @@ def _configure(
 
 def _left_out(plugins: Plugins) -> list[str]:
     return [f"warning: the plugin {name} is left out: {why}" for name, why in plugins.broken.items()]
+
+
+def _shown(directory: Path) -> str:
+    return "." if directory.resolve() == Path.cwd() else str(directory)
 
 
 def _names_command(config_file: Path | None, overrides: list[tuple[str, str]]) -> bool:

@@ -67,10 +67,7 @@ def print_status(summary: Mapping[str, Any]) -> None:
         rows.append(("gain", gain))
     rows += [
         ("noise", noise_text(summary)),
-        (
-            "runs",
-            f"{summary['ended']:,} ended ({verdict_counts(summary)}), {len(summary['running'])} running",
-        ),
+        ("runs", f"{summary['ended']:,} ended ({verdict_counts(summary)}), {_open(summary)}"),
         ("time", _time(summary)),
     ]
     if summary["usd"]:
@@ -79,6 +76,10 @@ def print_status(summary: Mapping[str, Any]) -> None:
         click.echo(f"{label:<10} {text}")
     _print_running(summary)
     _print_last(summary)
+
+
+def _open(summary: Mapping[str, Any]) -> str:
+    return f"{len(summary['running'])} {'running' if summary['pid'] else 'not ended'}"
 
 
 def _tiers(summary: Mapping[str, Any]) -> str:
@@ -95,7 +96,8 @@ def _print_running(summary: Mapping[str, Any]) -> None:
             [f"#{row['experiment']}", row["role"], row["tier"], _since(row["started_at"]), row["title"]]
             for row in summary["running"]
         ]
-        click.echo("\n" + table(["running", "role", "tier", "for", "title"], rows, right="---r"))
+        head = "running" if summary["pid"] else "not ended"
+        click.echo("\n" + table([head, "role", "tier", "for", "title"], rows, right="---r"))
 
 
 def _since(started_at: str | None) -> str:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 DEMO = "arf-demo"
 """The folder in which `arf run` sets up the bundled workspace."""
+ARF_YAML = "arf.yaml"
 _STUDIES = Path(".arf") / "studies"
 _DATABASE = "arf.db"
 
@@ -46,6 +47,12 @@ def find_study(name: str | None) -> Path:
     if matches:
         raise UsageError(f"{name!r} could be {', '.join(sorted(matches))}", hint="write more of the name")
     raise UsageError(f"there is no study {name!r}", hint=nearest(name, folders))
+
+
+def is_meant(directory: Path) -> bool:
+    """Whether who starts arf in this folder means the folder, be it a workspace that can be used or not."""
+    names = [path.name for path in directory.iterdir()]
+    return ARF_YAML in names or any("train" in name and name.endswith(".py") for name in names)
 
 
 def study_folders() -> dict[str, Path]:

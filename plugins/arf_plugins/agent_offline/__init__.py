@@ -1,4 +1,4 @@
-"""The `offline` agent: moves the constants of a script, and learns from results. Needs no key and no network."""
+"""The `offline` agent: moves the constants of a script and learns from results. Needs no key."""
 
 from attrs import field, frozen, validators
 
@@ -11,7 +11,7 @@ class OfflineOptions:
 
     only: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "Constants that it may move, also where it would not by itself; empty: all it knows"},
+        metadata={"help": "Constants that it may move, even if it would not by itself; empty: all it knows"},
     )
     never: tuple[str, ...] = field(default=(), metadata={"help": "Constants that it leaves alone"})
     explore: float = field(

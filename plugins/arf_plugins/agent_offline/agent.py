@@ -103,7 +103,7 @@ class _Thought:
         return Answer(ideas=tuple(drafts), exhausted=len(drafts) < n, note=note)
 
     def _next(self) -> Values | None:
-        """What to try next: what matters first, then by turns what nobody has touched and what promises most."""
+        """What to try next: what matters, then what nobody has touched and what promises most."""
         untouched = [name for name in self._untouched if any(name in change for change in self._singles)]
         if untouched:
             is_major = self._space.scales[untouched[0]].family.weight >= _MAJOR
@@ -112,7 +112,7 @@ class _Thought:
         singles = self._scored(self._singles)
         joined = self._scored(list(self._joined(singles)))
         best = max(singles[:1] + joined[:1], key=lambda one: one.score, default=None)
-        return best and best.change
+        return best.change if best else None
 
     def _first_move(self, name: str) -> Values:
         """The first move of a constant, in either direction unless one is known to be the better guess."""
@@ -188,7 +188,11 @@ def _nearby(scale: Scale, measured: Sequence[Scalar]) -> list[Scalar]:
     low, high = min(places) - _REACH, max(places) + _REACH
     away = {value: scale.place(value) or 0.0 for value in moves}
     nearest = [
-        min((value for value in moves if away[value] * sign > 0), key=lambda value: abs(away[value]), default=None)
+        min(
+            (value for value in moves if away[value] * sign > 0),
+            key=lambda value: abs(away[value]),
+            default=None,
+        )
         for sign in (1, -1)
     ]
     return [value for value in moves if low <= away[value] <= high or value in nearest]

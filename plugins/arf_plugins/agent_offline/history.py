@@ -1,4 +1,4 @@
-"""What a study has shown about constants, kept up as it happens so that old experiments cost nothing again."""
+"""What a study has shown about constants, kept up so that old experiments cost nothing again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from arf.study import GroupKey, Study
 from arf.types import Experiment, ExperimentState, Role, Scalar, Verdict
@@ -154,7 +154,9 @@ class History:
             if _is_number(old) and _is_number(new) and old != new:
                 up = new > old  # type: ignore[operator]
                 limit = self._limits.get((name, up))
-                self._limits[name, up] = float(new) if limit is None else (min if up else max)(limit, float(new))
+                self._limits[name, up] = (
+                    float(new) if limit is None else (min if up else max)(limit, float(new))
+                )
                 return
         self._walls.append(change)
 
@@ -221,7 +223,9 @@ class History:
                 if limit is not None and (value >= limit if up else value <= limit):  # type: ignore[operator]
                     return True
         after = {**before, **change}
-        return any(all(_is_beyond(after.get(name), *step) for name, step in wall.items()) for wall in self._walls)
+        return any(
+            all(_is_beyond(after.get(name), *step) for name, step in wall.items()) for wall in self._walls
+        )
 
     # ---- Keeping ----------------------------------------------------------------------------
 

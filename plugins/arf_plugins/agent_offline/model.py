@@ -49,7 +49,7 @@ class Basis:
         self._at = {scale.name: at for at, scale in enumerate(self.ordered)}
         n = len(self.ordered)
         self._choices: dict[str, list[tuple[Scalar, int]]] = {}
-        chosen = []
+        chosen: list[float] = []
         for scale in scales.values():
             if isinstance(scale, Choice):
                 for other in scale.moves():
@@ -65,7 +65,9 @@ class Basis:
         self.prior_mean: Vector = np.concatenate(
             [zeros, _BEND * self.weights, np.zeros(len(chosen)), 2 * _BEND * alike * joint]
         )
-        self.prior_sd: Vector = np.concatenate([self.weights, _BEND_SD * self.weights, others, _PRODUCT_SD * joint])
+        self.prior_sd: Vector = np.concatenate(
+            [self.weights, _BEND_SD * self.weights, others, _PRODUCT_SD * joint]
+        )
         self._rows: dict[str, Vector] = {}
 
     def of(self, values: Values) -> Vector:

@@ -44,70 +44,104 @@ class Family:
     """A usual value where it is 0, for `OPTIONAL`."""
 
 
-_F = Motion
-_FAMILIES: tuple[tuple[str, Family], ...] = (
-    # The first that fits counts, so the special stands before the general.
-    (r"warm_?up_(steps|iters|iterations|updates|batches)", Family(label="parts of the schedule", motion=_F.OPTIONAL, weight=0.4, start=100)),
-    (r"warm_?(up|down)|cool_?down|(lr|cosine|linear)_decay_(frac|ratio|share|fraction)|(final|min|end)_lr(_\w+)?_(frac|ratio|share|fraction)",
-     Family(label="parts of the schedule", motion=_F.SHARE, weight=0.4)),
-    (r"(min|final|end)_(lr|learning_rate)", Family(label="final learning rates", motion=_F.OPTIONAL, weight=0.3, start=1e-5)),
-    (r"lr_(gamma|decay)", Family(label="decays", motion=_F.DECAY, weight=0.3)),
-    (r"lr_(mult|scale|multiplier|factor)|(base|peak|max)?_?(lr|lrs|learning_?rate)", Family(label="learning rates", motion=_F.FACTOR, weight=1.0, lean=1)),
-    (r"weight_?decay|wd|l2(_reg)?|l1(_reg)?", Family(label="weight decays", motion=_F.OPTIONAL, weight=0.4, start=0.05)),
-    (r"momentum|beta_?[0-9]*|betas|ema(_decay)?|polyak|(gae_)?lambda_gae|decay_rate|discount|gamma", Family(label="decays of averages", motion=_F.DECAY, weight=0.3)),
-    (r"drop_?(out|path)(_rate|_prob|_p)?|p_drop|label_smoothing|mixup|mask_(prob|ratio)", Family(label="regularizers", motion=_F.SHARE, weight=0.35)),
-    (r"(window_?)?pattern", Family(label="patterns of layers", weight=0.35)),
-    (r"head_(dim|size)|d_head|dim_head", Family(label="head sizes", motion=_F.SIZE, weight=0.3)),
-    (r"(kv|num_kv|n_kv)_heads?", Family(label="heads", motion=_F.SIZE, weight=0.25)),
-    (r"n?_?heads?|(num|attention)_heads", Family(label="heads", motion=_F.SIZE, weight=0.3)),
-    (r"aspect(_ratio)?|width_(mult|multiplier|factor)", Family(label="widths", motion=_F.FACTOR, weight=0.9)),
-    (r"(mlp|ffn?|ff|expansion|hidden)_(ratio|mult|multiplier|factor|expansion)|expand", Family(label="MLP sizes", motion=_F.COUNT, weight=0.4)),
-    (r"(mlp|ffn?|ff|intermediate)_(dim|size|hidden|width)|d_ff", Family(label="MLP sizes", motion=_F.SIZE, weight=0.5)),
-    (r"width|n_?embd|n_?embed|d_?model|(model|embed|embedding|hidden|latent|state)_(dim|size|width|channels)|dim|hidden|channels|units|n_hidden", Family(label="widths", motion=_F.SIZE, weight=0.95)),
-    (r"depth|(n|num)_?layers?|layers?|(n|num)_?blocks?|blocks", Family(label="depths", motion=_F.COUNT, weight=0.9)),
-    (r"(grad(ient)?_)?accum(ulation)?(_steps)?", Family(label="batch sizes", motion=_F.COUNT, weight=0.3)),
-    (r"(device|micro|per_device|local)_batch(_size)?", Family(label="batch sizes", motion=_F.SIZE, weight=0.3, lean=-1)),
-    (r"(\w+_)?batch(_\w+)?|bs|batchsize", Family(label="batch sizes", motion=_F.SIZE, weight=0.7, lean=-1)),
-    (r"(max_)?(seq|sequence|context|block|ctx)(_?len|_?length|_size|_window)?|window(_size)?", Family(label="context lengths", motion=_F.SIZE, weight=0.4, lean=-1)),
-    (r"soft_?cap|logit_cap", Family(label="soft caps", motion=_F.OPTIONAL, weight=0.3, start=15.0)),
-    (r"(max_)?grad(ient)?_(clip|norm)(_\w+)?|clip(_\w+)?|max_norm", Family(label="clipping", motion=_F.OPTIONAL, weight=0.3, start=1.0)),
-    (r"ns_steps|newton_schulz(_steps)?|muon_steps", Family(label="optimizer steps", motion=_F.COUNT, weight=0.15)),
-    (r"eps|epsilon", Family(label="epsilons", motion=_F.OPTIONAL, weight=0.08, start=1e-8)),
-    (r"(\w+_)?(std|stddev|sigma|scale|init|temperature|temp|tau|alpha|lambda|strength|coef|coeff|coefficient|multiplier|mult|gain|loss_weight|noise)",
-     Family(label="scales", motion=_F.OPTIONAL, weight=0.3, start=0.1)),
-    (r"rope(_base|_theta)?|rotary(_base)?|theta", Family(label="frequencies", motion=_F.FACTOR, weight=0.15)),
-    (r"activation|act|nonlinearity|act_fn", Family(label="activations", weight=0.35)),
-    (r"optimi[sz]er|opt", Family(label="optimizers", weight=0.6)),
-    (r"norm(ali[sz]ation)?(_type)?|schedule|lr_schedule|init(iali[sz]ation)?", Family(label="choices of method", weight=0.35)),
-    (r"(\w+_)?(ratio|fraction|frac|share|prob|probability|rate|pct)", Family(label="shares", motion=_F.SHARE, weight=0.3)),
-    (r"rank|experts|top_?k|groups|kernel_size|stride|neighbou?rs|trees|leaves|estimators|max_depth", Family(label="counts", motion=_F.COUNT, weight=0.4)),
-)  # fmt: skip
+def _family(
+    label: str, weight: float, motion: Motion | None, *patterns: str, lean: int = 0, start: float = 0.0
+) -> tuple[tuple[str, ...], Family]:
+    return patterns, Family(label=label, weight=weight, motion=motion, lean=lean, start=start)
+
+
+# fmt: off
+# The first that fits counts, so the special stands before the general. Patterns match whole words of a name.
+_FAMILIES = (
+    _family("parts of the schedule", 0.4, Motion.OPTIONAL,
+            r"warm_?up_(steps|iters|iterations|updates|batches)", start=100),
+    _family("parts of the schedule", 0.4, Motion.SHARE, r"warm_?(up|down)", r"cool_?down",
+            r"(lr|cosine|linear)_decay_(frac|ratio|share|fraction)",
+            r"(final|min|end)_lr(_\w+)?_(frac|ratio|share|fraction)"),
+    _family("final learning rates", 0.3, Motion.OPTIONAL, r"(min|final|end)_(lr|learning_rate)",
+            start=1e-5),
+    _family("decays", 0.3, Motion.DECAY, r"lr_(gamma|decay)"),
+    _family("learning rates", 1.0, Motion.FACTOR, r"lr_(mult|scale|multiplier|factor)", r"lrs?",
+            r"learning_?rates?", lean=1),
+    _family("weight decays", 0.4, Motion.OPTIONAL, r"weight_?decay", r"wd", r"l[12](_reg)?", start=0.05),
+    _family("decays of averages", 0.3, Motion.DECAY, r"momentum", r"beta_?\d*", r"betas", r"ema(_decay)?",
+            r"polyak", r"gae_lambda", r"decay_rate", r"discount", r"gamma"),
+    _family("regularizers", 0.35, Motion.SHARE, r"drop_?(out|path)(_rate|_prob|_p)?", r"p_drop",
+            r"label_smoothing", r"mixup", r"mask_(prob|ratio)"),
+    _family("patterns of layers", 0.35, None, r"(window_?)?pattern"),
+    _family("head sizes", 0.3, Motion.SIZE, r"head_(dim|size)", r"d_head", r"dim_head"),
+    _family("heads", 0.3, Motion.SIZE, r"(kv|num_kv|n_kv)_heads?", r"n?_?heads?", r"(num|attention)_heads"),
+    _family("widths", 0.9, Motion.FACTOR, r"aspect(_ratio)?", r"width_(mult|multiplier|factor)"),
+    _family("MLP sizes", 0.4, Motion.COUNT,
+            r"(mlp|ffn?|expansion|hidden)_(ratio|mult|multiplier|factor|expansion)", r"expand"),
+    _family("MLP sizes", 0.5, Motion.SIZE, r"(mlp|ffn?|intermediate)_(dim|size|hidden|width)", r"d_ff"),
+    _family("widths", 0.95, Motion.SIZE, r"width", r"n_?embe?d", r"d_?model", r"dim", r"hidden", r"channels",
+            r"units", r"(model|embed|embedding|hidden|latent|state)_(dim|size|width|channels)",
+            r"n_hidden"),
+    _family("depths", 0.9, Motion.COUNT, r"depth", r"((n|num)_?)?layers?", r"((n|num)_?)?blocks",
+            r"(n|num)_?block"),
+    _family("batch sizes", 0.3, Motion.COUNT, r"(grad(ient)?_)?accum(ulation)?(_steps)?"),
+    _family("batch sizes", 0.3, Motion.SIZE, r"(device|micro|per_device|local)_batch(_size)?", lean=-1),
+    _family("batch sizes", 0.7, Motion.SIZE, r"(\w+_)?batch(_\w+)?", r"bs", r"batchsize", lean=-1),
+    _family("context lengths", 0.4, Motion.SIZE,
+            r"(seq|sequence|context|block|ctx)(_?len|_?length|_size|_window)?", r"window(_size)?", lean=-1),
+    _family("soft caps", 0.3, Motion.OPTIONAL, r"soft_?cap", r"logit_cap", start=15.0),
+    _family("clipping", 0.3, Motion.OPTIONAL, r"grad(ient)?_(clip|norm)(_\w+)?", r"clip(_\w+)?", r"max_norm",
+            start=1.0),
+    _family("optimizer steps", 0.15, Motion.COUNT, r"ns_steps", r"newton_schulz(_steps)?", r"muon_steps"),
+    _family("epsilons", 0.08, Motion.OPTIONAL, r"eps", r"epsilon", start=1e-8),
+    _family("scales", 0.3, Motion.OPTIONAL,
+            r"(\w+_)?(std|stddev|sigma|scale|init|temperature|temp|tau|alpha|lambda)",
+            r"(\w+_)?(strength|coef|coeff|coefficient|multiplier|mult|gain|loss_weight|noise)", start=0.1),
+    _family("frequencies", 0.15, Motion.FACTOR, r"rope(_base|_theta)?", r"rotary(_base)?", r"theta"),
+    _family("activations", 0.35, None, r"activation", r"act", r"nonlinearity", r"act_fn"),
+    _family("optimizers", 0.6, None, r"optimi[sz]er", r"opt"),
+    _family("choices of method", 0.35, None, r"norm(ali[sz]ation)?(_type)?", r"(lr_)?schedule",
+            r"initiali[sz]ation"),
+    _family("shares", 0.3, Motion.SHARE, r"(\w+_)?(ratio|fraction|frac|share|prob|probability|rate|pct)"),
+    _family("counts", 0.4, Motion.COUNT, r"rank", r"experts", r"top_?k", r"groups", r"kernel_size",
+            r"stride", r"trees", r"neighbou?rs", r"leaves", r"estimators", r"max_depth"),
+)
+# fmt: on
 
 OTHER = Family(label="constants with an annotation", weight=0.3)
 SWITCH = Family(label="switches", weight=0.3)
 
 _NEVER = re.compile(
-    r"_(?:(?:\w+_)?(?:budget|deadline|timeout)|(?:time|wall|token|flop|compute)s?_(?:\w+_)?limit|time|seconds|minutes|hours"
-    r"|(?:max|total|num|n|train|training)_(?:train_|training_)?(?:steps|iters|iterations|epochs|tokens|updates|samples|seconds|time)"
-    r"|epochs?|iters|iterations|steps|(?:eval|evaluate|evaluation|val|valid|validation|test|testing|metric|score|holdout|benchmark)(?:_\w+)?"
-    r"|\w+_(?:eval|evals|val|evaluation|validation|metric)|(?:log|logging|print|save|saving|checkpoint|ckpt|report|plot|sample|wandb|tensorboard|profile|profiler)(?:_\w+)?"
-    r"|(?:\w+_)?(?:verbose|debug|quiet|version|interval|every|freq|frequency|resume|dry_run|download|overwrite|deterministic)"
-    r"|(?:\w+_)?(?:dir|directory|path|file|filename|folder|url|uri|host|port|user|key|secret|password|home|root|cache)"
-    r"|(?:\w+_)?(?:peak_)?flops|year|date|id|uuid|pid|rank_id|local_rank|world_size|rng(?:_\w+)?|(?:\w+_)?seeds?(?:_\w+)?)_"
-)  # fmt: skip
-"""Moving these is no research: seeds, budgets, paths, evaluation, logging."""
-
-_UNSURE = re.compile(
-    r"_(?:(?:\w+_)?vocab(?:ulary)?(?:_\w+)?|(?:num|n)_(?:classes|labels|outputs|inputs|features|tokens|gpus|devices|workers|threads|proc|procs|processes)"
-    r"|(?:input|output|in|out|image|img)_(?:dim|size|channels|features|width|height)|(?:\w+_)?(?:workers|threads|device|devices|dtype|gpus)"
-    r"|channels|(?:\w+_)?shards?|buffer(?:_\w+)?|prefetch(?:_\w+)?|pin_memory|target(?:_\w+)?|min_\w+|tolerance|tol|patience)_"
-)  # fmt: skip
-"""What data or machine fix as often as not; moved only where an annotation says how."""
+    r"_(?:"
+    # Budgets.
+    r"(?:\w+_)?(?:budget|deadline|timeout)|(?:time|wall|token|flop|compute)s?_(?:\w+_)?limit"
+    r"|time|seconds|minutes|hours|epochs?|iters|iterations|steps"
+    r"|(?:max|total|num|n|train|training)_(?:train_|training_)?"
+    r"(?:steps|iters|iterations|epochs?|tokens|updates|samples|seconds|time)"
+    # Evaluation, and what goes with a run rather than with the model.
+    r"|(?:eval|evaluate|evaluation|val|valid|validation|test|testing|metric|score|holdout|benchmark)(?:_\w+)?"
+    r"|\w+_(?:eval|evals|val|evaluation|validation|metric)"
+    r"|(?:log|logging|print|save|saving|checkpoint|ckpt|report|plot|sample|wandb|tensorboard|profiler?)(?:_\w+)?"
+    r"|(?:\w+_)?(?:verbose|debug|quiet|version|interval|every|freq|frequency|resume|dry_run|download|overwrite)"
+    r"|(?:\w+_)?(?:deterministic|flops|year|date|uuid|pid|local_rank|world_size|seeds?(?:_\w+)?)|rng(?:_\w+)?"
+    # Places and names.
+    r"|(?:\w+_)?(?:dir|directory|path|file|filename|folder|url|uri|host|port|user|key|secret|password|home|root)"
+    r"|(?:\w+_)?cache"
+    r")_"
+)
+"""Moving these is no research."""
 
 _EXCEPTION = re.compile(
     r"_(?:drop_path|(?:target|policy|update|sync|actor|critic)_(?:\w+_)?(?:interval|freq|frequency|every))_"
 )
 """What looks like one of those and is none: how often something is updated is no logging interval."""
+
+_UNSURE = re.compile(
+    r"_(?:(?:\w+_)?vocab(?:ulary)?(?:_\w+)?|channels|(?:\w+_)?shards?|buffer(?:_\w+)?|prefetch(?:_\w+)?|pin_memory"
+    r"|(?:num|n)_(?:classes|labels|outputs|inputs|features|gpus|devices|workers|threads|procs?|processes)"
+    r"|(?:input|output|in|out|image|img)_(?:dim|size|channels|features|width|height)"
+    r"|(?:\w+_)?(?:workers|threads|device|devices|dtype|gpus)|target(?:_\w+)?|tolerance|tol|patience)_"
+)
+"""What data or machine fix as often as not; moved only where an annotation says how."""
+
+_WIDTH = re.compile(r"_(?:width|n_?embe?d|d_?model|(?:model|embed|embedding|hidden)_(?:dim|size|width)|dim)_")
+_HEADS = re.compile(r"_(?:(?:n|num|attention|kv|num_kv|n_kv|num_attention)_)?heads?(?:_dim|_size)?_")
 
 
 def words(name: str) -> str:
@@ -141,23 +175,23 @@ _BEFORE = re.compile(r"_(?:(?:the|a|an|number|of|num|how|many|peak|initial|base|
 def family_of(name: str, text: str = "") -> Family | None:
     """The family by the name, else by the words that its comment begins with; None if neither says it."""
     shape = words(name)
-    for pattern, family in _FAMILIES:
-        if re.search(rf"_(?:{pattern})_", shape):
+    for patterns, family in _FAMILIES:
+        if re.search(rf"_(?:{'|'.join(patterns)})_", shape):
             return family
     hint = _BEFORE.sub("_", "_" + re.sub(r"[^a-z0-9]+", "_", text.lower()[:60]).strip("_") + "_", count=1)
-    for pattern, family in _FAMILIES:
-        # Wide patterns such as `\w+_rate` would read too much into a sentence.
-        if r"\w" not in pattern and re.match(rf"_(?:{pattern})_", hint):
+    for patterns, family in _FAMILIES:
+        # Wide patterns would read too much into a sentence.
+        narrow = [pattern for pattern in patterns if r"\w" not in pattern]
+        if narrow and re.match(rf"_(?:{'|'.join(narrow)})_", hint):
             return family
     return None
 
 
 def is_width(name: str) -> bool:
     """Whether it is the width of a model that has heads."""
-    shape = words(name)
-    return re.fullmatch(r"_(?:width|n_?embd|n_?embed|d_?model|(?:model|embed|embedding|hidden)_(?:dim|size|width)|dim)_", shape) is not None  # fmt: skip
+    return _WIDTH.fullmatch(words(name)) is not None
 
 
 def is_heads(name: str) -> bool:
     """Whether it is a number of heads, or the width of one."""
-    return re.fullmatch(r"_(?:(?:n|num|attention|kv|num_kv|n_kv|num_attention)_)?heads?(?:_dim|_size)?_", words(name)) is not None  # fmt: skip
+    return _HEADS.fullmatch(words(name)) is not None

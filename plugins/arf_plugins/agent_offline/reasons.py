@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from arf.types import Scalar
-from arf_plugins.agent_offline.history import History
+from arf_plugins.agent_offline.history import Comparison, History
 from arf_plugins.agent_offline.model import Model
-from arf_plugins.agent_offline.scales import Ordered
+from arf_plugins.agent_offline.scales import Ordered, Scale
 from arf_plugins.agent_offline.space import Space, Values
 
 _CLEAR = 2.0
@@ -22,7 +22,9 @@ class Reasons:
 
     def title(self, change: Values) -> str:
         """`DEPTH 4 -> 3, WIDTH 64 -> 96`."""
-        return ", ".join(f"{name} {_shown(self._space.values[name])} -> {_shown(new)}" for name, new in change.items())
+        return ", ".join(
+            f"{name} {_shown(self._space.values[name])} -> {_shown(new)}" for name, new in change.items()
+        )
 
     def expected(self, change: Values) -> float | None:
         """The predicted gain; None while no result speaks about these constants."""
@@ -48,21 +50,19 @@ class Reasons:
         gain, comparison = max(told, key=lambda one: one[0])
         move = f"{name} {_shown(comparison.old)} -> {_shown(comparison.new)}"
         evidence = f"{move} {_gained(gain)} in #{comparison.experiment}"
-        if gain > _CLEAR * self._model.noise:
-            return f"{evidence}; {self._direction(scale, comparison.old, comparison.new, value)}"
-        if len(told) == 1:
-            return f"{evidence}; {self._direction(scale, comparison.old, comparison.new, value)}"
+        if gain > _CLEAR * self._model.noise or len(told) == 1:
+            return f"{evidence}; {_direction(scale, comparison, value)}"
         return f"of {len(told)} moves of {name} so far none was clearly better, at best: {evidence}"
 
-    def _direction(self, scale: object, old: Scalar, new: Scalar, value: Scalar) -> str:
-        if not isinstance(scale, Ordered) or isinstance(old, str) or isinstance(new, str) or isinstance(value, str):
-            return "tries another value"
-        now = scale.value
-        assert not isinstance(now, str)
-        onward = (value > now) == (new > old)
-        if not onward:
-            return "tries the other direction"
-        return "goes further that way" if (value > new) == (new > old) and value != new else "goes part of that way"
+
+def _direction(scale: Scale, comparison: Comparison, value: Scalar) -> str:
+    """Where a value lies, seen from a move that was made."""
+    if not isinstance(scale, Ordered):
+        return "tries another value"
+    old, new, there = (scale.place(one) or 0.0 for one in (comparison.old, comparison.new, value))
+    if there * (new - old) < 0:
+        return "tries the other direction"
+    return "goes further that way" if (there - new) * (new - old) > 0 else "goes part of that way"
 
 
 def _gained(gain: float) -> str:

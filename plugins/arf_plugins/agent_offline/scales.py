@@ -384,7 +384,10 @@ def _whole(constant: Constant, family: Family, known: Mapping[str, Scalar], *, c
     return Whole(constant=constant, family=family, unit=max(unit, 1), powers=powers)
 
 
-_ONE_OF = re.compile(r"\b(?:one of|either|options?:|choices?:)\s*((?:[\"']?[\w.+-]+[\"']?(?:\s*(?:,|/|\||\bor\b)\s*)?)+)", re.I)
+_WORD = r"[\"']?[\w.+-]+[\"']?"
+_ONE_OF = re.compile(
+    rf"\b(?:one of|either|options?:|choices?:)\s*((?:{_WORD}(?:\s*(?:,|/|\||\bor\b)\s*)?)+)", re.IGNORECASE
+)
 _MEANING = re.compile(r"\b([A-Za-z])\s*[=:]\s*[A-Za-z]")
 
 
@@ -392,7 +395,7 @@ def _known_alternatives(constant: Constant, source: str) -> tuple[Scalar, ...]:
     """Other values of a text that its comment or its script name."""
     value = str(constant.value)
     if listed := _ONE_OF.search(constant.text):
-        words = [word.strip("\"'") for word in re.findall(r"[\"']?[\w.+-]+[\"']?", listed[1]) if word != "or"]
+        words = [word.strip("\"'") for word in re.findall(_WORD, listed[1]) if word != "or"]
         return tuple(dict.fromkeys(words)) if value in words else ()
     letters = dict.fromkeys(_MEANING.findall(constant.text))
     if value and letters and set(value) <= letters.keys() and len(letters) > 1:

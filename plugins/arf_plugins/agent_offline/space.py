@@ -64,9 +64,8 @@ class Space:
         if part is None:
             return Draft(title=title, reason=reason, constants=dict(change), expected=expected)
         (value,) = change.values()
-        return Draft(
-            title=title, reason=reason, edits=(self._edit(part["name"], int(part["index"]), value),), expected=expected
-        )  # fmt: skip
+        edit = self._edit(part["name"], int(part["index"]), value)
+        return Draft(title=title, reason=reason, edits=(edit,), expected=expected)
 
     def _edit(self, name: str, index: int, value: Scalar) -> Edit:
         path, constant = self.home[name]
@@ -91,10 +90,15 @@ def change_of(title: str, set_by_name: Values) -> Values:
     part = _PART_TITLE.match(title)
     if part is None:
         return {}
+    number = _number(part["new"])
+    return {} if number is None else {part["part"]: number}
+
+
+def _number(text: str) -> Scalar | None:
     try:
-        return {part["part"]: float(part["new"]) if "." in part["new"] or "e" in part["new"] else int(part["new"])}
+        return int(text) if text.lstrip("-").isdigit() else float(text)
     except ValueError:
-        return {}
+        return None
 
 
 def is_part(name: str) -> bool:
@@ -119,8 +123,8 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
             if constant.name in home:
                 shared.add(constant.name)
             home[constant.name] = (path, constant)
-    for option, wanted in (("only", only), ("never", never)):
-        for name in wanted:
+    for option, given in (("only", only), ("never", never)):
+        for name in given:
             if _whole_name(name) not in home:
                 raise AgentError(
                     f"agent.{option}: the editable files have no constant {name!r}", hint=nearest(name, home)
@@ -176,14 +180,13 @@ _MULTIPLE = re.compile(r"\b(?:multiples? of|divisible by)\s+([A-Z][A-Z0-9_]*)\b"
 def _ties(values: Values, files: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """What is a multiple of what: as the script asserts, or as names have it; only what holds now."""
     pairs = [pair for text in files.values() for pair in _DIVIDES.findall(text)]
-    for text in files.values():
-        for line in text.splitlines():
-            if (said := _MULTIPLE.search(line)) and (name := re.match(r"[\w \t:]*?([A-Z][A-Z0-9_]*)\b", line)):
-                pairs.append((name[1], said[1]))
-    widths = [name for name in values if names.is_width(name)]
+    for line in (line for text in files.values() for line in text.splitlines()):
+        said, name = _MULTIPLE.search(line), re.match(r"[\w \t:]*?([A-Z][A-Z0-9_]*)\b", line)
+        if said and name:
+            pairs.append((name[1], said[1]))
     heads = [name for name in values if names.is_heads(name)]
-    pairs += [(width, head) for width in widths for head in heads]
-    pairs += [(head, shared) for head in heads for shared in heads if "kv" in shared.lower() and head != shared]
+    pairs += [(width, head) for width in values if names.is_width(width) for head in heads]
+    pairs += [(head, kv) for head in heads for kv in heads if "kv" in kv.lower() and head != kv]
     for whole, divisor in dict.fromkeys(pairs):
         a, b = values.get(whole), values.get(divisor)
         if type(a) is int and type(b) is int and b > 0 and a % b == 0:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from attrs import frozen
 
-from arf.errors import ArfError
+from arf.errors import UsageError
 from arf.types import Direction, Objective, Scalar
 
 SCRIPT = "train.py"
@@ -20,7 +20,7 @@ Values = Mapping[str, Scalar]
 """A value for each constant of the objective."""
 
 
-class NoCellError(ArfError):
+class NoCellError(UsageError):
     """The objective knows nothing about this setting, such as one that was never recorded."""
 
 
@@ -56,6 +56,44 @@ class Outcome:
     """What it prints; NaN where it crashes."""
     seconds: float | None = None
     """How long it trained, where that is known."""
+
+
+@frozen(kw_only=True)
+class Scale:
+    """A parameter's range as numbers: levels by their index, values by themselves or by their logarithm."""
+
+    parameter: Parameter
+    base: float
+    reach: float
+    """The distance from the base to the far end."""
+
+    @classmethod
+    def of(cls, parameter: Parameter) -> Scale:
+        base = _coordinate(parameter, parameter.base)
+        if parameter.levels:
+            ends = [0.0, len(parameter.levels) - 1.0]
+        else:
+            ends = [_coordinate(parameter, parameter.low), _coordinate(parameter, parameter.high)]
+        return cls(parameter=parameter, base=base, reach=max(abs(end - base) for end in ends) or 1.0)
+
+    def moved(self, value: Scalar) -> float:
+        return (_coordinate(self.parameter, value) - self.base) / self.reach
+
+    def grid(self, n: int) -> list[Scalar]:
+        """Values over the whole range, evenly on its scale."""
+        p = self.parameter
+        if p.levels:
+            return list(p.levels)
+        low, high = _coordinate(p, p.low), _coordinate(p, p.high)
+        places = [low + (high - low) * k / (n - 1) for k in range(n)]
+        values = [math.exp(place) if p.log else place for place in places]
+        return list(dict.fromkeys(round(v) if isinstance(p.base, int) else v for v in values))
+
+
+def _coordinate(parameter: Parameter, value: Scalar) -> float:
+    if parameter.levels:
+        return float(parameter.levels.index(value))
+    return math.log(float(value)) if parameter.log else float(value)
 
 
 class SimulatedObjective(ABC):
@@ -99,6 +137,39 @@ class SimulatedObjective(ABC):
     def gain(self, value: float, tier: str = "") -> float:
         """How much better a true value is than the unchanged script's; positive is better."""
         return self.objective.gain(self.truth(self.base, tier), value)
+
+    def moved(self, name: str, value: Scalar) -> float:
+        """How far a constant is from where it is in the unchanged script: 0, up to 1 or -1 at the far end."""
+        return self._scales[name].moved(value)
+
+    @cached_property
+    def _scales(self) -> dict[str, Scale]:
+        return {parameter.name: Scale.of(parameter) for parameter in self.parameters}
+
+    def searched_optimum(self, tier: str = "") -> float:
+        """The best truth that a search finds: every constant in turn, from many starts, until none helps.
+
+        For surfaces with smooth valleys this is the optimum to the width of a grid of 41 values.
+        """
+        chance = random.Random(0)
+        grids = {p.name: Scale.of(p).grid(41) for p in self.parameters}
+        found = [self.truth(self.base, tier)]
+        for start in range(24):
+            values = dict(self.base) if start == 0 else {n: chance.choice(g) for n, g in grids.items()}
+            found.append(self._descend(values, grids, tier))
+        return better(self.objective.direction, found)
+
+    def _descend(self, values: dict[str, Scalar], grids: Mapping[str, list[Scalar]], tier: str) -> float:
+        best = self.truth(values, tier)
+        improved = True
+        while improved:
+            improved = False
+            for name, grid in grids.items():
+                for value in grid:
+                    truth = self.truth({**values, name: value}, tier)
+                    if not math.isnan(truth) and not self.objective.gain(best, truth) <= 1e-12:
+                        values, best, improved = {**values, name: value}, truth, True
+        return best
 
     def possible_gain(self, tier: str = "") -> float:
         """The gain of the optimum."""

@@ -1,0 +1,142 @@
+"""The `sim` backend: machines and training runs that exist in arithmetic only (docs/simulation.md)."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import field, frozen, validators
+
+from arf.hooks import Declaration, hookimpl
+from arf.types import Scalar, Seconds
+
+_SHARE = [validators.ge(0.0), validators.le(1.0)]
+
+
+@frozen(kw_only=True)
+class SimTier:
+    """One kind of simulated machine."""
+
+    slots: int = field(default=1, validator=validators.ge(1), metadata={"help": "Jobs at a time"})
+    usd_per_hour: float = field(
+        default=0.0, validator=validators.ge(0.0), metadata={"help": "Price of a slot for an hour"}
+    )
+    speed: float = field(
+        default=1.0, validator=validators.gt(0.0), metadata={"help": "Training speed against the others"}
+    )
+    startup_s: Seconds = field(
+        default=0.0, validator=validators.ge(0.0), metadata={"help": "Time of a run before it trains"}
+    )
+    queue_s: Seconds = field(
+        default=0.0,
+        validator=validators.ge(0.0),
+        metadata={"help": "Mean time that a job waits for a machine (exponential)"},
+    )
+    offset: float = field(
+        default=0.0, metadata={"help": "Added to each value that is read here: what the hardware does to it"}
+    )
+    reversals: Mapping[str, float] = field(
+        factory=dict,
+        metadata={"help": "By constant: added to the value here where it is moved as far as it can be"},
+    )
+
+
+@frozen(kw_only=True)
+class Effect:
+    """A constant of a response surface, and what it does."""
+
+    base: Scalar = field(metadata={"help": "Its value in the unchanged script"})
+    best: float = field(metadata={"help": "Its best value"})
+    gain: float = field(
+        default=0.0,
+        metadata={"help": "The gain at its best; where base is best, the loss at the far end of its range"},
+    )
+    low: float = field(default=0.0, metadata={"help": "The smallest value"})
+    high: float = field(default=1.0, metadata={"help": "The largest value"})
+    log: bool = field(default=False, metadata={"help": "Whether it is meant on a logarithmic scale"})
+    levels: tuple[float, ...] = field(default=(), metadata={"help": "The values, if only some are possible"})
+    crash_above: float | None = field(default=None, metadata={"help": "Runs with more of it crash"})
+    about: str = field(default="", metadata={"help": "What it is, for agents"})
+
+
+@frozen(kw_only=True)
+class ObjectiveOptions:
+    """What a simulated experiment returns."""
+
+    kind: str = field(
+        default="surface",
+        metadata={"help": "surface, table, replay, or package.module:Class of your own"},
+    )
+    name: str = field(
+        default="", metadata={"help": "surface: branin, hartmann6 or a shipped one; empty: the keys below"}
+    )
+    file: str = field(
+        default="bundled",
+        metadata={"help": "table: its file, or `bundled`; replay: the folder of a study"},
+    )
+    noise: float | None = field(
+        default=None,
+        validator=validators.optional(validators.ge(0.0)),
+        metadata={"help": "Standard deviation of a run; null: the objective's own"},
+    )
+    start: float | None = field(
+        default=None, metadata={"help": "surface: the value of the unchanged script; null: its own, or 1"}
+    )
+    constants: Mapping[str, Effect] = field(factory=dict, metadata={"help": "surface: by name, its effect"})
+    interactions: Mapping[str, float] = field(
+        factory=dict,
+        metadata={"help": "surface: by `NAME*NAME`, the gain that both at their best have on top"},
+    )
+
+
+@frozen(kw_only=True)
+class SimOptions:
+    """What the `sim` backend can be told."""
+
+    objective: ObjectiveOptions = field(
+        default=ObjectiveOptions(name="autoresearch"), metadata={"help": "What an experiment returns"}
+    )
+    tiers: Mapping[str, SimTier] = field(
+        factory=lambda: {"sim": SimTier()}, metadata={"help": "The machines, the preferred kind first"}
+    )
+    slots: int | None = field(
+        default=None,
+        validator=validators.optional(validators.ge(1)),
+        metadata={"help": "Slots of the first tier; null: as the tier says"},
+    )
+    run_s: Seconds = field(
+        default=300.0, validator=validators.gt(0.0), metadata={"help": "Training time of a run at speed 1"}
+    )
+    fixed: Literal["time", "work"] = field(
+        default="time",
+        validator=validators.in_(("time", "work")),
+        metadata={"help": "time: a run trains for run_s everywhere; work: for run_s over the tier's speed"},
+    )
+    jitter: float = field(
+        default=0.02,
+        validator=_SHARE,
+        metadata={"help": "Relative standard deviation of a run's time (log-normal)"},
+    )
+    crashes: float = field(
+        default=0.0, validator=_SHARE, metadata={"help": "Share of runs that crash, anywhere on their way"}
+    )
+    preemptions: float = field(
+        default=0.0, validator=validators.ge(0.0), metadata={"help": "Preemptions of a slot in an hour"}
+    )
+    stragglers: float = field(
+        default=0.0, validator=_SHARE, metadata={"help": "Share of runs that take `straggle` times as long"}
+    )
+    straggle: float = field(
+        default=3.0, validator=validators.ge(1.0), metadata={"help": "How much longer stragglers take"}
+    )
+    seed: int = field(default=0, metadata={"help": "What all of its randomness comes from"})
+
+
+@hookimpl
+def arf_register_backends() -> list[Declaration]:
+    return [
+        Declaration(
+            name="sim",
+            summary="simulated machines and training runs, for trying things out",
+            implementation="arf_plugins.backend_sim.backend:SimBackend",
+            options=SimOptions,
+        )
+    ]

@@ -1,0 +1,209 @@
+"""Jobs that only take time: what becomes of one is drawn when it is submitted, from its commit and seed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from attrs import define, evolve, frozen
+
+from arf import constants
+from arf.errors import BackendError, UsageError, nearest
+from arf.interfaces import Backend
+from arf.types import Job, JobResult, JobState, Scalar, Tier
+from arf_plugins.backend_sim import SimOptions, SimTier
+from arf_plugins.backend_sim.clock import loop_now
+from arf_plugins.objectives.choose import make_objective
+from arf_plugins.objectives.objective import NoCellError, SimulatedObjective
+
+Settings = Callable[[Job], Mapping[str, Scalar]]
+"""The value of each constant of a job's script."""
+
+
+@frozen(kw_only=True)
+class Fate:
+    """What becomes of a job once it has a machine."""
+
+    seconds: float
+    state: JobState
+    text: str = ""
+    """What it prints."""
+    message: str = ""
+
+
+@define
+class _SimJob:
+    job: Job
+    task: asyncio.Task[JobResult]
+
+
+class SimBackend(Backend):
+    """Simulated machines. On a virtual clock a study takes no time; on a real one it takes what it says.
+
+    Jobs end with the process: one that is asked for in another process is lost, and run again.
+    """
+
+    def __init__(
+        self,
+        options: SimOptions | None = None,
+        directory: Path | None = None,
+        *,
+        objective: SimulatedObjective | None = None,
+        settings: Settings | None = None,
+        write: Callable[[Path, str], None] | None = None,
+    ) -> None:
+        """`settings` and `write` are for simulations without files: where constants and logs are."""
+        super().__init__(options, directory or Path())
+        self._options = options or SimOptions()
+        self._tiers = _tiers(self._options)
+        self._objective = objective or make_objective(self._options.objective, self._tiers)
+        self._settings = settings or self._read_settings
+        self._write = write or _write_file
+        self._jobs: dict[str, _SimJob] = {}
+        self._ended: dict[str, JobResult] = {}
+        self._busy: dict[str, asyncio.Semaphore] = {}
+
+    async def tiers(self) -> Sequence[Tier]:
+        return [
+            Tier(
+                name=name,
+                slots=tier.slots,
+                usd_per_hour=tier.usd_per_hour,
+                speed=tier.speed,
+                description="simulated",
+            )
+            for name, tier in self._tiers.items()
+        ]
+
+    async def submit(self, job: Job) -> str:
+        if job.tier not in self._tiers:
+            raise BackendError(f"there is no tier {job.tier!r}", hint=nearest(job.tier, self._tiers))
+        if job.key not in self._jobs and job.key not in self._ended:
+            task = asyncio.get_running_loop().create_task(self._run(job))
+            self._jobs[job.key] = _SimJob(job, task)
+        return job.key
+
+    async def wait(self, handle: str) -> JobResult:
+        if handle in self._ended:
+            return self._ended[handle]
+        running = self._jobs.get(handle)
+        if running is None:
+            return JobResult(state=JobState.LOST, message=f"no job {handle!r} is simulated here")
+        await asyncio.wait([running.task])  # unlike awaiting it, leaves it alone when we are cancelled
+        self._jobs.pop(handle, None)
+        if handle not in self._ended:
+            self._ended[handle] = (
+                JobResult(state=JobState.CANCELLED, ended_at=loop_now(), message="cancelled")
+                if running.task.cancelled()
+                else running.task.result()
+            )
+        return self._ended[handle]
+
+    async def cancel(self, handle: str) -> None:
+        running = self._jobs.get(handle)
+        if running is not None:
+            running.task.cancel()
+
+    async def aclose(self) -> None:
+        for running in self._jobs.values():
+            running.task.cancel()
+
+    async def _run(self, job: Job) -> JobResult:
+        chance = self._chance(job, "machine")
+        tier = self._tiers[job.tier]
+        if tier.queue_s:
+            await asyncio.sleep(chance.expovariate(1 / tier.queue_s))
+        busy = self._busy.setdefault(job.tier, asyncio.Semaphore(tier.slots))
+        async with busy:
+            started = loop_now()
+            fate = self.fate(job, chance)
+            await asyncio.sleep(fate.seconds)
+            self._write(job.log, fate.text)
+            return _result(job, fate, started)
+
+    def fate(self, job: Job, chance: random.Random | None = None) -> Fate:
+        """What becomes of a job: the same for the same commit, seed, tier and attempt."""
+        chance = chance or self._chance(job, "machine")
+        options = self._options
+        tier = self._tiers[job.tier]
+        share = float(job.env.get("ARF_BUDGET_SHARE", 1.0))
+        train_s = options.run_s * share / (tier.speed if options.fixed == "work" else 1.0)
+        if options.jitter:
+            train_s *= math.exp(chance.gauss(0.0, options.jitter))
+        if chance.random() < options.stragglers:
+            train_s *= options.straggle
+        crashes, when = chance.random() < options.crashes, chance.random()
+        preempted_s = chance.expovariate(options.preemptions / 3600) if options.preemptions else math.inf
+        try:
+            settings = self._settings(job)
+            value = self._objective.draw(settings, job.tier, share, self._chance(job, "value")).value
+            why = "crashed, as settings like this do"
+        except NoCellError as error:
+            value, why = math.nan, str(error)
+        seconds = tier.startup_s + train_s
+        fate = Fate(
+            seconds=seconds,
+            state=JobState.SUCCEEDED,
+            text=f"{self._objective.objective.metric}: {value!r}\n",
+        )
+        if crashes or math.isnan(value):
+            why = why if math.isnan(value) else "a simulated crash"
+            fate = Fate(seconds=tier.startup_s + when * train_s, state=JobState.FAILED, message=why)
+        if fate.seconds > job.time_limit_s:
+            fate = Fate(seconds=job.time_limit_s, state=JobState.TIMED_OUT)
+        if fate.seconds > preempted_s:
+            fate = Fate(seconds=preempted_s, state=JobState.PREEMPTED, message="a simulated preemption")
+        return fate
+
+    def _chance(self, job: Job, purpose: str) -> random.Random:
+        """Randomness that any strategy finds alike: it depends on what is run, not on when.
+
+        An attempt is another go of the machine, and the same training run.
+        """
+        commit, seed = job.env.get("ARF_COMMIT", ""), job.env.get("ARF_SEED", "")
+        attempt = job.key.rpartition("-")[2] if purpose == "machine" else ""
+        return random.Random(f"{self._options.seed}/{purpose}/{job.tier}/{commit}/{seed}/{attempt}")
+
+    def _read_settings(self, job: Job) -> Mapping[str, Scalar]:
+        """The constants in the Python files of the job's folder."""
+        found: dict[str, Scalar] = {}
+        for path in sorted(job.directory.glob("*.py")):
+            for constant in constants.read(path.read_text("utf-8", "replace"), path.name):
+                if constant.name in self._objective.base and not isinstance(constant.value, tuple):
+                    found[constant.name] = constant.value
+        missing = self._objective.base.keys() - found.keys()
+        if missing:
+            raise BackendError(
+                f"the script has no constant {min(missing)}, which the simulated objective needs",
+                hint="`arf run` it on a script with the objective's constants, or use `arf compare`",
+            )
+        return found
+
+
+def _tiers(options: SimOptions) -> dict[str, SimTier]:
+    if not options.tiers:
+        raise UsageError("backend.tiers is empty", hint="name one at least, such as tiers: {sim: {slots: 4}}")
+    tiers = dict(options.tiers)
+    if options.slots is not None:
+        first = next(iter(tiers))
+        tiers[first] = evolve(tiers[first], slots=options.slots)
+    return tiers
+
+
+def _result(job: Job, fate: Fate, started: datetime) -> JobResult:
+    return JobResult(
+        state=fate.state,
+        exit_code={JobState.SUCCEEDED: 0, JobState.FAILED: 1}.get(fate.state),
+        started_at=started,
+        ended_at=loop_now(),
+        slot=job.tier,
+        message=fate.message,
+    )
+
+
+def _write_file(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

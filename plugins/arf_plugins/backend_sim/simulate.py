@@ -1,0 +1,244 @@
+"""One simulated study from beginning to end: arf's engine, judge, store and strategies on a virtual clock."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from attrs import define, evolve, field, frozen
+
+from arf.config import Budget, Choice, Config, Limits, Naming, Noise
+from arf.engine import Engine
+from arf.hooks import hookimpl
+from arf.interfaces import Agent, Strategy
+from arf.plugins import Plugins
+from arf.store import Store
+from arf.study import Study
+from arf.types import Experiment, Scalar, Verdict, WorkspaceSettings
+from arf_plugins.backend_sim import SimOptions
+from arf_plugins.backend_sim.backend import SimBackend
+from arf_plugins.backend_sim.clock import VirtualLoop, loop_now, run_virtual
+from arf_plugins.backend_sim.workspace import MemoryLogs, SimWorkspace
+from arf_plugins.objectives.choose import make_objective
+from arf_plugins.objectives.objective import SimulatedObjective
+
+if TYPE_CHECKING:
+    from arf.workspace import Workspace
+
+LOOKS = 10
+"""How often the engine looks at the log of a run, which is empty until its end."""
+
+
+@frozen(kw_only=True)
+class Simulation:
+    """What is simulated."""
+
+    options: SimOptions
+    budget: Budget
+    noise: Noise = Noise()
+    limits: Limits = Limits()
+    seed: int = 0
+    strategy: str = "greedy"
+    agent: str = "offline"
+
+
+@frozen(kw_only=True)
+class Moment:
+    """What the study had at hand when it kept something."""
+
+    experiments: int
+    """Experiments that had ended."""
+    slot_hours: float
+    wall_s: float
+    usd: float
+    truth: float
+    """The true value of what was kept, on the first tier."""
+    truth_before: float
+    """The true value of what it replaced."""
+    settings: Mapping[str, Scalar]
+
+
+@frozen(kw_only=True)
+class Simulated:
+    """How a simulated study went."""
+
+    summary: Mapping[str, Any]
+    moments: tuple[Moment, ...]
+    """The baseline, and then every keep."""
+    experiments: int
+    slot_hours: float
+    wall_s: float
+    usd: float
+    utilisation: float
+    """Slot time inside of experiments over slot time at hand."""
+    false_keeps: int
+    """Keeps of something that is not truly better than what it replaced."""
+    best_reading: float | None
+    """The luckiest reading of all: what `keep if lower` would believe."""
+    best_reading_truth: float | None
+    """The true value of the setting that gave it."""
+    cpu_s: float
+    study: Study = field(eq=False, repr=False)
+
+
+@define
+class _Observer:
+    """Notes the state of the study at every keep, and the luckiest reading."""
+
+    workspace: SimWorkspace
+    objective: SimulatedObjective
+    prices: Mapping[str, float]
+    tier: str
+    moments: list[Moment] = field(factory=list)
+    luckiest: Experiment | None = None
+
+    @hookimpl
+    def arf_experiment_changed(self, study: Study, experiment: Experiment) -> None:
+        if experiment.value is not None and (
+            self.luckiest is None or study.objective.gain(self.luckiest.value or 0.0, experiment.value) > 0
+        ):
+            self.luckiest = experiment
+        if experiment.verdict is Verdict.KEEP:
+            self.moments.append(self._moment(study, experiment))
+
+    def truth(self, commit: str) -> float:
+        return self.objective.truth(self.workspace.settings(commit), self.tier)
+
+    def _moment(self, study: Study, experiment: Experiment) -> Moment:
+        now = loop_now()
+        slot_s = dict(study.slot_s)
+        for number in study.running:
+            running = study.experiments[number]
+            if running.started_at is not None:
+                held = (now - running.started_at).total_seconds()
+                slot_s[running.tier] = slot_s.get(running.tier, 0.0) + held
+        base = self.workspace.base_commit()
+        truth = self.truth(experiment.commit)
+        return Moment(
+            experiments=len(study.experiments) - study.running_count,
+            slot_hours=sum(slot_s.values()) / 3600,
+            wall_s=_elapsed_s(),
+            usd=study.usage.usd + sum(self.prices[tier] * s / 3600 for tier, s in slot_s.items()),
+            truth=truth,
+            truth_before=self.moments[-1].truth if self.moments else self.truth(base),
+            settings=dict(self.workspace.settings(experiment.commit)),
+        )
+
+
+def _elapsed_s() -> float:
+    import asyncio
+
+    return asyncio.get_running_loop().time()
+
+
+def simulate(
+    simulation: Simulation,
+    plugins: Plugins,
+    *,
+    strategy: Strategy | None = None,
+    agent: Agent | None = None,
+) -> Simulated:
+    """Run a simulated study to its end. `strategy` and `agent` take the place of the named ones.
+
+    Raises ArfError for what cannot be simulated. Deterministic for a seed.
+    """
+    strategy = strategy or plugins.make("strategy", simulation.strategy)
+    agent = agent or plugins.make("agent", simulation.agent)
+    with tempfile.TemporaryDirectory(prefix="arf-sim-") as folder:
+        return run_virtual(_simulate(simulation, plugins, strategy, agent, Path(folder)))
+
+
+async def _simulate(
+    simulation: Simulation, plugins: Plugins, strategy: Strategy, agent: Agent, home: Path
+) -> Simulated:
+    import asyncio
+
+    started = time.process_time()
+    (home / "agent").mkdir()
+    options = evolve(simulation.options, seed=simulation.seed)
+    objective = make_objective(options.objective, options.tiers)
+    workspace = SimWorkspace(objective)
+    logs = MemoryLogs()
+    backend = SimBackend(
+        options,
+        home,
+        objective=objective,
+        settings=lambda job: workspace.settings(job.env["ARF_COMMIT"]),
+        write=logs.write,
+    )
+    tiers = await backend.tiers()
+    config = Config(
+        workspace=WorkspaceSettings(command="simulated"),
+        objective=objective.objective,
+        limits=simulation.limits,
+        budget=simulation.budget,
+        noise=simulation.noise,
+        study=Naming(seed=simulation.seed),
+        strategy=Choice(name=simulation.strategy),
+        agent=Choice(name=simulation.agent),
+        backend=Choice(name="sim"),
+    )
+    base = workspace.base_commit()
+    study = Study(
+        name="simulated",
+        base=base,
+        base_tree=base,
+        objective=objective.objective,
+        seed=simulation.seed,
+        rule=simulation.noise,
+        tiers=tiers,
+        max_experiments=simulation.budget.max_experiments,
+    )
+    store = Store.in_memory(home, study, {"workspace": ""})
+    observers = Plugins()
+    observer = _Observer(workspace, objective, {t.name: t.usd_per_hour for t in tiers}, tiers[0].name)
+    observers.register(observer, "observer")
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    engine = Engine(
+        study=study,
+        store=store,
+        workspace=cast("Workspace", workspace),
+        config=config,
+        strategy=strategy,
+        agent=agent,
+        backend=backend,
+        parser=plugins.make("parser", "summary"),
+        events=observers.events,
+        job_env={},
+        command="simulated",
+        now=loop.now,
+        tail=logs.tail,
+        watch_interval_s=options.run_s / LOOKS,
+    )
+    summary = await engine.run()
+    store.close()
+    return _told(study, observer, summary, engine.elapsed_s, time.process_time() - started)
+
+
+def _told(
+    study: Study, observer: _Observer, summary: Mapping[str, Any], wall_s: float, cpu_s: float
+) -> Simulated:
+    slot_s = sum(study.slot_s.values())
+    slots = sum(tier.slots for tier in study.tiers)
+    direction = study.objective
+    false = [m for m in observer.moments[1:] if direction.gain(m.truth_before, m.truth) <= 0]
+    lucky = observer.luckiest
+    return Simulated(
+        summary=summary,
+        moments=tuple(observer.moments),
+        experiments=len(study.experiments),
+        slot_hours=slot_s / 3600,
+        wall_s=wall_s,
+        usd=study.usage.usd
+        + sum(observer.prices[tier] * seconds / 3600 for tier, seconds in study.slot_s.items()),
+        utilisation=slot_s / (slots * wall_s) if wall_s else 0.0,
+        false_keeps=len(false),
+        best_reading=lucky.value if lucky else None,
+        best_reading_truth=observer.truth(lucky.commit) if lucky else None,
+        cpu_s=cpu_s,
+        study=study,
+    )
