@@ -84,6 +84,8 @@ GroupKey = tuple[str, str, float | None]
 
 NEAR_MISSES = 16
 """How many discarded candidates are remembered as nearly better than their parent."""
+STALE = 64
+"""How many discarded candidates are remembered as made from an older incumbent."""
 
 
 class Study:
@@ -123,7 +125,9 @@ class Study:
         """The first candidate that was not yet judged when the incumbent was kept: from it on, candidates
         are compared with this incumbent."""
         self.stale: list[int] = []
-        """Candidates discarded since the last *keep* that had been made from an older incumbent."""
+        """Candidates that did better than their parent and are not in the incumbent, because it was replaced
+        meanwhile: discarded ones, and kept ones that another was kept over. Oldest first, at most `STALE`.
+        One whose ideas were tried on an incumbent leaves with it."""
         self.near_misses: list[tuple[float, int]] = []
         """Discarded candidates of one idea that did better than their parent, as (minus the gain in units of
         the noise, experiment), best first, at most `NEAR_MISSES`."""
@@ -353,12 +357,13 @@ class Study:
         self._undecided.pop(experiment.id, None)
         self._verdicts[verdict] = self._verdicts.get(verdict, 0) + 1
         if verdict is Verdict.KEEP:
+            self.stale = [n for n in self.stale if not self._is_re_based(n)]
+            self._bypassed(experiment)
             self.kept.append(experiment.id)
             self.incumbent_commit = experiment.commit
             self.incumbent_tree = experiment.tree
             self.incumbent_experiment = experiment.id
             self.first_open = self._first_open()
-            self.stale = []
         elif verdict is Verdict.DISCARD and experiment.role is Role.CANDIDATE:
             self._discarded(experiment)
 
@@ -371,16 +376,35 @@ class Study:
         ]
         return min(waiting, default=len(self._experiments) + 1)
 
+    def _is_re_based(self, number: int) -> bool:
+        return bool(self.planned(self.incumbent_commit, self._experiments[number].ideas))
+
+    def _bypassed(self, kept: Experiment) -> None:
+        """Remember what was kept since the parent of what is kept now."""
+        if kept.parent != self.incumbent_commit:
+            for number in reversed(self.kept[1:]):
+                if self._experiments[number].commit == kept.parent:
+                    break
+                self._add_stale(number)
+
+    def _add_stale(self, number: int) -> None:
+        if number not in self.stale:
+            self.stale.append(number)
+            del self.stale[:-STALE]
+
     def _discarded(self, experiment: Experiment) -> None:
-        if experiment.parent != self.incumbent_commit:
-            self.stale.append(experiment.id)
+        """Remember it if it did better than its parent."""
         group = self.group_of(experiment)
         parent = self.group_at(experiment.parent, experiment.tier, experiment.budget)
-        spread = self.spread(experiment.tier, experiment.budget)
-        if len(experiment.ideas) != 1 or parent is None or not parent.n or not group.n or not spread.df:
+        if not experiment.ideas or parent is None or not parent.n or not group.n:
             return
         gain = self.objective.gain(parent.mean, group.mean)
-        if gain > 0:
+        if gain <= 0:
+            return
+        if experiment.parent != self.incumbent_commit:
+            self._add_stale(experiment.id)
+        spread = self.spread(experiment.tier, experiment.budget)
+        if len(experiment.ideas) == 1 and spread.sum_squares > 0:
             sigma = math.sqrt(spread.sum_squares / spread.df)
-            insort(self.near_misses, (-gain / sigma if sigma else -math.inf, experiment.id))
+            insort(self.near_misses, (-gain / sigma, experiment.id))
             del self.near_misses[NEAR_MISSES:]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from arf.store import Store, lock_owner
+from arf.store import Store, StudyLock, lock_owner
 
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., Any]
@@ -273,6 +273,21 @@ def test_a_study_that_ends_is_followed_to_its_end(start: Start, arf: Arf, worksp
             assert watching.returncode == 0
     assert seen[0]["state"] == "running"
     assert (seen[-1]["state"], seen[-1]["pid"]) == ("finished", None)
+
+
+def test_stop_ends_no_process_of_the_same_number_that_is_another_one(arf: Arf, finished: Path) -> None:
+    home = finished / ".arf" / "studies" / "first"
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        lock = StudyLock(home)
+        try:
+            (home / "lock").write_text(f"{bystander.pid}\n")  # as it looks on a disk that machines share
+            done = arf("stop", "first", cwd=finished)
+            assert done.returncode == 1
+            assert "another machine" in done.stderr
+            assert bystander.poll() is None
+        finally:
+            lock.release()
+            bystander.kill()
 
 
 def test_a_study_of_a_newer_arf_is_told_as_such(arf: Arf, finished: Path, tmp_path: Path) -> None:

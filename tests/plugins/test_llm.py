@@ -4,11 +4,13 @@
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -27,6 +29,8 @@ from arf.types import Answer, Ask, AskKind, ExperimentState, Idea, Tier, Usage
 from arf_plugins.agent_anthropic import AnthropicOptions
 from arf_plugins.agent_openai import OpenAIOptions
 from arf_plugins.llm.conversation import FOLDER, Conversation
+from arf_plugins.llm.drafts import Checker, entries, read_json
+from arf_plugins.llm.tools import Bench, call
 
 LLMock = Any
 """The type of the fixture; importing it would import the server."""
@@ -286,11 +290,98 @@ def test_at_the_same_time_conversations_look_at_different_parts(
     assert any("Look first at" in json.dumps(body) for body in bodies(llmock))
 
 
+def junk(random: Random, depth: int = 0) -> Any:
+    """Some JSON, with the right keys often enough to get far."""
+    keys = ["ideas", "title", "constants", "edits", "name", "value", "path", "old", "new", "levels", "reason"]
+    texts = [
+        "",
+        "DEPTH",
+        "train.py",
+        "6",
+        "loss = (",
+        "\ud800",
+        "\x00",
+        "\u2028",
+        "nan",
+        "1e999",
+        "../x",
+        "/etc",
+    ]
+    plain = [None, True, -1, 0, 1e308, float("inf"), *texts]
+    if depth > 4 or random.random() < 0.3:
+        return random.choice(plain)
+    if random.random() < 0.4:
+        return [junk(random, depth + 1) for _ in range(random.randrange(4))]
+    return {random.choice(keys): junk(random, depth + 1) for _ in range(random.randrange(6))}
+
+
+def test_whatever_a_model_says_is_either_a_draft_or_a_reason(tmp_path: Path) -> None:
+    random = Random(0)
+    checker = Checker(brief(tmp_path), Ask(n=3, base=BASE))
+    for _ in range(3000):
+        raw = junk(random)
+        with contextlib.suppress(UsageError):
+            checker.draft(raw)
+        with contextlib.suppress(UsageError):
+            checker.factor(raw)
+        with contextlib.suppress(UsageError):
+            entries(read_json(json.dumps(raw)), checker.ask)
+        text, failed = call(Bench(checker, lambda text: None), "set_constants", raw)
+        assert text or not failed
+
+
+@pytest.mark.parametrize("mode", ["propose", "tools"])
+def test_text_that_no_file_can_hold_is_made_whole(
+    llmock: LLMock, dialect: str, tmp_path: Path, mode: str
+) -> None:
+    """JSON can spell half of a surrogate pair, and line ends that only Python knows."""
+    title = "half \ud800 of \u2028 it"
+    if mode == "propose":
+        llmock.reply(json.dumps({"ideas": [{**DEEPER, "title": title}]}))
+    else:
+        tool_calls(llmock, EDIT, ("submit", {"title": title}), ("done", {}))
+    got = answer(make(dialect, mode=mode), tmp_path)
+    assert [draft.title for draft in got.ideas] == ["half ? of it"]
+    loaded = Conversation.load(conversations(tmp_path)[0])
+    assert loaded is not None
+    assert loaded.answer == got
+
+
+def test_edits_that_only_set_constants_become_constants(tmp_path: Path) -> None:
+    checker = Checker(brief(tmp_path), Ask(base=BASE))
+    checked = checker.draft(idea("deeper", None, ("DEPTH = 4  # layers", "DEPTH = 6  # more layers")))
+    assert checked.draft.constants == {"DEPTH": 6}
+    assert not checked.draft.edits
+
+
+def test_constants_and_edits_together_are_one_change(tmp_path: Path) -> None:
+    told = brief(tmp_path)
+    checked = Checker(told, Ask(base=BASE)).draft(idea("both", {"DEPTH": 6}, ("loss = (", "loss = 2 * (")))
+    [edit] = checked.draft.edits
+    assert edit.old == told.files["train.py"]
+    assert "DEPTH = 6  # layers" in edit.new
+    assert "loss = 2 * (" in edit.new
+
+
+@pytest.mark.parametrize("path", ["prepare.py", "../train.py", "/etc/passwd", "a/../../b.py", ""])
+def test_files_that_may_not_change_are_refused(tmp_path: Path, path: str) -> None:
+    raw = {"title": "x", "edits": [{"path": path, "old": "", "new": "X = 1\n"}]}
+    for may in (None, lambda path: path.startswith("model/")):
+        with pytest.raises(UsageError, match="may not be changed"):
+            Checker(brief(tmp_path, is_editable=may), Ask(base=BASE)).draft(raw)
+
+
+def test_a_new_file_may_be_made_where_the_workspace_lets(tmp_path: Path) -> None:
+    raw = {"title": "x", "edits": [{"path": "model/new.py", "old": "", "new": "X = 1\n"}]}
+    told = brief(tmp_path, is_editable=lambda path: path.startswith("model/"))
+    assert Checker(told, Ask(base=BASE)).draft(raw).draft.edits[0].path == "model/new.py"
+
+
 # ---- Faults -------------------------------------------------------------------------------------
 
 FAULTS: dict[str, Callable[[LLMock], object]] = {
     "rate limit with Retry-After": lambda m: m.rate_limit(times=2, retry_after=0.2),
-    "rate limit without": lambda m: m.fail(429, times=2),
+    "rate limit without": lambda m: m.fail(429),
     "overloaded": lambda m: m.fail(529, times=2, retry_after=0.05),
     "internal error": lambda m: m.fail(500, times=3),
     "unavailable": lambda m: m.fail(503),
@@ -604,7 +695,7 @@ def test_a_conversation_with_tools_reads_edits_checks_and_submits(
     tool_calls(
         llmock,
         ("read_file", {"path": "train.py"}),
-        ("search", {"pattern": "DEPTH"}),
+        ("search", {"text": "depth|width"}),
         ("constants", {}),
         ("results", {"count": 5}),
         ("experiment", {"id": 9}),
@@ -754,7 +845,7 @@ def test_a_conversation_that_outgrows_the_window_leaves_old_results_out(
 
     message = "This model's maximum context length was exceeded."
     llmock.add(Fail(400, times=None, code="context_length_exceeded", message=message, match=Eighth()))
-    tool_calls(llmock, *(("search", {"pattern": f"{k}|DEPTH"}) for k in range(7)), EDIT, SUBMIT, ("done", {}))
+    tool_calls(llmock, *(("search", {"text": f"{k}|DEPTH"}) for k in range(7)), EDIT, SUBMIT, ("done", {}))
     got = answer(make(dialect, mode="tools"), tmp_path)
     assert [draft.title for draft in got.ideas] == ["half the loss"]
     assert json.dumps(llmock.last_request.body).count("[left out]") > 2
@@ -876,12 +967,12 @@ def test_a_whole_study_with_answers_that_contain_mistakes(
 
 def test_a_whole_study_with_tools(llmock: LLMock, dialect: str, arf_workspace: Path) -> None:
     for k in range(12):
-        arguments = {"constants": [{"name": "LEARNING_RATE", "value": 1e-3 * (k + 2)}]}
+        arguments = {"constants": [{"name": "DEPTH", "value": 8 + k}]}  # all of them clearly worse
         llmock.call_tool("set_constants", {"constants": [{"name": "NOPE", "value": 1}]})
         llmock.call_tool("set_constants", arguments)
-        llmock.call_tool("submit", {"title": f"lr {k}", "reason": "r", "expected_gain": 0})
+        llmock.call_tool("submit", {"title": f"depth {8 + k}", "reason": "r", "expected_gain": 0})
     flags = {**agent_flags(dialect), "agent.mode": "tools", "budget.max_experiments": 16, "agent.parallel": 1}
     _, store = run_study(arf_workspace, flags)
     assert len(store.experiments()) >= 12
-    assert sum(e.title.startswith("lr") for e in store.experiments()) >= 3
+    assert sum(e.title.startswith("depth") for e in store.experiments()) >= 3
     llmock.assert_resilient()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Begin = Callable[[], Coroutine[Any, Any, tuple[Engine, StudyLock]]]
 
+log = logging.getLogger(__name__)
+
 TICK_S = 0.25
 
 
@@ -69,13 +71,13 @@ def conduct(
 async def _conduct(begin: Begin, view: View, notes: Sequence[str], *, verbose: bool, resumed: bool) -> int:
     engine, lock = await begin()
     handler = Notes(view)
-    logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
     for ours in ("arf", "arf_plugins"):
         logging.getLogger(ours).setLevel(logging.INFO if verbose else logging.WARNING)
     ticking = asyncio.ensure_future(_tick(view))
     try:
         view.open(engine, resumed=resumed)
+        logging.getLogger().addHandler(handler)
         for note in notes:
             view.note(note)
         _catch_signals(engine, view)
@@ -93,7 +95,12 @@ async def _conduct(begin: Begin, view: View, notes: Sequence[str], *, verbose: b
 async def _tick(view: View) -> None:
     while True:
         await asyncio.sleep(TICK_S)
-        view.tick()
+        try:
+            view.tick()
+        except Exception:  # a view that breaks must not take the study with it
+            view.close()
+            log.exception("the view broke, and the study goes on")
+            return
 
 
 def _make_view(style: str | None, plugins: Plugins) -> View:

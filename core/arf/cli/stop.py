@@ -49,6 +49,8 @@ def _stop_process(home: Path, pid: int) -> None:
     from arf.store import lock_owner
 
     try:
+        if not _holds_lock(pid, home):
+            raise ProcessLookupError
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
         raise ArfError(
@@ -60,6 +62,20 @@ def _stop_process(home: Path, pid: int) -> None:
     click.echo(f"asked process {pid} to stop; it ends its jobs first", err=True)
     while lock_owner(home) == pid:
         time.sleep(POLL_S)
+
+
+def _holds_lock(pid: int, home: Path) -> bool:
+    """Whether the process of that number here is the one that runs the study, as far as the system tells.
+
+    On a shared disk the lock may be held by another machine, where the number means another process.
+    """
+    from arf.store import LOCK
+
+    files = Path(f"/proc/{pid}/fd")
+    if not Path("/proc/self/fd").is_dir():
+        return True
+    lock = (home / LOCK).resolve()
+    return any(file.resolve() == lock for file in files.iterdir()) if files.is_dir() else False
 
 
 async def _end_jobs(home: Path) -> int:

@@ -163,7 +163,7 @@ class Picture(View):
         self._make_lookout = lookout
         self._screen = Screen(sys.stderr)
         self._broken = False
-        """The terminal was closed; the study goes on."""
+        """There is nothing to draw on any more; the study goes on."""
         self._notes: deque[str] = deque(maxlen=100)
         self._dirty = True
         self._shown_at = 0.0
@@ -179,6 +179,9 @@ class Picture(View):
         self._dirty = True
 
     def note(self, text: str) -> None:
+        if self._broken:
+            super().note(text)
+            return
         self._notes.append(text)
         self._dirty = True
         self.tick()

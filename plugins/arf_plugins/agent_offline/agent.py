@@ -47,32 +47,49 @@ class OfflineAgent(Agent):
         super().__init__(options)
         self._options = options or OfflineOptions()
         self._history: History | None = None
-        self._basis: tuple[Space, Basis] | None = None
+        self._ground: _Ground | None = None
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         space = read_space(brief.files, self._options.only, self._options.never)
         if not space.moves:
             return Answer(exhausted=True, note=_nothing_to_move(space))
         if self._history is None or self._history.study is not brief.study:
-            self._history, self._basis = History(brief.study, brief.directory), None
+            self._history, self._ground = History(brief.study, brief.directory), None
         self._history.update(ask.base, space.values)
-        if self._basis is None or self._basis[0] is not space:
-            self._basis = space, Basis(space.scales)
-        thought = _Thought(space, self._history, self._basis[1], ask.base, self._options.explore)
+        if self._ground is None or self._ground.space is not space:
+            self._ground = _Ground(space)
+        thought = _Thought(self._ground, self._history, ask.base, self._options.explore)
         return thought.factors(ask.n) if ask.kind is AskKind.FACTORS else thought.ideas(ask.n)
+
+
+class _Ground:
+    """What stays between answers while the constants are the same."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.basis = Basis(space.scales)
+        self.pairs = self._every_pair()
+        """Every pair of moves of different constants, once; each is looked at once in a study."""
+
+    def _every_pair(self) -> Iterator[Values]:
+        moves = [(name, value) for name, value in self.space.moves if not is_part(name)]
+        for first, second in sorted(combinations(range(len(moves)), 2), key=sum):
+            if moves[first][0] != moves[second][0]:
+                yield dict((moves[first], moves[second]))
 
 
 class _Thought:
     """One answer: the open moves, what each is likely to bring, and which of them to try."""
 
-    def __init__(self, space: Space, history: History, basis: Basis, base: str, explore: float) -> None:
-        self._space = space
+    def __init__(self, ground: _Ground, history: History, base: str, explore: float) -> None:
+        space = self._space = ground.space
+        self._pairs = ground.pairs
         self._history = history
         self._base = base
         self._explore = explore
         self._chance = history.study.random()
         rows = list(history.rows(_ROWS))
-        self._model = Model(basis, rows, history.study)
+        self._model = Model(ground.basis, rows, history.study)
         self._reasons = Reasons(space, history, self._model)
         self._taken: list[Values] = []
         self._untouched = [name for name in space.scales if name not in history.touched]
@@ -110,9 +127,10 @@ class _Thought:
             if is_major or self._chance.random() < 0.5:
                 return self._first_move(untouched[0])
         singles = self._scored(self._singles)
+        if not singles:
+            return next((pair for pair in self._pairs if self._may_join(pair)), None)
         joined = self._scored(list(self._joined(singles)))
-        best = max(singles[:1] + joined[:1], key=lambda one: one.score, default=None)
-        return best.change if best else None
+        return max(singles[:1] + joined[:1], key=lambda one: one.score).change
 
     def _first_move(self, name: str) -> Values:
         """The first move of a constant, in either direction unless one is known to be the better guess."""
@@ -120,18 +138,17 @@ class _Thought:
         return moves[0] if self._space.scales[name].family.lean else self._chance.choice(moves[:2])
 
     def _joined(self, singles: Sequence[_Candidate]) -> Iterator[Values]:
-        """Pairs of the best moves that promise something; of any moves where no single one is left."""
+        """Pairs of the best moves that promise something."""
         best: dict[str, Values] = {}
         for one in singles:
             if one.mean > 0 and not is_part(one.name):
                 best.setdefault(one.name, one.change)
-        pairs = list(combinations(list(best.values())[:_JOINED], 2))
-        if not singles:
-            moves = [(name, value) for name, value in self._space.moves if not is_part(name)]
-            pairs = [({a[0]: a[1]}, {b[0]: b[1]}) for a, b in combinations(moves, 2) if a[0] != b[0]]
-        for first, second in pairs:
-            if self._is_open(joined := {**first, **second}) and self._space.allows(joined):
+        for first, second in combinations(list(best.values())[:_JOINED], 2):
+            if self._may_join(joined := {**first, **second}):
                 yield joined
+
+    def _may_join(self, change: Values) -> bool:
+        return self._is_open(change) and self._space.allows(change)
 
     def _scored(self, changes: Sequence[Values]) -> list[_Candidate]:
         """The best first: what is likely to gain, or is unknown enough to gain much."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -75,6 +76,8 @@ class History:
         self._groups: dict[GroupKey, str] = {}
         self._open: dict[int, None] = {}
         self._ideas = self._experiments = self._asks = 0
+        self._ran: dict[str, tuple[Scalar, Scalar]] = {}
+        self._ran_with: set[tuple[str, Scalar]] = set()
         self._limits: dict[tuple[str, bool], float] = {}
         self._walls: deque[Mapping[str, tuple[Scalar | None, Scalar]]] = deque(maxlen=_WALLS)
 
@@ -128,6 +131,7 @@ class History:
         key = (experiment.tree, experiment.tier, experiment.budget)
         if experiment.value is not None:
             self._groups.setdefault(key, experiment.commit)
+            self._note_fine(self.values_of(experiment.commit))
         tree = self._trees.get(experiment.parent)
         if experiment.commit == experiment.parent or tree is None or experiment.role is Role.REPLICATE:
             return
@@ -145,7 +149,24 @@ class History:
                 self.comparisons.setdefault(name, deque(maxlen=_MEMORY)).append(comparison)
         group = self.study.group(*key)
         if change and experiment.verdict in _BAD and not (group and group.n):
-            self._forbid(change)
+            suspects = {name: step for name, step in change.items() if not self._is_fine(name, step[1])}
+            self._forbid(suspects or change)
+
+    def _note_fine(self, values: Values) -> None:
+        """Remember values that a script has run with."""
+        for name, value in values.items():
+            if _is_number(value):
+                low, high = self._ran.get(name, (value, value))
+                self._ran[name] = (min(low, value), max(high, value))
+            else:
+                self._ran_with.add((name, value))
+
+    def _is_fine(self, name: str, value: Scalar) -> bool:
+        """Whether a script has run with this value, or with one on each side of it."""
+        if not _is_number(value):
+            return (name, value) in self._ran_with
+        low, high = self._ran.get(name, (math.inf, -math.inf))
+        return low <= value <= high  # type: ignore[operator]
 
     def _forbid(self, change: Mapping[str, tuple[Scalar | None, Scalar]]) -> None:
         """A change that crashed or ran out of time: it, and what goes further, is not tried again."""

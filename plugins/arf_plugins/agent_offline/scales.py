@@ -162,7 +162,7 @@ class Optional(Ordered):
     def rounded(self, value: float) -> Sequence[float]:
         if value < 0:
             return (0.0,)
-        return _digits(value, 1 if value == 0 or self.value == 0 else 2), _digits(value, 2)
+        return _digits(value, 1), _digits(value, 2)
 
 
 @frozen(kw_only=True)
@@ -339,7 +339,7 @@ def _of_number(constant: Constant, family: Family, known: Mapping[str, Scalar]) 
         return Factor(constant=constant, family=family)
     if value >= 0 and (low is None or low >= 0):
         start = family.start or (high / 20 if high else value / 2) or 0.1
-        start = min(start, value) if value else start
+        start = min(start, value / 8) if value else start
         return Optional(constant=constant, family=family, start=min(start, high / 2) if high else start)
     if low is not None and high is not None and high > low:
         return Linear(constant=constant, family=family, unit=(high - low) / 10)

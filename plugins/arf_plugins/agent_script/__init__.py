@@ -12,8 +12,8 @@ class ScriptOptions:
     path: str = field(
         default="",
         metadata={
-            "help": "A folder of *.patch and *.diff files, or a list of ideas (.yaml, .json, .jsonl); relative "
-            "to the workspace, else to the current directory. Required"
+            "help": "A folder of *.patch and *.diff files, or a list of ideas (.yaml, .json, .jsonl), "
+            "relative to the workspace, else to the current directory. Required"
         },
     )
 

@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """When every simulation begins."""
+START = 1.0
+"""What a virtual loop's clock says at `EPOCH`; above 0, which can stand for "not yet"."""
 PATIENCE_S = 30.0
 """Real seconds that a loop without timers waits for a thread or a socket, before it gives up."""
 
@@ -19,7 +21,7 @@ PATIENCE_S = 30.0
 class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type, unused-ignore]
     """Looks at real files and sockets without waiting, and moves the clock instead."""
 
-    now = 0.0
+    now = START
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
@@ -50,7 +52,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def now(self) -> datetime:
         """The virtual date and time."""
-        return EPOCH + timedelta(seconds=self._jumping.now)
+        return EPOCH + timedelta(seconds=self.elapsed_s)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self._jumping.now - START
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:

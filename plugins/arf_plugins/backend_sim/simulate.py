@@ -20,7 +20,7 @@ from arf.study import Study
 from arf.types import Experiment, Scalar, Verdict, WorkspaceSettings
 from arf_plugins.backend_sim import SimOptions
 from arf_plugins.backend_sim.backend import SimBackend
-from arf_plugins.backend_sim.clock import VirtualLoop, loop_now, run_virtual
+from arf_plugins.backend_sim.clock import EPOCH, VirtualLoop, loop_now, run_virtual
 from arf_plugins.backend_sim.workspace import MemoryLogs, SimWorkspace
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import SimulatedObjective
@@ -120,18 +120,12 @@ class _Observer:
         return Moment(
             experiments=len(study.experiments) - study.running_count,
             slot_hours=sum(slot_s.values()) / 3600,
-            wall_s=_elapsed_s(),
+            wall_s=(now - EPOCH).total_seconds(),
             usd=study.usage.usd + sum(self.prices[tier] * s / 3600 for tier, s in slot_s.items()),
             truth=truth,
             truth_before=self.moments[-1].truth if self.moments else self.truth(base),
             settings=dict(self.workspace.settings(experiment.commit)),
         )
-
-
-def _elapsed_s() -> float:
-    import asyncio
-
-    return asyncio.get_running_loop().time()
 
 
 def simulate(

@@ -8,13 +8,15 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+import attrs
+
 from arf.brief import MIN_CHARS, NOTES, Told, notes, render
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
 from arf.types import Answer, Ask, Usage
 from arf_plugins.llm.conversation import Archive, Conversation
 from arf_plugins.llm.drafts import Checker
-from arf_plugins.llm.faults import Fault, FaultKind, Redactor
+from arf_plugins.llm.faults import ASK_AGAIN_S, Fault, FaultKind, Redactor
 from arf_plugins.llm.loop import Loop
 from arf_plugins.llm.options import ModelOptions
 from arf_plugins.llm.prices import Price, price_of
@@ -62,6 +64,7 @@ class ModelAgent(Agent):
         self._under_way: dict[int, Conversation] = {}
         self._asked = 0
         self._passed: dict[str, set[str]] = {}
+        self._worked = False
 
     @abstractmethod
     def connect(self, key: str, price: Price | None) -> Model:
@@ -75,7 +78,9 @@ class ModelAgent(Agent):
         self._open(brief)
         conversation = self._resumed(ask, brief) or self._new(ask)
         if conversation.answer is not None:
-            return conversation.answer
+            self._passed.setdefault(ask.base, set()).update(conversation.changes)
+            got = conversation.answer
+            return self._billed(attrs.evolve(got, ideas=got.ideas[: ask.n], factors=got.factors[: ask.n]))
         self._asked += 1
         self._under_way[id(conversation)] = conversation
         try:
@@ -88,6 +93,7 @@ class ModelAgent(Agent):
             raise self._error(fault) from None
         finally:
             del self._under_way[id(conversation)]
+        self._worked = True
         return self._billed(answer)
 
     async def aclose(self) -> None:
@@ -122,6 +128,8 @@ class ModelAgent(Agent):
         error = fault.as_error(self.provider)
         if fault.kind is FaultKind.OVERFLOW:
             error.hint = "set agent.max_input_tokens to less than the model's window"
+        elif fault.kind is FaultKind.UNSUPPORTED and self._worked:
+            error.retry_after_s = ASK_AGAIN_S  # it is about this one request, such as a filter of content
         return error
 
     # ---- What was begun before --------------------------------------------------------------
@@ -155,11 +163,9 @@ class ModelAgent(Agent):
         for conversation in list(self._unfinished):
             old = conversation.ask
             fits = (old.kind, old.base) == (ask.kind, ask.base) and conversation.about == self._about()
-            if fits and old.n <= ask.n:
+            if fits:
                 self._unfinished.remove(conversation)
                 conversation.mend()
-                if conversation.answer is not None:
-                    self._passed.setdefault(ask.base, set()).update(conversation.changes)
                 return conversation
             if old.base not in (ask.base, brief.study.incumbent_commit):
                 self._unfinished.remove(conversation)
@@ -186,8 +192,6 @@ class ModelAgent(Agent):
         return brief.study.usage.usd + self._unbilled.usd + under_way + left_over
 
     def _billed(self, answer: Answer) -> Answer:
-        import attrs
-
         unbilled, self._unbilled = self._unbilled, Usage()
         return attrs.evolve(answer, usage=answer.usage + unbilled)
 

@@ -79,7 +79,7 @@ class Conversation:
     def load(cls, path: Path) -> Conversation | None:
         """A conversation as it is on disk, a torn last line left out; None if it cannot be used."""
         try:
-            lines = path.read_text("utf-8", "replace").splitlines()
+            lines = path.read_text("utf-8", "replace").split("\n")  # splitlines knows too many line ends
             first = json.loads(lines[0])
             ask = Ask(kind=AskKind(first["ask"]["kind"]), n=first["ask"]["n"], base=first["ask"]["base"])
             conversation = cls(ask, dict(first["about"]), path)

@@ -18,7 +18,7 @@ from arf.errors import UsageError, nearest
 from arf.interfaces import Brief
 from arf.seeds import is_seed_name, same_but_for_seeds
 from arf.types import Ask, AskKind, Draft, Edit, FactorDraft, Scalar
-from arf_plugins.llm.turns import Schema, ToolSpec
+from arf_plugins.llm.turns import Schema, ToolSpec, whole_json
 
 MAX_TITLE = 100
 Files = Mapping[str, str]
@@ -117,8 +117,8 @@ def read_json(text: str) -> Any:
     fenced = re.search(r"```(?:json)?\s*\n(.*?)```", text, re.DOTALL)
     for candidate in (text, fenced[1] if fenced else ""):
         try:
-            return json.loads(candidate)
-        except ValueError:
+            return whole_json(json.loads(candidate))
+        except (ValueError, RecursionError):
             pass
     decoder = json.JSONDecoder()
     for match in re.finditer(r"[{\[]", text):
@@ -127,7 +127,7 @@ def read_json(text: str) -> Any:
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict | list) and value:
-            return value
+            return whole_json(value)
     raise UsageError("the answer holds no JSON object", hint="answer with one JSON object and nothing else")
 
 
@@ -283,7 +283,8 @@ class Checker:
         if clean in self.brief.files:
             return clean
         may = self.brief.is_editable
-        if made and may is not None and clean and ".." not in clean.split("/") and may(clean):
+        inside = not clean.startswith("/") and ".." not in clean.split("/")
+        if made and may is not None and clean and inside and may(clean):
             return clean
         names = ", ".join(sorted(self.brief.files)) or "none"
         raise UsageError(f"{path!r} may not be changed", hint=f"the files that may: {names}")

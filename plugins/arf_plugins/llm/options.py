@@ -21,7 +21,9 @@ def at_least(low: float) -> Any:
     return check
 
 
-def _no_credentials(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+def _is_url(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError(f"'{attribute.name}' must begin with http:// or https://, unlike {value!r}")
     if "@" in value.partition("//")[2].partition("/")[0]:
         raise ValueError(
             f"'{attribute.name}' must hold no user name or password: keys come from the environment"
@@ -35,7 +37,7 @@ class ModelOptions:
     model: str = field(default="", metadata={"help": "The model's name at the provider."})
     base_url: str = field(
         default="",
-        validator=_no_credentials,
+        validator=_is_url,
         metadata={"help": "Another server with the same API, such as a local model. Empty: the provider."},
     )
     key_env: str = field(default="", metadata={"help": "The environment variable that holds the key."})

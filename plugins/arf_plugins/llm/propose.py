@@ -191,10 +191,9 @@ class Proposal:
 def _value(reply: Reply) -> Any:
     """The JSON of a reply: of the tool call, if there is one. Raises UsageError."""
     for call in reply.calls:
-        try:
-            return json.loads(call.arguments)
-        except ValueError:
-            continue
+        value = call.object()
+        if value is not None:
+            return value
     if reply.calls:
-        raise UsageError("the arguments are not JSON")
+        raise UsageError("the arguments are no JSON object")
     return read_json(reply.text)

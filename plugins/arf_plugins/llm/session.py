@@ -12,7 +12,7 @@ from arf_plugins.llm.conversation import Conversation
 from arf_plugins.llm.faults import Fault, FaultKind, RetryRule, retried
 from arf_plugins.llm.options import ModelOptions
 from arf_plugins.llm.prices import Price
-from arf_plugins.llm.turns import Form, Model, Question, Reply, Request, Results
+from arf_plugins.llm.turns import Form, Model, Question, Reply, Request, Results, scrubbed
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Session:
         self._check_budget(request)
         options = self.options
         rule = RetryRule(attempts=options.attempts, first_s=options.backoff_s, max_wait_s=options.max_wait_s)
-        reply = await retried(lambda: self.model.reply(request), rule)
+        reply = scrubbed(await retried(lambda: self.model.reply(request), rule))
         self.conversation.add(reply)
         usage = reply.usage
         log.debug(
@@ -97,15 +97,18 @@ class Forms:
     async def exchange(self, session: Session, request_in: Callable[[Form], Request]) -> Reply:
         """As `Session.exchange`, with the next form where the server does not take one."""
         first: Fault | None = None
-        for at, form in enumerate(self.candidates):
+        candidates = self.candidates[:1] if self.known else self.candidates
+        for at, form in enumerate(candidates):
             try:
                 reply = await session.exchange(request_in(form))
             except Fault as fault:
                 first = first or fault
-                if fault.kind is not FaultKind.UNSUPPORTED or self.known or form is self.candidates[-1]:
+                if fault.kind is not FaultKind.UNSUPPORTED:
+                    raise
+                if form is candidates[-1]:
                     raise first from None
                 log.info("%s; asking for JSON by another form", fault)
             else:
-                self.candidates, self.known = self.candidates[at:], True
+                self.candidates, self.known = candidates[at:], True
                 return reply
         raise AssertionError("unreachable")  # there is at least one candidate

@@ -44,7 +44,7 @@ class ToolCall:
             value = json.loads(self.arguments)
         except (ValueError, RecursionError):
             return None
-        return value if isinstance(value, dict) else None
+        return whole_json(value) if isinstance(value, dict) else None
 
     def sendable(self) -> str:
         """The arguments as a server takes them back: many choke on what is no JSON."""
@@ -167,6 +167,29 @@ def answering(reply: Reply, text: str) -> Turn:
     if not reply.calls:
         return Question(parts=(text,))
     return Results(results=tuple(Result(call=call.id, text=text, failed=True) for call in reply.calls))
+
+
+def scrubbed(reply: Reply) -> Reply:
+    """The reply without halves of surrogate pairs, which no file, database or request can hold."""
+    return attrs.evolve(
+        reply,
+        text=_whole(reply.text),
+        calls=tuple(attrs.evolve(call, arguments=_whole(call.arguments)) for call in reply.calls),
+        native=tuple(whole_json(item) for item in reply.native),
+    )
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def whole_json(value: Any) -> Any:
+    """A JSON value without halves of surrogate pairs, which escapes can spell."""
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, dict):
+        return {name: whole_json(item) for name, item in value.items()}
+    return [whole_json(item) for item in value] if isinstance(value, list) else value
 
 
 @frozen(kw_only=True)

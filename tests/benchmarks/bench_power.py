@@ -1,0 +1,139 @@
+"""How often the judge keeps what is no better, and how often it finds what is: docs/statistics.md.
+
+Whole studies in memory (`arf.testing.laboratory`), with `greedy` and the default rule. `--studies N` sets how
+many make up a figure (200). Exits with 1 if the false keeps are more than the rule promises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from arf.stats import noise
+from arf.testing.laboratory import Ideas, Laboratory
+from arf.types import NoiseRule, Role, Tier
+from arf_plugins.strategy_greedy import Options
+from arf_plugins.strategy_greedy.strategy import Greedy
+
+PLANTED = 10
+"""The idea that is better, in the power curve."""
+
+
+def laboratory(seed: int, ideas: int, slots: int = 4, combine: bool = False, **settings: Any) -> Laboratory:
+    tiers = [Tier(name="a", slots=slots)]
+    made = Laboratory(Greedy(Options(combine=combine)), ideas=ideas, seed=seed, tiers=tiers, **settings)
+    made.run()
+    return made
+
+
+def false_keeps(name: str, studies: int, *, ideas: int = 100, **settings: Any) -> float:
+    """Print and give the share of studies of ideas that do nothing in which anything was kept."""
+    made = [laboratory(seed, ideas, **settings) for seed in range(studies)]
+    share = statistics.fmean(len(lab.study.kept) > 1 for lab in made)
+    runs = statistics.fmean(len(lab.study.experiments) / ideas for lab in made)
+    sigmas = [known.sigma for lab in made if (known := noise(lab.study, "a"))]
+    print(f"{name:46} {100 * share:5.1f} % {runs:6.2f} runs an idea   sigma {statistics.median(sigmas):.2f}")
+    return share
+
+
+def power(studies: int, rule: NoiseRule, gain: float, ideas: int = 20) -> tuple[float, float]:
+    """(how often one better idea of `ideas` is kept, runs of it until then)."""
+    kept, runs = 0, []
+    for seed in range(studies):
+        lab = laboratory(seed, ideas, rule=rule, truth=lambda held: -gain if PLANTED in held else 0.0)
+        candidates = (lab.study.experiments[number] for number in lab.study.by_role(Role.CANDIDATE))
+        planted = next(experiment for experiment in candidates if experiment.ideas == (PLANTED,))
+        kept += PLANTED in lab.trees[lab.study.incumbent_commit]
+        group = lab.study.group_of(planted)
+        runs.append(sum(not lab.study.experiments[number].round for number in group.experiments))
+    return kept / studies, statistics.fmean(runs)
+
+
+def scattered(spread: float) -> Callable[[Ideas], float]:
+    """Each idea has noise of its own, log-normal about that of the baseline."""
+    return lambda ideas: random.Random(str(sorted(ideas))).lognormvariate(0, spread) if ideas else 1.0
+
+
+def effects(seed: int, good: float, least: float, most: float) -> Callable[[Ideas], float]:
+    """A share `good` of ideas gains `least` to `most` sigma, half are worse, the rest do next to nothing."""
+
+    def effect(idea: int) -> float:
+        chance = random.Random(f"{seed}/{idea}")
+        kind = chance.random()
+        if kind < good:
+            return -chance.uniform(least, most)
+        return chance.uniform(0.5, 8) if kind < good + 0.5 else chance.gauss(0, 0.2)
+
+    return lambda ideas: sum(effect(idea) for idea in ideas)
+
+
+def search(name: str, studies: int, *, slots: int, runs: int, good: float, least: float, most: float) -> None:
+    """Print what a search of so many runs finds, against all that its candidates had to offer."""
+    found, offered, keeps, false, tries = [], [], [], [], []
+    for seed in range(studies):
+        truth = effects(seed, good, least, most)
+        lab = laboratory(seed, 10**6, slots, combine=True, truth=truth, max_experiments=runs)
+        used = {idea for e in lab.study.experiments.values() for idea in e.ideas}
+        found.append(-lab.best)
+        offered.append(-sum(min(0.0, truth(frozenset({idea}))) for idea in used))
+        keeps.append(len(lab.keeps()))
+        false.append(sum(gain <= 0 for _, gain in lab.keeps()))
+        tries.append(len(used))
+    mean = statistics.fmean
+    print(
+        f"{name:34} {mean(found):5.1f} of {mean(offered):5.1f} sigma {mean(keeps):6.2f} keeps "
+        f"{mean(false):6.3f} false {mean(tries):6.1f} ideas"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=200)
+    studies = parser.parse_args().studies
+
+    print(f"False keeps: studies of 100 ideas that do nothing, {studies} each")
+    shares = [
+        false_keeps("independent noise, 4 slots", studies),
+        false_keeps("16 slots", studies, slots=16),
+        false_keeps("90 % of the noise shared by runs of a seed", studies, shared=0.9),
+        false_keeps("2 baseline runs", studies, rule=NoiseRule(replicates=2)),
+    ]
+    false_keeps("each idea's noise its own, log-normal 0.3", studies, scatter=scattered(0.3))
+    false_keeps("each idea's noise its own, log-normal 0.7", studies, scatter=scattered(0.7))
+    false_keeps("1,000 ideas", max(10, studies // 10), ideas=1000)
+
+    print("\nPower: how often one better idea of 20 is kept, and runs of it; by gain in sigma")
+    rules = {
+        "default": NoiseRule(),
+        "max_replicates 12": NoiseRule(max_replicates=12),
+        "replicates 8": NoiseRule(replicates=8),
+        "alpha 0.2": NoiseRule(alpha=0.2),
+    }
+    gains = (1, 2, 3, 4, 5, 6, 8, 12)
+    print(f"{'':20}" + "".join(f"{gain:>14}" for gain in gains))
+    for name, rule in rules.items():
+        cells = [power(studies, rule, gain) for gain in gains]
+        print(f"{name:20}" + "".join(f"{100 * kept:7.0f} % {runs:4.1f}" for kept, runs in cells))
+
+    print(f"\nSearches, mean of {max(10, studies // 4)}")
+    for name, settings in {
+        "gains 2.5-12 sigma, 70 runs, 2 slots": {
+            "slots": 2,
+            "runs": 70,
+            "good": 0.15,
+            "least": 2.5,
+            "most": 12,
+        },
+        "gains 1-4 sigma, 300 runs, 1 slot": {"slots": 1, "runs": 300, "good": 0.1, "least": 1, "most": 4},
+        "gains 1-4 sigma, 300 runs, 16 slots": {"slots": 16, "runs": 300, "good": 0.1, "least": 1, "most": 4},
+    }.items():
+        search(name, max(10, studies // 4), **settings)  # type: ignore[arg-type]
+    return int(max(shares) > 0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
