@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """Runs of one experiment: preempted and lost jobs are run again, twice at most."""
-MAX_BARREN_ANSWERS = 3
+MAX_BARREN_ANSWERS = 5
 """Answers in a row without one usable idea, after which the agent is taken to have nothing more."""
 MAX_REFUSED_JOBS = 3
 """Jobs in a row that the backend would not take, after which the study ends."""
@@ -62,6 +62,8 @@ WATCH_INTERVAL_S = 1.0
 MIN_STALL_S = 120.0
 STALL_FACTOR = 10
 """A stall is silence this many times longer than the longest that the baseline had."""
+RECENT_RUNS = 8
+"""How long an experiment takes is told by so many of the last ones."""
 MAX_AGENT_FAILURES = 5
 AGENT_RETRY_S = 10.0
 
@@ -199,6 +201,7 @@ class Engine:
         self._stopping = ""
         self._fatal: ArfError | None = None
         self._search_over = ""
+        self._recent_s: deque[float] = deque(maxlen=RECENT_RUNS)
         self._refused_jobs = 0
         self._barren_answers = 0
         self._agent_failures = 0
@@ -356,7 +359,13 @@ class Engine:
         searching = any(
             self.study.experiments[e].role not in (Role.REPLICATE, Role.BASELINE) for e in self.study.running
         )
-        return [] if searching or self.study.open_asks else list(confirm_plans(self.study))
+        if searching or self.study.open_asks or self._is_time_up():
+            return []
+        return list(confirm_plans(self.study))
+
+    def _is_time_up(self) -> bool:
+        limit = self.config.budget.max_time
+        return limit is not None and self.elapsed_s >= limit
 
     def _free(self) -> dict[str, int]:
         free = dict(self._slots)
@@ -384,7 +393,9 @@ class Engine:
         return min(self.study.rule.confirm, limit // 5)
 
     def _typical_s(self) -> float:
-        """Seconds of a slot that an experiment has taken on average; 0 until one has ended."""
+        """Seconds of a slot that experiments have taken lately; 0 until one has ended."""
+        if self._recent_s:
+            return sum(self._recent_s) / len(self._recent_s)
         ended = len(self.study.experiments) - self.study.running_count
         return sum(self.study.slot_s.values()) / ended if ended else 0.0
 
@@ -589,6 +600,7 @@ class Engine:
         if self._is_to_run_again(run, result):
             self._run_again(ended, result)
             return
+        self._recent_s.append(ended.slot_s)
         value, verdict, reason = self._read_result(run, result)
         self._put(evolve(ended, value=value, verdict=verdict, reason=reason))
         if ended.role is Role.BASELINE:
@@ -724,15 +736,8 @@ class Engine:
         self._ask_tasks[ask_id] = self._spawn(self._think(ask_id, ask))
 
     async def _think(self, ask_id: int, ask: Ask) -> None:
-        brief = Brief(
-            study=self.study,
-            files=self.workspace.files(ask.base),
-            program=self.workspace.program(ask.base),
-            directory=self.directory / "agent",
-            logs=self.directory / "logs",
-            diff=self.workspace.diff,
-            is_editable=self.workspace.may_change,
-            budget_left=self._budget_left(),
+        brief = evolve(
+            agent_brief(self.study, self.workspace, ask.base, self.directory), budget_left=self._budget_left()
         )
         answer = Answer()
         failure: AgentError | None = None
@@ -922,7 +927,7 @@ class Engine:
             self.store.set_meta("notes", list(self._backend.notes()))
         self._record_state(state, reason)
         summary = summarize(self.store)
-        summary["state"] = state
+        summary.update(state=state, pid=None)
         self._events.arf_study_finished(study=self.study, directory=self.directory, summary=summary)
         if self._fatal is not None:
             raise self._fatal
@@ -971,6 +976,19 @@ class Engine:
         self._fatal = error if isinstance(error, ArfError) else ArfError(f"{type(error).__name__}: {error}")
         self._fatal.__cause__ = error
         self._wake.set()
+
+
+def agent_brief(study: Study, workspace: Workspace, base: str, home: Path) -> Brief:
+    """What the agent of a study is told about a base, but for the budget that is left."""
+    return Brief(
+        study=study,
+        files=workspace.files(base),
+        program=workspace.program(base),
+        directory=home / "agent",
+        logs=home / "logs",
+        diff=workspace.diff,
+        is_editable=workspace.may_change,
+    )
 
 
 def _message(draft: Draft) -> str:

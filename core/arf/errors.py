@@ -34,7 +34,7 @@ class ArfError(Exception):
 
 
 class UsageError(ArfError):
-    """What was asked for cannot be: an unknown name, a value out of range, options that exclude each other."""
+    """What was asked for cannot be: an unknown name, a value out of range, options at odds."""
 
     exit_code = 2
 

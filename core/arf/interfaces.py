@@ -74,6 +74,14 @@ class Agent(ABC):
         """How many asks it answers well at a time."""
         return 1
 
+    def check(self, brief: Brief) -> None:
+        """Raises UsageError if the options do not fit the workspace. Called once, before the first job.
+
+        For what cannot be seen when the agent is made: a file relative to the workspace, the name of a
+        constant. `brief` is of the study's base.
+        """
+        return
+
     @abstractmethod
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         """Up to `ask.n` ideas or factors for `ask.base`.

@@ -13,7 +13,7 @@ import attrs
 
 from arf import __version__
 from arf.config import VERSIONS_KEY, Config, dump, is_secret_name, load
-from arf.engine import Engine
+from arf.engine import Engine, agent_brief
 from arf.errors import StoreError, UsageError
 from arf.plugins import Plugins
 from arf.store import DATABASE, Store, StudyLock
@@ -42,10 +42,6 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         )
     parts = _Parts(config, plugins, home)
     tiers = await parts.backend.tiers()
-    home.mkdir(parents=True, exist_ok=True)
-    for folder in ("logs", "trees", "agent"):
-        (home / folder).mkdir(exist_ok=True)
-    lock = StudyLock(home)
     study = Study(
         name=name,
         base=base,
@@ -56,6 +52,11 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         tiers=tiers,
         max_experiments=config.budget.max_experiments,
     )
+    parts.agent.check(agent_brief(study, workspace, base, home))
+    home.mkdir(parents=True, exist_ok=True)
+    for folder in ("logs", "trees", "agent"):
+        (home / folder).mkdir(exist_ok=True)
+    lock = StudyLock(home)
     store = Store.create(
         home,
         study,
@@ -67,12 +68,14 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
             "budget": attrs.asdict(config.budget),
         },
     )
-    (home / CONFIG_FILE).write_text(_versions(plugins) + dump(config), encoding="utf-8")
+    _write_config(home, config, plugins)
     return parts.engine(study, store, workspace, resumed=False), lock
 
 
-async def resume(home: Path, plugins: Plugins) -> tuple[Engine, StudyLock]:
-    """A study that goes on where it ended, however it ended.
+async def resume(
+    home: Path, plugins: Plugins, flags: Mapping[str, object] | None = None
+) -> tuple[Engine, StudyLock]:
+    """A study that goes on where it ended, however it ended; `flags` give it another budget.
 
     Raises StoreError if it runs already, or its files cannot be used.
     """
@@ -81,17 +84,28 @@ async def resume(home: Path, plugins: Plugins) -> tuple[Engine, StudyLock]:
     lock = StudyLock(home)
     store = Store.open(home)
     store.check()
-    config = load_study_config(home, plugins)
+    config = load(config_file=home / CONFIG_FILE, flags=flags, options_class=plugins.options)
     study = store.load()
+    study.max_experiments = config.budget.max_experiments
     workspace = Workspace.open(Path(store.meta("workspace")), config.workspace, clean=False)
     parts = _Parts(config, plugins, home)
     study.tiers = tuple(await parts.backend.tiers())
+    _write_config(home, config, plugins)
+    with store.transaction():
+        store.set_meta("budget", attrs.asdict(config.budget))
     return parts.engine(study, store, workspace, resumed=True), lock
 
 
 def load_study_config(home: Path, plugins: Plugins) -> Config:
-    """The configuration that a study was started with."""
+    """The configuration that a study runs with."""
     return load(config_file=home / CONFIG_FILE, options_class=plugins.options)
+
+
+def _write_config(home: Path, config: Config, plugins: Plugins) -> None:
+    """Write the resolved configuration, whole or not at all."""
+    scratch = home / f"{CONFIG_FILE}.new"
+    scratch.write_text(_versions(plugins) + dump(config), encoding="utf-8")
+    scratch.replace(home / CONFIG_FILE)
 
 
 class _Parts:

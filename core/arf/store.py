@@ -178,9 +178,7 @@ class Store:
         return cls._begin(directory, sqlite3.connect(":memory:", isolation_level=None), study, meta)
 
     @classmethod
-    def _begin(
-        cls, directory: Path, db: sqlite3.Connection, study: Study, meta: Mapping[str, Any]
-    ) -> Self:
+    def _begin(cls, directory: Path, db: sqlite3.Connection, study: Study, meta: Mapping[str, Any]) -> Self:
         store = cls(directory, db)
         with store.transaction():
             for statement in _statements(_SCHEMA):

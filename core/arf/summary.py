@@ -23,7 +23,7 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
     owner = lock_owner(store.directory)
     return {
         "study": study.name,
-        "state": "running" if owner is not None else store.meta("state", "stopped"),
+        "state": _state(store, owner),
         "pid": owner,
         "created_at": store.meta("created_at"),
         "workspace": store.meta("workspace"),
@@ -48,7 +48,7 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "elapsed_s": elapsed_s,
         "slot_s": slot_s,
         "slot_hours": sum(slot_s.values()) / 3600,
-        "utilisation": _utilisation(study, slot_s, running, elapsed_s),
+        "utilisation": _utilisation(study, slot_s, elapsed_s, running if owner is not None else []),
         "usd": totals.get("usd", 0.0)
         + sum(t.usd_per_hour * slot_s.get(t.name, 0.0) / 3600 for t in study.tiers),
         "tokens": int(totals.get("tokens", 0)),
@@ -58,6 +58,14 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "notes": store.meta("notes", []),
         "directory": str(store.directory),
     }
+
+
+def _state(store: Store, owner: int | None) -> str:
+    """*running*, *finished*, *stopped*, *failed*; *interrupted* where arf died without a word."""
+    if owner is not None:
+        return "running"
+    state = str(store.meta("state", "stopped"))
+    return "interrupted" if state == "running" else state
 
 
 def _noise(store: Store) -> dict[str, dict[str, float]]:
@@ -106,15 +114,21 @@ def _mean(experiments: list[Experiment]) -> tuple[float, int] | None:
 
 
 def _utilisation(
-    study: Study, slot_s: Mapping[str, float], running: list[Experiment], elapsed_s: float
+    study: Study, slot_s: Mapping[str, float], elapsed_s: float, running: list[Experiment]
 ) -> float | None:
-    """The share of slot time spent inside experiments; None before there is any."""
+    """The share of slot time spent inside experiments; None before there is any.
+
+    `elapsed_s` is as of the last turn, so what runs now counts from its start to that turn at most: it is
+    left out, and so is its slot's time.
+    """
     slots = sum(tier.slots for tier in study.tiers)
-    if elapsed_s <= 0 or not slots:
-        return None
     now = datetime.now(UTC)
-    under_way = sum((now - e.started_at).total_seconds() for e in running if e.started_at is not None)
-    return min(1.0, (sum(slot_s.values()) + under_way) / (slots * elapsed_s))
+    under_way_s = sum((now - e.started_at).total_seconds() for e in running if e.started_at is not None)
+    had_s = slots * elapsed_s
+    if had_s <= 0:
+        return None
+    used_s = sum(slot_s.values())
+    return min(1.0, used_s / max(used_s, had_s - under_way_s)) if used_s else None
 
 
 def _running(experiment: Experiment) -> dict[str, Any]:

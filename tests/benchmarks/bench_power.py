@@ -41,7 +41,7 @@ def false_keeps(name: str, studies: int, *, ideas: int = 100, **settings: Any) -
 
 
 def power(studies: int, rule: NoiseRule, gain: float, ideas: int = 20) -> tuple[float, float]:
-    """(how often one better idea of `ideas` is kept, runs of it until then)."""
+    """(how often one better idea of `ideas` is kept, runs of it to decide)."""
     kept, runs = 0, []
     for seed in range(studies):
         lab = laboratory(seed, ideas, rule=rule, truth=lambda held: -gain if PLANTED in held else 0.0)
@@ -49,7 +49,8 @@ def power(studies: int, rule: NoiseRule, gain: float, ideas: int = 20) -> tuple[
         planted = next(experiment for experiment in candidates if experiment.ideas == (PLANTED,))
         kept += PLANTED in lab.trees[lab.study.incumbent_commit]
         group = lab.study.group_of(planted)
-        runs.append(sum(not lab.study.experiments[number].round for number in group.experiments))
+        again = [lab.study.experiments[number].title.startswith("again") for number in group.experiments]
+        runs.append(1 + sum(again))
     return kept / studies, statistics.fmean(runs)
 
 

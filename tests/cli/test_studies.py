@@ -250,7 +250,7 @@ def test_jobs_that_a_dead_arf_has_left_are_ended_by_stop(
         process.communicate()
     home = workspace / ".arf" / "studies" / "s"
     assert lock_owner(home) is None
-    assert "died" in arf("list", cwd=workspace).stdout
+    assert "interrupted" in arf("list", cwd=workspace).stdout
     assert "2 jobs that it left are ended" in arf("stop", cwd=workspace).stderr
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ IDEA = {"title": "deeper", "reason": "", "expected_gain": 0, "risk": "",
         "constants": [{"name": "DEPTH", "value": 6}], "edits": []}  # fmt: skip
 
 
-def answer(folder: Path, **options: Any) -> Answer:
+def answer(folder: Path, **more: Any) -> Answer:
     from arf_plugins.agent_anthropic.agent import AnthropicAgent
 
     study = Study(name="s", base=BASE, base_tree="7" * 40, tiers=[Tier(name="cpu", slots=2)])
     told = Brief(study=study, files={"train.py": SCRIPT}, program="Do.", directory=folder)
 
     async def main() -> Answer:
-        agent = AnthropicAgent(AnthropicOptions(backoff_s=0.02, **options))
+        agent = AnthropicAgent(AnthropicOptions(**{"backoff_s": 0.02, **more}))
         try:
             return await agent.answer(Ask(base=BASE), told)
         finally:
@@ -146,3 +147,12 @@ def test_thinking_goes_back_as_it_was() -> None:
     reply = read({"content": blocks, "stop_reason": "tool_use", "usage": {}})
     [message] = _messages([reply])
     assert message["content"] == [thought, blocks[2]]  # and no empty text, which the API refuses
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("ARF_TEST_REAL" not in os.environ, reason="costs money: set ARF_TEST_REAL and the key")
+@pytest.mark.parametrize("mode", ["propose", "tools"])
+def test_the_real_service_has_ideas(tmp_path: Path, mode: str) -> None:
+    got = answer(tmp_path, mode=mode, max_usd=1.0, backoff_s=1.0)
+    assert got.ideas
+    assert 0 < got.usage.usd < 1

@@ -16,7 +16,7 @@ import pytest
 from attrs import define, evolve, field
 
 from arf.constants import read, replace
-from arf.errors import AgentError
+from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
 from arf.plugins import Plugins
 from arf.study import Study
@@ -465,6 +465,9 @@ def test_only_and_never_choose_the_constants_and_a_misspelt_one_is_told() -> Non
     assert names(only=("SEED",)) == set()
     with pytest.raises(AgentError, match=r"agent\.never: .* no constant 'DEPHT'; did you mean 'DEPTH'"):
         names(never=("DEPHT",))
+    brief = Brief(study=new_study(), files={"train.py": "DEPTH = 4\n"})
+    with pytest.raises(UsageError, match=r"agent\.only"):
+        OfflineAgent(OfflineOptions(only=("DEPHT",))).check(brief)
 
 
 def test_factors_are_one_for_each_constant_and_repeat_only_on_another_base() -> None:

@@ -179,6 +179,8 @@ def test_a_relative_path_is_one_in_the_workspace(tmp_path: Path, monkeypatch: py
     assert titles(answer(make("ideas.yaml"), new_study()))[0] == "other"
     with pytest.raises(AgentError, match=r"there is no .*missing\.yaml"):
         answer(make("missing.yaml"), new_study(), directory=directory)
+    with pytest.raises(UsageError, match="there is no"):
+        make("missing.yaml").check(Brief(study=new_study(), files={}, directory=directory))
 
 
 @pytest.mark.parametrize(

@@ -569,6 +569,26 @@ def test_a_budget_in_dollars_stops_asking_before_it_is_exceeded(
     assert not llmock.requests
 
 
+def test_conversations_at_the_same_time_do_not_exceed_the_budget_together(
+    llmock: LLMock, dialect: str, tmp_path: Path
+) -> None:
+    llmock.reply(said(DEEPER))
+    prices = {"mine": {"input": 0.0, "output": 1000.0}}  # 1 $ for an answer of 1,000 tokens
+
+    async def main() -> list[Answer | BaseException]:
+        agent = make(dialect, model="mine", prices=prices, max_output_tokens=1000, max_usd=1.5)
+        told = brief(tmp_path)
+        asks = [agent.answer(Ask(base=BASE), told) for _ in range(2)]
+        got = await asyncio.gather(*asks, return_exceptions=True)
+        await agent.aclose()
+        return got
+
+    first, second = asyncio.run(main())
+    assert isinstance(first, Answer)
+    assert isinstance(second, AgentError)
+    assert len(llmock.requests) == 1
+
+
 def test_a_budget_in_dollars_needs_a_price(dialect: str) -> None:
     with pytest.raises(UsageError, match="no price is known for 'mine'"):
         make(dialect, model="mine", max_usd=1.0)

@@ -20,6 +20,7 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
+from arf.cli.studies import find_study
 from arf.errors import UsageError
 from arf.store import Store
 from arf.study import Study
@@ -521,7 +522,7 @@ def test_a_study_that_is_not_there_is_told_with_the_nearest_name(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="did you mean 'first'"):
-        commands.find_study("frist")
+        find_study("frist")
     monkeypatch.chdir(here)
     with pytest.raises(UsageError, match="there is no study here"):
-        commands.find_study(None)
+        find_study(None)

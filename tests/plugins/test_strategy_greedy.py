@@ -137,7 +137,7 @@ def test_several_winners_that_were_found_side_by_side_are_taken_in_together() ->
     )
     laboratory.run()
     assert laboratory.best == -8.0
-    assert any(len(experiment.ideas) >= 3 for experiment, _ in laboratory.keeps())
+    assert sum(len(experiment.ideas) > 1 for experiment, _ in laboratory.keeps()) >= 2
 
 
 def test_of_ideas_that_set_the_same_constant_only_the_better_joins_a_combination() -> None:

@@ -35,6 +35,19 @@ def _view_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--max-usd", type=float, metavar="X", help="End before so many US dollars are spent."),
+        click.option(
+            "--max-slot-hours", type=float, metavar="X", help="End after so many hours of slots in use."
+        ),
+        click.option("--max-time", metavar="TIME", help="End after so long, such as 30m or 8h."),
+        click.option("--max-experiments", type=int, metavar="N", help="End after so many experiments."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("workspace", required=False)
 @click.option("--config", "config_file", metavar="FILE", help="A study's configuration (see configs/).")
@@ -44,10 +57,7 @@ def _view_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--agent", metavar="A", help="Who has the ideas.")
 @click.option("--parser", metavar="P", help="How metrics are read from the output.")
 @click.option("--slots", type=int, metavar="N", help="Jobs at a time.")
-@click.option("--max-experiments", type=int, metavar="N", help="End after so many experiments.")
-@click.option("--max-time", metavar="TIME", help="End after so long, such as 30m or 8h.")
-@click.option("--max-slot-hours", type=float, metavar="X", help="End after so many hours of slots in use.")
-@click.option("--max-usd", type=float, metavar="X", help="End before so many US dollars are spent.")
+@_budget_options
 @click.option("--seed", type=int, metavar="N", help="What the study's randomness starts from.")
 @click.option(
     "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key, such as -o noise.alpha=0.01."
@@ -82,12 +92,13 @@ def run(
 
 @click.command()
 @study_argument
+@_budget_options
 @_view_options
-def resume(study: str | None, style: str | None, verbose: bool) -> int:
+def resume(study: str | None, style: str | None, verbose: bool, **flags: Any) -> int:
     """Go on with STUDY, however it ended: finished, stopped, or killed.
 
     STUDY is a name or the beginning of one; the newest study if it is left out. Jobs that still run are taken
-    up again, and nothing is run twice.
+    up again, and nothing is run twice. A budget given here takes the place of the study's own.
     """
     from arf.plugins import Plugins
     from arf.store import Store
@@ -100,7 +111,7 @@ def resume(study: str | None, style: str | None, verbose: bool) -> int:
     async def begin() -> Begun:
         from arf import launch
 
-        return await launch.resume(home, plugins)
+        return await launch.resume(home, plugins, _dotted(flags))
 
     from arf.cli.conduct import conduct
 
@@ -150,25 +161,27 @@ def _configure(
     pairs = [_pair(text) for text in overrides]
     plugins = Plugins.load(_disabled(**files, overrides=pairs))
     detected = None if yaml.is_file() else detect(directory)
-    keys = {
-        "name": "study.name",
-        "seed": "study.seed",
-        "slots": "backend.slots",
-        **{budget: f"budget.{budget}" for budget in flags if budget.startswith("max_")},
-    }
-    given = {keys.get(flag, flag): value for flag, value in flags.items()}
     if detected is not None and detected.settings is None and not _names_command(files["config_file"], pairs):
         raise WorkspaceError(detected.reason, hint=f"`arf init {_shown(directory)} --script FILE` writes one")
     config = load(
         **files,
         detected=detected.settings if detected else None,
         overrides=pairs,
-        flags=given,
+        flags=_dotted(flags),
         options_class=plugins.options,
     )
     notes = [] if detected is None else [detected.reason]
     notes += [f"warning: {warning}" for warning in config.warnings]
     return config, plugins, [*notes, *_left_out(plugins)]
+
+
+def _dotted(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of the command line as keys of the configuration."""
+    keys = {"name": "study.name", "seed": "study.seed", "slots": "backend.slots"}
+    return {
+        f"budget.{flag}" if flag.startswith("max_") else keys.get(flag, flag): value
+        for flag, value in flags.items()
+    }
 
 
 def _left_out(plugins: Plugins) -> list[str]:

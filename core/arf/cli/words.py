@@ -55,8 +55,8 @@ def gain_text(summary: Mapping[str, Any]) -> str | None:
 
 def state_text(summary: Mapping[str, Any], *, short: bool = False) -> str:
     """What a study does, and why it ended."""
-    if summary["state"] == "running" and summary["pid"] is None:
-        return "died" if short else f"died; `arf resume {summary['study']}` goes on"
+    if summary["state"] == "interrupted":
+        return "interrupted" if short else f"interrupted; `arf resume {summary['study']}` goes on"
     reason = printable(summary["reason"])
     return summary["state"] if short or not reason else f"{summary['state']} ({reason})"
 

@@ -7,6 +7,7 @@ from itertools import combinations
 
 from attrs import frozen
 
+from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Scalar
 from arf_plugins.agent_offline import OfflineOptions
@@ -49,8 +50,14 @@ class OfflineAgent(Agent):
         self._history: History | None = None
         self._ground: _Ground | None = None
 
+    def check(self, brief: Brief) -> None:
+        self._space(brief)
+
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
-        space = read_space(brief.files, self._options.only, self._options.never)
+        try:
+            space = self._space(brief)
+        except UsageError as error:
+            raise AgentError(error.message, hint=error.hint) from None
         if not space.moves:
             return Answer(exhausted=True, note=_nothing_to_move(space))
         if self._history is None or self._history.study is not brief.study:
@@ -60,6 +67,9 @@ class OfflineAgent(Agent):
             self._ground = _Ground(space)
         thought = _Thought(self._ground, self._history, ask.base, self._options.explore)
         return thought.factors(ask.n) if ask.kind is AskKind.FACTORS else thought.ideas(ask.n)
+
+    def _space(self, brief: Brief) -> Space:
+        return read_space(brief.files, self._options.only, self._options.never)
 
 
 class _Ground:

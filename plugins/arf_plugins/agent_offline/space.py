@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from arf import constants
 from arf.constants import Constant
-from arf.errors import AgentError, UsageError, nearest
+from arf.errors import UsageError, nearest
 from arf.types import Draft, Edit, Scalar
 from arf_plugins.agent_offline import names
 from arf_plugins.agent_offline.scales import Scale, scale_of
@@ -109,7 +109,7 @@ def is_part(name: str) -> bool:
 def read_space(files: Mapping[str, str], only: Collection[str] = (), never: Collection[str] = ()) -> Space:
     """The space of some files. A name that two files share is left alone: an idea could not say which.
 
-    Raises AgentError where `only` or `never` names what is no constant of the files.
+    Raises UsageError where `only` or `never` names what is no constant of the files.
     """
     return _space_of(tuple(sorted(files.items())), tuple(only), tuple(never))
 
@@ -126,7 +126,7 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
     for option, given in (("only", only), ("never", never)):
         for name in given:
             if _whole_name(name) not in home:
-                raise AgentError(
+                raise UsageError(
                     f"agent.{option}: the editable files have no constant {name!r}", hint=nearest(name, home)
                 )
     home = {name: place for name, place in home.items() if name not in shared}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -38,14 +37,19 @@ class ScriptAgent(Agent):
         if self._path.is_absolute() or self._path.exists():
             self._drafts = self._read(self._path)
 
+    def check(self, brief: Brief) -> None:
+        self._ideas(brief.directory)
+
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
-        if self._drafts is None or not self._path.is_absolute():
-            self._drafts = self._find(brief.directory)
+        try:
+            ideas = self._ideas(brief.directory)
+        except UsageError as error:
+            raise AgentError(error.message, hint=error.hint) from None
         self._follow(brief.study)
-        left = list(islice(self._left(self._drafts), ask.n + 1))
+        left = list(islice((draft for draft in ideas if draft.title not in self._given), ask.n + 1))
         drafts, exhausted = left[: ask.n], len(left) <= ask.n
         self._given.update(draft.title for draft in drafts)
-        note = "" if drafts else f"all {len(self._drafts)} ideas of {self._path} have been given"
+        note = "" if drafts else f"all {len(ideas)} ideas of {self._path} have been given"
         if ask.kind is AskKind.FACTORS:
             factors = tuple(FactorDraft(name=draft.title, levels=(draft,)) for draft in drafts)
             return Answer(factors=factors, exhausted=exhausted, note=note)
@@ -58,19 +62,15 @@ class ScriptAgent(Agent):
         self._given.update(idea.title for idea in islice(study.ideas.values(), self._seen, None))
         self._seen = len(study.ideas)
 
-    def _left(self, drafts: list[Draft]) -> Iterator[Draft]:
-        return (draft for draft in drafts if draft.title not in self._given)
-
-    def _find(self, directory: Path | None) -> list[Draft]:
-        """The ideas by a path relative to the workspace, else to the current directory."""
-        above = directory.absolute().parents if directory is not None else ()
-        places = [*(folder.parent for folder in above if folder.name == _OWN_FOLDER), Path.cwd()]
-        found = next((place / self._path for place in places if (place / self._path).exists()), None)
-        self._path = found or places[0] / self._path
-        try:
-            return self._read(self._path)
-        except UsageError as error:
-            raise AgentError(error.message, hint=error.hint) from None
+    def _ideas(self, directory: Path | None) -> list[Draft]:
+        """The ideas by a path relative to the workspace, else to the current directory. Read once."""
+        if self._drafts is None or not self._path.is_absolute():
+            above = directory.absolute().parents if directory is not None else ()
+            places = [*(folder.parent for folder in above if folder.name == _OWN_FOLDER), Path.cwd()]
+            found = next((place / self._path for place in places if (place / self._path).exists()), None)
+            self._path = found or places[0] / self._path
+            self._drafts = self._read(self._path)
+        return self._drafts
 
     def _read(self, path: Path) -> list[Draft]:
         if not path.exists():

@@ -81,9 +81,7 @@ class SimWorkspace:
 
     def make_idea(self, draft: Draft, base: str, *, message: str) -> str:
         if not draft.constants:
-            raise UsageError(
-                "a simulated script has nothing but constants", hint="propose constants by name"
-            )
+            raise UsageError("a simulated script has nothing but constants", hint="propose constants by name")
         old = self._settings[base]
         values = {name: self._checked(name, value) for name, value in draft.constants.items()}
         constants.check(self._constants, values)

@@ -133,7 +133,9 @@ class Recording:
         if part.exists():
             lines = [json.loads(line) for line in part.read_text("utf-8").splitlines()]
             if not lines or lines[0] != head:
-                raise UsageError(f"{part} is of another recording", hint="remove it, or name another --output")
+                raise UsageError(
+                    f"{part} is of another recording", hint="remove it, or name another --output"
+                )
             for levels, replicate, value, seconds in lines[1:]:
                 self.done[(tuple(levels), replicate)] = (value, seconds)
         else:
@@ -272,7 +274,9 @@ class _Runner:
         base = recording.workspace.base_commit()
         while queue:
             cell, replicate = queue.pop()
-            values = {p.name: v for p, v in zip(recording.parameters, recording.values(cell).values(), strict=True)}
+            values = {
+                p.name: v for p, v in zip(recording.parameters, recording.values(cell).values(), strict=True)
+            }
             changed = {p.name: values[p.name] for p in recording.parameters if values[p.name] != p.base}
             title = ", ".join(f"{name} = {value}" for name, value in changed.items())
             commit = base
@@ -322,5 +326,3 @@ class _Runner:
             tier=self._tier,
             time_limit_s=limit_s,
         )
-
-

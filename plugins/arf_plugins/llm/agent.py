@@ -187,7 +187,7 @@ class ModelAgent(Agent):
         return price
 
     def _spent_usd(self, brief: Brief) -> float:
-        under_way = sum(c.spending.usage.usd for c in self._under_way.values())
+        under_way = sum(c.spending.usage.usd + c.reserved_usd for c in self._under_way.values())
         left_over = sum(c.spending.usage.usd for c in self._unfinished)
         return brief.study.usage.usd + self._unbilled.usd + under_way + left_over
 

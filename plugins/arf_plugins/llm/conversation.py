@@ -37,6 +37,8 @@ class Conversation:
     """There once it has ended."""
     changes: tuple[str, ...] = ()
     """What the answer's drafts do, for recognising repeats."""
+    reserved_usd: float = 0.0
+    """What the exchange that is under way may cost."""
 
     def add(self, turn: Turn) -> None:
         """Write a turn, then count it."""

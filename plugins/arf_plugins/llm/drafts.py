@@ -8,6 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -21,6 +22,8 @@ from arf.types import Ask, AskKind, Draft, Edit, FactorDraft, Scalar
 from arf_plugins.llm.turns import Schema, ToolSpec, whole_json
 
 MAX_TITLE = 100
+MAX_STARTS = 200
+"""Brackets in prose that are tried as the beginning of JSON."""
 Files = Mapping[str, str]
 
 
@@ -121,13 +124,13 @@ def read_json(text: str) -> Any:
         except (ValueError, RecursionError):
             pass
     decoder = json.JSONDecoder()
-    for match in re.finditer(r"[{\[]", text):
+    for match in islice(re.finditer(r"[{\[]", text), MAX_STARTS):
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value = whole_json(decoder.raw_decode(text, match.start())[0])
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict | list) and value:
-            return whole_json(value)
+            return value
     raise UsageError("the answer holds no JSON object", hint="answer with one JSON object and nothing else")
 
 

@@ -31,17 +31,21 @@ class Session:
     conversation: Conversation
     price: Price | None
     spent_usd: Callable[[], float]
-    """What the study's asks have cost, those included that other conversations have under way."""
+    """What the study's asks have cost, and what the exchanges that are under way may cost."""
 
     async def exchange(self, request: Request) -> Reply:
         """Ask, with new attempts where they help; the reply is on disk before it is returned.
 
         Raises Fault, and OutOfBudget before anything is sent.
         """
-        self._check_budget(request)
+        next_usd = self._check_budget(request)
         options = self.options
         rule = RetryRule(attempts=options.attempts, first_s=options.backoff_s, max_wait_s=options.max_wait_s)
-        reply = scrubbed(await retried(lambda: self.model.reply(request), rule))
+        self.conversation.reserved_usd = next_usd
+        try:
+            reply = scrubbed(await retried(lambda: self.model.reply(request), rule))
+        finally:
+            self.conversation.reserved_usd = 0.0
         self.conversation.add(reply)
         usage = reply.usage
         log.debug(
@@ -50,7 +54,8 @@ class Session:
         )  # fmt: skip
         return reply
 
-    def _check_budget(self, request: Request) -> None:
+    def _check_budget(self, request: Request) -> float:
+        """What the exchange may cost at most, in dollars. Raises OutOfBudget if that is too much."""
         options, usage = self.options, self.conversation.spending.usage
         tokens = estimated_tokens(request)
         limit = options.max_tokens_per_ask
@@ -58,7 +63,7 @@ class Session:
         if limit is not None and used and used + tokens > limit:
             raise OutOfBudget(f"the conversation has used {used:,} tokens of max_tokens_per_ask {limit:,}")
         if self.price is None:
-            return
+            return 0.0
         next_usd = self.price.usd(fresh=tokens, cached=0, written=0, output=request.max_output)
         if options.max_usd_per_ask is not None and usage.usd + next_usd > options.max_usd_per_ask:
             raise OutOfBudget(
@@ -72,6 +77,7 @@ class Session:
                 f"asks have cost ${spent:.2f}, the next may cost ${next_usd:.2f}, and agent.max_usd is "
                 f"{options.max_usd:g}",
             )
+        return next_usd
 
 
 def estimated_tokens(request: Request) -> int:

@@ -41,10 +41,10 @@ class ToolCall:
     def object(self) -> dict[str, Any] | None:
         """The arguments; None if they are no JSON object."""
         try:
-            value = json.loads(self.arguments)
+            value = whole_json(json.loads(self.arguments))
         except (ValueError, RecursionError):
             return None
-        return whole_json(value) if isinstance(value, dict) else None
+        return value if isinstance(value, dict) else None
 
     def sendable(self) -> str:
         """The arguments as a server takes them back: many choke on what is no JSON."""

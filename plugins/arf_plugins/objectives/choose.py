@@ -97,5 +97,3 @@ class OnHardware(SimulatedObjective):
         if tier not in self._optima:
             self._optima[tier] = self.searched_optimum(tier)
         return self._optima[tier]
-
-

@@ -57,9 +57,7 @@ def read_ledger(directory: str | Path) -> Table:
     return Table(
         objective=study.objective,
         parameters=tuple(parameters[n] for n in used),
-        cells=tuple(
-            Cell(levels=tuple(cell.levels[n] for n in used), values=cell.values) for cell in cells
-        ),
+        cells=tuple(Cell(levels=tuple(cell.levels[n] for n in used), values=cell.values) for cell in cells),
         provenance={"study": study.name, "base": study.base},
     )
 

@@ -249,5 +249,3 @@ class Published(SimulatedObjective):
 
     def optimum(self, tier: str = "") -> float:
         return self._function.minimum
-
-

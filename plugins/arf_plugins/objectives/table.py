@@ -18,7 +18,7 @@ from typing import Any
 from attrs import field, frozen
 
 from arf.errors import UsageError
-from arf.types import Direction, Objective, Scalar
+from arf.types import Direction, Objective
 from arf_plugins.objectives.objective import NoCellError, Parameter, SimulatedObjective, Values, better
 
 FORMAT = "arf-table/1"

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from arf.errors import UsageError, nearest
-from arf.store import DATABASE, Store, study_from_json
+from arf.cli.studies import find_study
+from arf.store import Store, study_from_json
 from arf_plugins.report.files import write_report
 from arf_plugins.report.results import to_csv, to_json, to_tsv
-
-STUDIES = Path(".arf") / "studies"
-DEMO = Path("arf-demo")
-"""Where `arf run` sets up the bundled workspace."""
 
 
 @click.command()
@@ -63,18 +58,3 @@ def export(study: str | None, form: str) -> None:
         lines = (to_tsv if form == "tsv" else to_csv)(experiments, metric)
     for line in lines:
         click.echo(line)
-
-
-def find_study(name: str | None) -> Path:
-    """The folder of a study of the workspace here, or of the demo here. Raises UsageError."""
-    if name is not None and (Path(name) / DATABASE).is_file():
-        return Path(name).resolve()
-    roots = (STUDIES, DEMO / STUDIES)
-    found = {path.parent.name: path.parent for root in reversed(roots) for path in root.glob(f"*/{DATABASE}")}
-    if name is None and found:
-        return max(found.values(), key=lambda folder: (folder / DATABASE).stat().st_mtime).resolve()
-    if name in found:
-        return found[name].resolve()
-    if not found:
-        raise UsageError("there is no study here", hint="go to a workspace, or name a study's folder")
-    raise UsageError(f"there is no study {name!r}", hint=nearest(name or "", found))

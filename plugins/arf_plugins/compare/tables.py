@@ -1,0 +1,149 @@
+"""A verdict as tables: rows of text, from which the terminal and the page are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from attrs import frozen
+
+from arf_plugins.compare.runs import Outcome
+from arf_plugins.compare.verdict import EQUAL, Middle, Verdict
+
+WORDS = {
+    "wall_hours": "wall-clock",
+    "slot_hours": "slot-hours",
+    "experiments": "experiments",
+    "usd": "dollars",
+}
+
+
+@frozen(kw_only=True)
+class Grid:
+    """A table: its title, a line on how to read it, and its cells, the header first."""
+
+    title: str
+    note: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+def grids(outcomes: Sequence[Outcome], verdict: Verdict) -> list[Grid]:
+    """All tables, in the order in which they are read."""
+    return [
+        *(_gains(verdict, equal) for equal in EQUAL),
+        _targets(verdict),
+        _ranks(verdict),
+        _tests(verdict),
+        _conduct(outcomes, verdict),
+    ]
+
+
+def _gains(verdict: Verdict, equal: str) -> Grid:
+    levels = ", ".join(f"{o} {verdict.level[equal][o]:.3g}" for o in verdict.objectives)
+    rows = [("arm", *verdict.objectives)]
+    for arm in verdict.arms:
+        rows.append((arm, *(percent(verdict.gain[(equal, o, arm)]) for o in verdict.objectives)))
+    return Grid(
+        title=f"True gain of what was kept, at equal {WORDS[equal]}",
+        note=f"Percent of the possible gain: median (95 % interval), at {levels} h.",
+        rows=tuple(rows),
+    )
+
+
+def _targets(verdict: Verdict) -> Grid:
+    rows = [("objective", "arm", "reached", "experiments", "slot-hours", "hours", "dollars")]
+    for o in verdict.objectives:
+        for arm in verdict.arms:
+            hit, n = verdict.reached[(o, arm)]
+            spent = (
+                number(verdict.to_target[(m, o, arm)])
+                for m in ("experiments", "slot_hours", "wall_hours", "usd")
+            )
+            rows.append((o, arm, f"{hit}/{n}", *spent))
+    return Grid(
+        title=f"What {verdict.target:.0%} of the possible gain took",
+        note="Median (95 % interval) until it was kept; a run that never got there counts as ∞.",
+        rows=tuple(rows),
+    )
+
+
+def _ranks(verdict: Verdict) -> Grid:
+    rows = [("arm", *(f"equal {WORDS[equal]}" for equal in EQUAL))]
+    for arm in sorted(verdict.arms, key=lambda a: verdict.ranks[(EQUAL[0], a)]):
+        rows.append((arm, *(f"{verdict.ranks[(equal, arm)]:.2f}" for equal in EQUAL)))
+    return Grid(title="Mean ranks", note="Over all objectives and seeds; 1 is best.", rows=tuple(rows))
+
+
+def _tests(verdict: Verdict) -> Grid:
+    rows = [("equal", "objective", "arm", "difference", "effect", "p", "p (Holm)")]
+    for test in verdict.tests:
+        rows.append(
+            (
+                WORDS[test.equal],
+                test.objective,
+                test.arm,
+                f"{100 * test.difference:+.1f} %",
+                f"{test.effect:+.2f}",
+                f"{test.p:.2g}",
+                f"{test.p_holm:.2g}",
+            )
+        )
+    return Grid(
+        title=f"Paired tests against {verdict.reference}",
+        note="Median difference in the share of the possible gain, rank-biserial effect size, Wilcoxon's "
+        "signed ranks, and Holm's correction over all rows.",
+        rows=tuple(rows),
+    )
+
+
+def _conduct(outcomes: Sequence[Outcome], verdict: Verdict) -> Grid:
+    rows = [("objective", "arm", "experiments", "an hour", "in use", "keeps", "false keeps", "luckiest is off by")]
+    for o in verdict.objectives:
+        for arm in verdict.arms:
+            runs = [run for run in outcomes if (run.objective, run.arm) == (o, arm)]
+            rates = [run.total.experiments / run.total.wall_hours for run in runs if run.total.wall_hours]
+            off = [
+                run.sign * (run.lucky_truth - run.lucky_reading)
+                for run in runs
+                if run.lucky_truth is not None and run.lucky_reading is not None
+            ]
+            rows.append(
+                (
+                    o,
+                    arm,
+                    f"{median(run.total.experiments for run in runs):.0f}",
+                    f"{median(rates):.0f}" if rates else "",
+                    f"{median(run.utilisation for run in runs):.1%}",
+                    f"{sum(run.keeps for run in runs)}",
+                    f"{sum(run.false_keeps for run in runs)}",
+                    f"{median(off):.3g}" if off else "",
+                )
+            )
+    return Grid(
+        title="How the studies went",
+        note="Medians; keeps are sums over the seeds. The luckiest reading of a study looks better than its "
+        "setting truly is, by so much.",
+        rows=tuple(rows),
+    )
+
+
+def percent(middle: Middle) -> str:
+    return f"{100 * middle.value:.1f} ({100 * middle.low:.1f} to {100 * middle.high:.1f})"
+
+
+def number(middle: Middle) -> str:
+    if math.isinf(middle.value):
+        return "∞" if math.isinf(middle.low) else f"∞ ({middle.low:.3g} to ∞)"
+    high = "∞" if math.isinf(middle.high) else f"{middle.high:.3g}"
+    return f"{middle.value:.3g} ({middle.low:.3g} to {high})"
+
+
+def summary(title: str, outcomes: Sequence[Outcome], verdict: Verdict) -> str:
+    """The tables as plain text."""
+    parts = [title]
+    for grid in grids(outcomes, verdict):
+        widths = [max(len(row[n]) for row in grid.rows) for n in range(len(grid.rows[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in grid.rows]
+        parts.append("\n".join([grid.title, grid.note, *(line.rstrip() for line in lines)]))
+    return "\n\n".join(parts) + "\n"

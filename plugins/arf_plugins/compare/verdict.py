@@ -1,0 +1,207 @@
+"""What a comparison says: medians with intervals, ranks, paired tests, time and cost to the target.
+
+- The interval of a median is the distribution-free one between order statistics (Conover, Practical
+  Nonparametric Statistics, 3rd ed., section 3.2), at 95 % or more; from fewer than 6 runs it is their range.
+- Pairs (same seed, same objective) are tested by Wilcoxon's signed ranks, zeros by Pratt's method (Conover,
+  section 5.7), two-sided; the effect size is the matched-pairs rank-biserial correlation (Kerby, Comprehensive
+  Psychology 3, 2014): 1 if every pair favours the arm. Holm's correction (Scandinavian Journal of
+  Statistics 6, 1979) is over all tests of a comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from attrs import evolve, frozen
+
+from arf_plugins.compare.runs import MEASURES, Outcome
+
+EQUAL = ("wall_hours", "slot_hours")
+"""What is held equal in a judgement: the time on the wall, or the work of the machines."""
+
+
+@frozen(kw_only=True)
+class Middle:
+    """A median with its interval; infinite where the target was not reached."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@frozen(kw_only=True)
+class Test:
+    """An arm against the reference, over all seeds of one objective."""
+
+    arm: str
+    objective: str
+    equal: str
+    difference: float
+    """The median of the paired differences; positive if the arm is better than the reference."""
+    effect: float
+    """Rank-biserial correlation, -1 to 1."""
+    p: float
+    p_holm: float
+    pairs: int
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """Everything that tables and plots show, by arm and objective."""
+
+    arms: tuple[str, ...]
+    objectives: tuple[str, ...]
+    reference: str
+    target: float
+    level: Mapping[str, Mapping[str, float]]
+    """By what is held equal and by objective: so much of it every arm has spent."""
+    gain: Mapping[tuple[str, str, str], Middle]
+    """(equal, objective, arm): share of the possible gain."""
+    to_target: Mapping[tuple[str, str, str], Middle]
+    """(measure, objective, arm): what the target took."""
+    reached: Mapping[tuple[str, str], tuple[int, int]]
+    """(objective, arm): how many runs reached the target, of how many."""
+    ranks: Mapping[tuple[str, str], float]
+    """(equal, arm): mean rank over all objectives and seeds; 1 is best."""
+    tests: tuple[Test, ...]
+
+
+def judge(outcomes: Sequence[Outcome], *, reference: str, target: float) -> Verdict:
+    """The verdict of the runs of a comparison; every arm has the same seeds."""
+    arms = tuple(dict.fromkeys(outcome.arm for outcome in outcomes))
+    objectives = tuple(dict.fromkeys(outcome.objective for outcome in outcomes))
+    runs: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in sorted(outcomes, key=lambda o: o.seed):
+        runs[(outcome.objective, outcome.arm)].append(outcome)
+    level = {equal: {o: _common(runs, equal, o, arms) for o in objectives} for equal in EQUAL}
+    gains = {
+        (equal, o, arm): [_gain(run, equal, level[equal][o]) for run in runs[(o, arm)]]
+        for equal in EQUAL
+        for o in objectives
+        for arm in arms
+    }
+    spent = {
+        (measure, o, arm): middle([run.spent_for(measure, target) for run in runs[(o, arm)]])
+        for measure in MEASURES
+        for o in objectives
+        for arm in arms
+    }
+    reached = {
+        key: (sum(math.isfinite(run.spent_for("experiments", target)) for run in there), len(there))
+        for key, there in runs.items()
+    }
+    return Verdict(
+        arms=arms,
+        objectives=objectives,
+        reference=reference,
+        target=target,
+        level=level,
+        gain={key: middle(values) for key, values in gains.items()},
+        to_target=spent,
+        reached=reached,
+        ranks=_ranks(gains, arms, objectives),
+        tests=_tests(gains, arms, objectives, reference),
+    )
+
+
+def _common(
+    runs: Mapping[tuple[str, str], list[Outcome]], equal: str, objective: str, arms: Sequence[str]
+) -> float:
+    """What the arm that spent least has spent: the longest stretch over which all can be compared."""
+    return min(median(getattr(run.total, equal) for run in runs[(objective, arm)]) for arm in arms)
+
+
+def _gain(run: Outcome, equal: str, level: float) -> float:
+    return run.best_at(equal, level * (1 + 1e-9))
+
+
+def middle(values: Sequence[float]) -> Middle:
+    """The median and its interval at 95 % or more."""
+    from scipy.stats import binom
+
+    ordered = sorted(values)
+    n = len(ordered)
+    skip = int(binom.ppf(0.025, n, 0.5))  # P(X < skip) <= 0.025 for X binomial, so both tails have 5 %
+    skip = min(max(skip, 1), n) - 1
+    return Middle(value=_median(ordered), low=ordered[skip], high=ordered[n - 1 - skip], n=n)
+
+
+def _median(ordered: Sequence[float]) -> float:
+    """Infinite where half of the runs or more are; never an average with infinity."""
+    n = len(ordered)
+    low, high = ordered[(n - 1) // 2], ordered[n // 2]
+    return high if math.isinf(high) else (low + high) / 2
+
+
+def _ranks(
+    gains: Mapping[tuple[str, str, str], Sequence[float]], arms: Sequence[str], objectives: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """Mean ranks, ties shared."""
+    from scipy.stats import rankdata
+
+    found: dict[tuple[str, str], float] = {}
+    for equal in EQUAL:
+        rows = [
+            rankdata([-round(gain, 12) for gain in row])
+            for o in objectives
+            for row in zip(*(gains[(equal, o, arm)] for arm in arms), strict=True)
+        ]
+        for arm, ranks in zip(arms, zip(*rows, strict=True), strict=True):
+            found[(equal, arm)] = float(sum(ranks) / len(ranks))
+    return found
+
+
+def _tests(
+    gains: Mapping[tuple[str, str, str], Sequence[float]],
+    arms: Sequence[str],
+    objectives: Sequence[str],
+    reference: str,
+) -> tuple[Test, ...]:
+    tests = []
+    for equal in EQUAL:
+        for objective in objectives:
+            for arm in arms:
+                if arm != reference:
+                    pairs = zip(
+                        gains[(equal, objective, arm)], gains[(equal, objective, reference)], strict=True
+                    )
+                    differences = [round(mine - theirs, 12) for mine, theirs in pairs]
+                    tests.append(_test(arm, objective, equal, differences))
+    return _holm(tests)
+
+
+def _test(arm: str, objective: str, equal: str, differences: Sequence[float]) -> Test:
+    from scipy.stats import rankdata, wilcoxon
+
+    p = effect = 0.0
+    if any(differences):
+        p = float(wilcoxon(differences, zero_method="pratt").pvalue)
+        ranks = rankdata([abs(d) for d in differences])
+        signed = sum(math.copysign(r, d) for r, d in zip(ranks, differences, strict=True) if d)
+        effect = float(signed / sum(r for r, d in zip(ranks, differences, strict=True) if d))
+    else:
+        p = 1.0
+    return Test(
+        arm=arm,
+        objective=objective,
+        equal=equal,
+        difference=float(median(differences)),
+        effect=effect,
+        p=p,
+        p_holm=p,
+        pairs=len(differences),
+    )
+
+
+def _holm(tests: Sequence[Test]) -> tuple[Test, ...]:
+    """Holm's step-down: the smallest p times how many there are, the next times one less, never falling."""
+    corrected: dict[int, float] = {}
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(tests)), key=lambda i: tests[i].p)):
+        highest = max(highest, min(1.0, tests[index].p * (len(tests) - rank)))
+        corrected[index] = highest
+    return tuple(evolve(test, p_holm=corrected[index]) for index, test in enumerate(tests))
