@@ -53,9 +53,13 @@ def judge(study: Study) -> Judgement:
 
 
 def confirm_plans(study: Study) -> tuple[Plan, ...]:
-    """The fresh runs of the incumbent that are still missing when a search ends; none for the baseline."""
+    """The fresh runs of the incumbent that are still missing when a search ends; none for the baseline.
+
+    None either while anything else runs: it may still change the incumbent, and no choice may be made by
+    fresh runs.
+    """
     tree = study.incumbent_tree
-    if tree == study.base_tree:
+    if tree == study.base_tree or any(study.experiments[n].round != CONFIRM for n in study.running):
         return ()
     for tier in study.tiers:
         base, best = study.baseline_group(tier.name), study.incumbent_group(tier.name)

@@ -7,32 +7,41 @@ many make up a figure (200). Exits with 1 if the false keeps are more than the r
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import sys
 from collections.abc import Callable
+from random import Random as Chance
 from typing import Any
 
+from arf.interfaces import Strategy
 from arf.stats import noise
 from arf.testing.laboratory import Ideas, Laboratory
 from arf.types import NoiseRule, Role, Tier
 from arf_plugins.strategy_greedy import Options
 from arf_plugins.strategy_greedy.strategy import Greedy
+from arf_plugins.strategy_random.strategy import Random
 
 PLANTED = 10
 """The idea that is better, in the power curve."""
 
 
-def laboratory(seed: int, ideas: int, slots: int = 4, combine: bool = False, **settings: Any) -> Laboratory:
+def laboratory(
+    seed: int, ideas: int, slots: int = 4, strategy: Strategy | None = None, **settings: Any
+) -> Laboratory:
     tiers = [Tier(name="a", slots=slots)]
-    made = Laboratory(Greedy(Options(combine=combine)), ideas=ideas, seed=seed, tiers=tiers, **settings)
+    strategy = strategy or Greedy(Options(combine=False))
+    made = Laboratory(strategy, ideas=ideas, seed=seed, tiers=tiers, **settings)
     made.run()
     return made
 
 
-def false_keeps(name: str, studies: int, *, ideas: int = 100, **settings: Any) -> float:
-    """Print and give the share of studies of ideas that do nothing in which anything was kept."""
-    made = [laboratory(seed, ideas, **settings) for seed in range(studies)]
+def false_keeps(name: str, studies: int, *, ideas: int = 100, spread: float = 0.0, **settings: Any) -> float:
+    """Print and give the share of studies of ideas that do nothing in which anything was kept.
+
+    The seeds are not those by which the constants of the judge were chosen.
+    """
+    seeds = range(10_000, 10_000 + studies)
+    made = [laboratory(seed, ideas, scatter=scattered(seed, spread), **settings) for seed in seeds]
     share = statistics.fmean(len(lab.study.kept) > 1 for lab in made)
     runs = statistics.fmean(len(lab.study.experiments) / ideas for lab in made)
     sigmas = [known.sigma for lab in made if (known := noise(lab.study, "a"))]
@@ -54,16 +63,18 @@ def power(studies: int, rule: NoiseRule, gain: float, ideas: int = 20) -> tuple[
     return kept / studies, statistics.fmean(runs)
 
 
-def scattered(spread: float) -> Callable[[Ideas], float]:
-    """Each idea has noise of its own, log-normal about that of the baseline."""
-    return lambda ideas: random.Random(str(sorted(ideas))).lognormvariate(0, spread) if ideas else 1.0
+def scattered(seed: int, spread: float) -> Callable[[Ideas], float]:
+    """Each idea of a study has noise of its own, log-normal about that of the baseline."""
+    if not spread:
+        return lambda ideas: 1.0
+    return lambda ideas: Chance(f"{seed}/{sorted(ideas)}").lognormvariate(0, spread) if ideas else 1.0
 
 
 def effects(seed: int, good: float, least: float, most: float) -> Callable[[Ideas], float]:
     """A share `good` of ideas gains `least` to `most` sigma, half are worse, the rest do next to nothing."""
 
     def effect(idea: int) -> float:
-        chance = random.Random(f"{seed}/{idea}")
+        chance = Chance(f"{seed}/{idea}")
         kind = chance.random()
         if kind < good:
             return -chance.uniform(least, most)
@@ -72,12 +83,22 @@ def effects(seed: int, good: float, least: float, most: float) -> Callable[[Idea
     return lambda ideas: sum(effect(idea) for idea in ideas)
 
 
-def search(name: str, studies: int, *, slots: int, runs: int, good: float, least: float, most: float) -> None:
+def search(
+    name: str,
+    studies: int,
+    strategy: Strategy,
+    *,
+    slots: int,
+    runs: int,
+    good: float,
+    least: float,
+    most: float,
+) -> None:
     """Print what a search of so many runs finds, against all that its candidates had to offer."""
     found, offered, keeps, false, tries = [], [], [], [], []
     for seed in range(studies):
         truth = effects(seed, good, least, most)
-        lab = laboratory(seed, 10**6, slots, combine=True, truth=truth, max_experiments=runs)
+        lab = laboratory(seed, 10**6, slots, strategy, truth=truth, max_experiments=runs)
         used = {idea for e in lab.study.experiments.values() for idea in e.ideas}
         found.append(-lab.best)
         offered.append(-sum(min(0.0, truth(frozenset({idea}))) for idea in used))
@@ -86,7 +107,7 @@ def search(name: str, studies: int, *, slots: int, runs: int, good: float, least
         tries.append(len(used))
     mean = statistics.fmean
     print(
-        f"{name:34} {mean(found):5.1f} of {mean(offered):5.1f} sigma {mean(keeps):6.2f} keeps "
+        f"{name:45} {mean(found):5.1f} of {mean(offered):5.1f} sigma {mean(keeps):6.2f} keeps "
         f"{mean(false):6.3f} false {mean(tries):6.1f} ideas"
     )
 
@@ -103,8 +124,8 @@ def main() -> int:
         false_keeps("90 % of the noise shared by runs of a seed", studies, shared=0.9),
         false_keeps("2 baseline runs", studies, rule=NoiseRule(replicates=2)),
     ]
-    false_keeps("each idea's noise its own, log-normal 0.3", studies, scatter=scattered(0.3))
-    false_keeps("each idea's noise its own, log-normal 0.7", studies, scatter=scattered(0.7))
+    false_keeps("each idea's noise its own, log-normal 0.3", studies, spread=0.3)
+    false_keeps("each idea's noise its own, log-normal 0.7", studies, spread=0.7)
     false_keeps("1,000 ideas", max(10, studies // 10), ideas=1000)
 
     print("\nPower: how often one better idea of 20 is kept, and runs of it; by gain in sigma")
@@ -132,7 +153,9 @@ def main() -> int:
         "gains 1-4 sigma, 300 runs, 1 slot": {"slots": 1, "runs": 300, "good": 0.1, "least": 1, "most": 4},
         "gains 1-4 sigma, 300 runs, 16 slots": {"slots": 16, "runs": 300, "good": 0.1, "least": 1, "most": 4},
     }.items():
-        search(name, max(10, studies // 4), **settings)  # type: ignore[arg-type]
+        for strategy in (Greedy(), Random()):
+            title = f"{type(strategy).__name__.lower():7} {name}"
+            search(title, max(10, studies // 4), strategy, **settings)  # type: ignore[arg-type]
     return int(max(shares) > 0.05)
 
 

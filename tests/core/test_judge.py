@@ -459,6 +459,19 @@ def test_the_best_is_measured_afresh_as_often_as_the_rule_says() -> None:
     assert case.study.experiments[8].reason == "fresh run of experiment 5, which no choice was made by"
 
 
+def test_nothing_is_confirmed_while_the_incumbent_may_still_change() -> None:
+    case = Case()
+    case.baseline(*NOISY)
+    case.ran("x", 0.95)
+    case.ran("x", 0.95, Role.REPLICATE)
+    case.ran("y", 0.90)
+    case.judge()
+    case.accept("x", Role.REPLICATE, round=CONFIRM)
+    assert len(confirm_plans(case.study)) == 2
+    case.accept("y", Role.REPLICATE)
+    assert confirm_plans(case.study) == ()
+
+
 def test_confirming_a_commit_that_fails_comes_to_an_end() -> None:
     case = Case(confirm=2)
     case.baseline(*NOISY)

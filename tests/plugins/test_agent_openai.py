@@ -15,6 +15,7 @@ from arf.study import Study
 from arf.testing.suites.agent import BASE, SCRIPT
 from arf.types import Answer, Ask, Tier, Usage
 from arf_plugins.agent_openai import OpenAIOptions
+from arf_plugins.llm.turns import Stop
 
 openai = pytest.importorskip("openai")
 
@@ -125,6 +126,42 @@ def test_cached_tokens_are_counted_and_priced(llmock: Any) -> None:
     bare = SimpleNamespace(prompt_tokens=10, completion_tokens=5, prompt_tokens_details=None)
     assert Chat(*arguments)._usage(bare).cached_tokens == 0
     assert Responses(*arguments)._usage(None) == Usage()
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "content", "stop"),
+    [
+        ("completed", None, {"type": "output_text", "text": "x", "annotations": []}, Stop.END),
+        ("completed", None, {"type": "refusal", "refusal": "no"}, Stop.REFUSED),
+        (
+            "incomplete",
+            "max_output_tokens",
+            {"type": "output_text", "text": "x", "annotations": []},
+            Stop.LENGTH,
+        ),
+        ("incomplete", "content_filter", {"type": "refusal", "refusal": "no"}, Stop.REFUSED),
+        ("incomplete", None, {"type": "output_text", "text": "x", "annotations": []}, Stop.LENGTH),
+    ],
+)
+def test_ends_of_a_response_are_told_apart(
+    status: str, reason: str | None, content: dict[str, Any], stop: Stop
+) -> None:
+    from openai.types.responses import Response
+
+    from arf_plugins.agent_openai.responses import Responses
+    from arf_plugins.llm.faults import Redactor
+
+    item = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [content]}
+    response = Response.model_validate(
+        {
+            "id": "r", "created_at": 0, "model": "m", "object": "response", "parallel_tool_calls": True,
+            "tool_choice": "auto", "tools": [], "status": status, "output": [item],
+            "incomplete_details": {"reason": reason} if reason else None,
+        }
+    )  # fmt: skip
+    reply = Responses(OpenAIOptions(), "key-none", None, Redactor("key-none"))._read(response)
+    assert reply.stop is stop
+    assert reply.why == ("no" if content["type"] == "refusal" else "")
 
 
 def test_a_long_request_is_dearer() -> None:

@@ -523,6 +523,6 @@ def test_a_study_that_is_not_there_is_told_with_the_nearest_name(
 ) -> None:
     with pytest.raises(UsageError, match="did you mean 'first'"):
         find_study("frist")
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(here.root)
     with pytest.raises(UsageError, match="there is no study here"):
         find_study(None)

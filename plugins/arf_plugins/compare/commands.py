@@ -13,7 +13,9 @@ from arf.errors import UsageError
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--output", "-O", type=click.Path(path_type=Path), help="Folder of the results; else FILE's name.")
+@click.option(
+    "--output", "-O", type=click.Path(path_type=Path), help="Folder of the results; else FILE's name."
+)
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="So many seeds, instead of FILE's.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes; else one for each core.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")

@@ -68,7 +68,9 @@ def _curve(axes: Axes, runs: Sequence[Outcome], measure: str, arm: str, number: 
     ys = [middle([100 * run.best_at(measure, x) for run in runs]) for x in xs]
     colour = COLOURS[number % len(COLOURS)]
     style = "-" if number < len(COLOURS) else "--"
-    axes.step(xs, [y.value for y in ys], where="post", color=colour, linestyle=style, label=arm, linewidth=1.6)
+    axes.step(
+        xs, [y.value for y in ys], where="post", color=colour, linestyle=style, label=arm, linewidth=1.6
+    )
     axes.fill_between(
         xs, [y.low for y in ys], [y.high for y in ys], step="post", color=colour, alpha=0.13, linewidth=0
     )

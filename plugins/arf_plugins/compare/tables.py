@@ -98,7 +98,9 @@ def _tests(verdict: Verdict) -> Grid:
 
 
 def _conduct(outcomes: Sequence[Outcome], verdict: Verdict) -> Grid:
-    rows = [("objective", "arm", "experiments", "an hour", "in use", "keeps", "false keeps", "luckiest is off by")]
+    rows = [
+        ("objective", "arm", "experiments", "an hour", "in use", "keeps", "false keeps", "luckiest is off by")
+    ]
     for o in verdict.objectives:
         for arm in verdict.arms:
             runs = [run for run in outcomes if (run.objective, run.arm) == (o, arm)]

@@ -114,9 +114,13 @@ class ModelAgent(Agent):
         def remember(text: str) -> None:
             _remember(brief.directory, text)
 
-        if self.options.mode == "tools":
-            return await Loop(session, checker, tell, remember, self._emphasis()).run()
-        return await Proposal(session, checker, self._forms, tell, remember, self._emphasis()).run()
+        try:
+            if self.options.mode == "tools":
+                return await Loop(session, checker, tell, remember, self._emphasis()).run()
+            return await Proposal(session, checker, self._forms, tell, remember, self._emphasis()).run()
+        finally:
+            if conversation.answer is None:  # it will be gone on with, and must not find itself a repeat
+                checker.passed.difference_update(checker.mine)
 
     def _emphasis(self) -> str:
         if len(self._under_way) < 2:

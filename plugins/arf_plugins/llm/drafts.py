@@ -171,7 +171,9 @@ class Checker:
     brief: Brief
     ask: Ask
     passed: set[str] = field(factory=set)
-    """Changes that this agent has proposed before for this base."""
+    """Changes that this agent has proposed before for this base, its other conversations included."""
+    mine: set[str] = field(factory=set)
+    """Those that this checker has let pass."""
 
     def draft(self, raw: Any) -> Checked:
         """The draft of an idea as a model wrote it. Raises UsageError with what is wrong with it."""
@@ -329,6 +331,7 @@ class Checker:
         if change in self.passed:
             raise UsageError("the same was proposed before")
         self.passed.add(change)
+        self.mine.add(change)
         return Checked(draft, change)
 
 

@@ -59,10 +59,11 @@ class Proposal:
         for attempt in range(2):
             try:
                 reply = await self._reply(attempt)
-            except OutOfBudget as error:
-                if attempt == 0:
+            except (Fault, OutOfBudget) as error:
+                mended_later = isinstance(error, Fault) and not self._any()
+                if attempt == 0 or mended_later:
                     raise
-                self.note = str(error)
+                self.note = str(error)[:300]  # what the first reply gave is not held up
                 break
             self._take(reply)
             if attempt or reply.stop is Stop.REFUSED or not self.problems or self._left() == 0:
