@@ -484,8 +484,10 @@ class Engine:
         if plan.role in (Role.BASELINE, Role.REPLICATE, Role.PROMOTION):
             return
         group = self.study.group(composed.tree, tier, plan.budget)
-        if group is not None:
-            raise UsageError(f"the same code as experiment {group.experiments[0]}")
+        for number in group.experiments if group else ():
+            # A cell of a design was only measured: the best cell may still stand as a candidate.
+            if plan.role is Role.CELL or self.study.experiments[number].role is not Role.CELL:
+                raise UsageError(f"the same code as experiment {number}")
         if composed.tree == self.study.base_tree:
             raise UsageError("the same code as the baseline")
 
@@ -699,7 +701,7 @@ class Engine:
                 if problem:
                     run.problem = problem
                     self._spawn(self._cancel(run.handle))
-            if self._agent_back_at and now >= self._agent_back_at:
+            if self._agent_back_at and (now >= self._agent_back_at or self._is_time_up()):
                 self._agent_back_at = 0.0
                 self._wake.set()
 
@@ -830,6 +832,7 @@ class Engine:
             self._agent_away = True
             log.warning("the agent is not asked any more: %s", error)
             return
+        log.warning("the agent cannot answer now, and is asked again later: %s", error)
         self._agent_back_at = asyncio.get_running_loop().time() + max(
             delay_s, AGENT_RETRY_S * 2 ** (self._agent_failures - 1)
         )

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
+from scipy.special import chdtri, fdtri, stdtr, stdtrit
 
 if TYPE_CHECKING:
     from arf.study import Group, Study
@@ -28,22 +29,16 @@ SCATTER_LEVEL = 0.1
 @lru_cache(maxsize=4096)
 def t_critical(alpha: float, df: float) -> float:
     """The value that Student's t with `df` degrees of freedom exceeds with probability `alpha`."""
-    from scipy.special import stdtrit
-
     return -float(stdtrit(df, alpha))
 
 
 def t_tail(t: float, df: float) -> float:
     """The probability that Student's t with `df` degrees of freedom exceeds `t`."""
-    from scipy.special import stdtr
-
     return float(stdtr(df, -t))
 
 
 @lru_cache(maxsize=4096)
 def _f_critical(alpha: float, df_over: int, df_under: int) -> float:
-    from scipy.special import fdtri
-
     return float(fdtri(df_over, df_under, 1 - alpha))
 
 
@@ -59,8 +54,6 @@ class Noise:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A confidence interval of sigma: `df * sigma**2` over the true variance is chi-squared with `df`
         degrees of freedom (Snedecor and Cochran, Statistical Methods, 8th ed., section 5.11)."""
-        from scipy.special import chdtri
-
         tail = (1 - level) / 2
         low, high = chdtri(self.df, tail), chdtri(self.df, 1 - tail)
         return self.sigma * math.sqrt(self.df / low), self.sigma * math.sqrt(self.df / high)

@@ -143,6 +143,7 @@ class Study:
         self._undecided: dict[int, None] = {}
         self._untried: dict[int, None] = {}
         self._planned: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+        self._by_idea: dict[int, list[int]] = {}
         self._rounds: dict[str, list[int]] = {}
         self._verdicts: dict[Verdict, int] = {}
         self._slot_s: dict[str, float] = {}
@@ -228,6 +229,13 @@ class Study:
     def planned(self, parent: str, ideas: tuple[int, ...]) -> list[int]:
         """Experiments that were made by applying these ideas to this parent. Do not change the list."""
         return self._planned.get((parent, ideas), [])
+
+    def with_idea(self, idea: int) -> list[int]:
+        """Experiments that an idea was applied in, by itself or with others, in order. Do not change the list.
+
+        Replicates apply no idea: they run a commit again.
+        """
+        return self._by_idea.get(idea, [])
 
     def group(self, tree: str, tier: str, budget: float | None = None) -> Group | None:
         """The runs of a tree on a tier; None if there is none."""
@@ -333,6 +341,7 @@ class Study:
             self._rounds.setdefault(experiment.round, []).append(experiment.id)
         for idea in experiment.ideas:
             self._untried.pop(idea, None)
+            self._by_idea.setdefault(idea, []).append(experiment.id)
         if self.incumbent_experiment is None and experiment.tree == self.incumbent_tree:
             self.incumbent_experiment = experiment.id
 

@@ -691,34 +691,6 @@ def test_ideas_are_not_held_up_by_a_service_that_goes_away_before_the_rest_is_me
     assert [draft.title for draft in got.ideas] == ["deeper"]
 
 
-def test_a_cancelled_conversation_with_tools_can_submit_the_same_again(
-    llmock: LLMock, dialect: str, tmp_path: Path
-) -> None:
-    agent = make(dialect, mode="tools")
-    told = brief(tmp_path)
-    tool_calls(llmock, EDIT, SUBMIT)
-    llmock.delay(0).delay(0).delay(60)
-
-    async def main() -> Answer:
-        task = asyncio.ensure_future(agent.answer(Ask(n=2, base=BASE), told))
-        path = tmp_path / "agent" / FOLDER / "000001.jsonl"
-        while not path.exists() or "Accepted" not in path.read_text():
-            await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.wait([task])
-        await agent.aclose()
-        llmock.reset()
-        tool_calls(llmock, ("done", {}))
-        other = make(dialect, mode="tools")
-        try:
-            return await other.answer(Ask(n=2, base=BASE), told)
-        finally:
-            await other.aclose()
-
-    assert [draft.title for draft in asyncio.run(main()).ideas] == ["half the loss"]
-    assert len(llmock.requests) == 1
-
-
 def _outage_after_first() -> Iterator[Any]:
     """A failure that the second request meets: the first one is let through by its delay."""
     from llmock.scenarios import Fail, Match

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
@@ -66,7 +67,7 @@ class OfflineAgent(Agent):
         if self._ground is None or self._ground.space is not space:
             self._ground = _Ground(space)
         thought = _Thought(self._ground, self._history, ask.base, self._options.explore)
-        return thought.factors(ask.n) if ask.kind is AskKind.FACTORS else thought.ideas(ask.n)
+        return thought.factors(ask.n) if ask.kind is AskKind.FACTORS else await thought.ideas(ask.n)
 
     def _space(self, brief: Brief) -> Space:
         return read_space(brief.files, self._options.only, self._options.never)
@@ -121,11 +122,13 @@ class _Thought:
 
     # ---- Ideas ------------------------------------------------------------------------------
 
-    def ideas(self, n: int) -> Answer:
+    async def ideas(self, n: int) -> Answer:
+        """A few milliseconds each, and between two of them a job that has ended is not kept waiting."""
         drafts: list[Draft] = []
         while len(drafts) < n and (change := self._next()) is not None:
             drafts.append(self._draft(change))
             self._take(change)
+            await asyncio.sleep(0)
         note = "" if drafts else "every sensible move of the constants has been tried from here"
         return Answer(ideas=tuple(drafts), exhausted=len(drafts) < n, note=note)
 

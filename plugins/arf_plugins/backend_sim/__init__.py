@@ -140,3 +140,14 @@ def arf_register_backends() -> list[Declaration]:
             options=SimOptions,
         )
     ]
+
+
+@hookimpl
+def arf_register_agents() -> list[Declaration]:
+    return [
+        Declaration(
+            name="dice",
+            summary="random values for random constants; knows nothing and learns nothing",
+            implementation="arf_plugins.backend_sim.dice:DiceAgent",
+        )
+    ]

@@ -140,7 +140,7 @@ class SimBackend(Backend):
         preempted_s = chance.expovariate(options.preemptions / 3600) if options.preemptions else math.inf
         try:
             settings = self._settings(job)
-            value = self._objective.draw(settings, job.tier, share, self._chance(job, "value")).value
+            value = self._objective.draw(settings, job.tier, share, self._chance(job, "value"))
             why = "crashed, as settings like this do"
         except NoCellError as error:
             value, why = math.nan, str(error)

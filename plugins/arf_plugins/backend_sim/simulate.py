@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from arf.study import Study
 from arf.types import Experiment, Scalar, Verdict, WorkspaceSettings
 from arf_plugins.backend_sim import SimOptions
 from arf_plugins.backend_sim.backend import SimBackend
-from arf_plugins.backend_sim.clock import EPOCH, VirtualLoop, loop_now, run_virtual
+from arf_plugins.backend_sim.clock import loop_now, run_virtual
 from arf_plugins.backend_sim.workspace import MemoryLogs, SimWorkspace
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import SimulatedObjective
@@ -38,8 +39,8 @@ class Simulation:
 
     options: SimOptions
     budget: Budget
-    noise: Noise = Noise()
-    limits: Limits = Limits()
+    noise: Noise = field(factory=Noise)
+    limits: Limits = field(factory=Limits)
     seed: int = 0
     strategy: str = "greedy"
     agent: str = "offline"
@@ -92,6 +93,7 @@ class _Observer:
     objective: SimulatedObjective
     prices: Mapping[str, float]
     tier: str
+    began: datetime
     moments: list[Moment] = field(factory=list)
     luckiest: Experiment | None = None
 
@@ -120,7 +122,7 @@ class _Observer:
         return Moment(
             experiments=len(study.experiments) - study.running_count,
             slot_hours=sum(slot_s.values()) / 3600,
-            wall_s=(now - EPOCH).total_seconds(),
+            wall_s=(now - self.began).total_seconds(),
             usd=study.usage.usd + sum(self.prices[tier] * s / 3600 for tier, s in slot_s.items()),
             truth=truth,
             truth_before=self.moments[-1].truth if self.moments else self.truth(base),
@@ -142,14 +144,13 @@ def simulate(
     strategy = strategy or plugins.make("strategy", simulation.strategy)
     agent = agent or plugins.make("agent", simulation.agent)
     with tempfile.TemporaryDirectory(prefix="arf-sim-") as folder:
-        return run_virtual(_simulate(simulation, plugins, strategy, agent, Path(folder)))
+        return run_virtual(simulate_here(simulation, plugins, strategy, agent, Path(folder)))
 
 
-async def _simulate(
+async def simulate_here(
     simulation: Simulation, plugins: Plugins, strategy: Strategy, agent: Agent, home: Path
 ) -> Simulated:
-    import asyncio
-
+    """The same on the running loop's clock, virtual or real. `home` is an empty folder."""
     started = time.process_time()
     (home / "agent").mkdir()
     options = evolve(simulation.options, seed=simulation.seed)
@@ -188,10 +189,9 @@ async def _simulate(
     )
     store = Store.in_memory(home, study, {"workspace": ""})
     observers = Plugins()
-    observer = _Observer(workspace, objective, {t.name: t.usd_per_hour for t in tiers}, tiers[0].name)
+    prices = {tier.name: tier.usd_per_hour for tier in tiers}
+    observer = _Observer(workspace, objective, prices, tiers[0].name, loop_now())
     observers.register(observer, "observer")
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop)
     engine = Engine(
         study=study,
         store=store,
@@ -204,7 +204,7 @@ async def _simulate(
         events=observers.events,
         job_env={},
         command="simulated",
-        now=loop.now,
+        now=loop_now,
         tail=logs.tail,
         watch_interval_s=options.run_s / LOOKS,
     )

@@ -53,20 +53,19 @@ def _runs_csv(outcomes: Sequence[Outcome], target: float) -> str:
     """A row for each study."""
     out = io.StringIO()
     writer = csv.writer(out)
-    head = ["objective", "arm", "seed", "base", "optimum", "truth", "share_of_gain"]
     writer.writerow(
-        [*head, *MEASURES, *(f"{m}_to_target" for m in MEASURES), "utilisation", "keeps", "false_keeps"]
-        + ["lucky_reading", "lucky_truth", "cpu_s", "reason"]
+        ["objective", "arm", "seed", "base", "optimum", "truth", "share_of_gain", *MEASURES]
+        + [f"{measure}_to_target" for measure in MEASURES]
+        + ["utilisation", "keeps", "false_keeps", "lucky_reading", "lucky_truth", "cpu_s", "reason"]
     )
     for run in outcomes:
-        spent = [run.spent_for(m, target) for m in MEASURES]
-        writer.writerow(
-            [run.objective, run.arm, run.seed, run.base, run.optimum, run.total.truth]
-            + [run.gain(run.total.truth), *(getattr(run.total, m) for m in MEASURES)]
-            + ["" if math.isinf(x) else x for x in spent]
-            + [run.utilisation, run.keeps, run.false_keeps, run.lucky_reading, run.lucky_truth]
-            + [round(run.cpu_s, 3), run.reason]
-        )
+        spent = [run.spent_for(measure, target) for measure in MEASURES]
+        columns: list[object] = [run.objective, run.arm, run.seed, run.base, run.optimum, run.total.truth]
+        columns += [run.gain(run.total.truth), *(getattr(run.total, measure) for measure in MEASURES)]
+        columns += ["" if math.isinf(x) else x for x in spent]
+        columns += [run.utilisation, run.keeps, run.false_keeps, run.lucky_reading, run.lucky_truth]
+        columns += [round(run.cpu_s, 3), run.reason]
+        writer.writerow(columns)
     return out.getvalue()
 
 
@@ -104,9 +103,11 @@ def _records(table: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem;
+  color: #222 }
 table { border-collapse: collapse; margin: .5rem 0 2rem; font-size: 14px }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left;
+  font-variant-numeric: tabular-nums }
 th { border-bottom: 2px solid #999 } img { max-width: 100% } p.note { color: #555; margin: 0 }
 """
 

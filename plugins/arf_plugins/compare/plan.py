@@ -87,9 +87,9 @@ class CompareFile:
     title: str = "A comparison"
     seeds: int = field(default=20, validator=validators.ge(1))
     first_seed: int = field(default=0, validator=validators.ge(0))
-    budget: Budget = Budget(max_time=8 * 3600.0)
-    noise: Noise = Noise()
-    limits: Limits = Limits()
+    budget: Budget = field(factory=lambda: Budget(max_time=8 * 3600.0))
+    noise: Noise = field(factory=Noise)
+    limits: Limits = field(factory=Limits)
     objectives: Mapping[str, ObjectiveOptions] = field(factory=dict)
     machines: Mapping[str, Machines] = field(factory=dict)
     agents: Mapping[str, Thinker] = field(factory=lambda: {"offline": Thinker()})

@@ -52,7 +52,9 @@ def _gains(verdict: Verdict, equal: str) -> Grid:
 
 
 def _targets(verdict: Verdict) -> Grid:
-    rows = [("objective", "arm", "reached", "experiments", "slot-hours", "hours", "dollars")]
+    rows: list[tuple[str, ...]] = [
+        ("objective", "arm", "reached", "experiments", "slot-hours", "hours", "dollars")
+    ]
     for o in verdict.objectives:
         for arm in verdict.arms:
             hit, n = verdict.reached[(o, arm)]

@@ -1,11 +1,12 @@
 """What a comparison says: medians with intervals, ranks, paired tests, time and cost to the target.
 
 - The interval of a median is the distribution-free one between order statistics (Conover, Practical
-  Nonparametric Statistics, 3rd ed., section 3.2), at 95 % or more; from fewer than 6 runs it is their range.
+  Nonparametric Statistics, 3rd ed., section 3.2), at 95 % or more; from fewer than 6 runs it is
+  their range.
 - Pairs (same seed, same objective) are tested by Wilcoxon's signed ranks, zeros by Pratt's method (Conover,
-  section 5.7), two-sided; the effect size is the matched-pairs rank-biserial correlation (Kerby, Comprehensive
-  Psychology 3, 2014): 1 if every pair favours the arm. Holm's correction (Scandinavian Journal of
-  Statistics 6, 1979) is over all tests of a comparison.
+  section 5.7), two-sided; the effect size is the matched-pairs rank-biserial correlation (Kerby,
+  Comprehensive Psychology 3, 2014): 1 if every pair favours the arm. Holm's correction (Scandinavian Journal
+  of Statistics 6, 1979) is over all tests of a comparison.
 """
 
 from __future__ import annotations
@@ -111,8 +112,17 @@ def judge(outcomes: Sequence[Outcome], *, reference: str, target: float) -> Verd
 def _common(
     runs: Mapping[tuple[str, str], list[Outcome]], equal: str, objective: str, arms: Sequence[str]
 ) -> float:
-    """What the arm that spent least has spent: the longest stretch over which all can be compared."""
-    return min(median(getattr(run.total, equal) for run in runs[(objective, arm)]) for arm in arms)
+    """The most at which all arms can be compared: what the arm with the smallest budget could spend.
+
+    A study that ended because nothing was left to try has its result from then on, whatever is spent.
+    """
+    totals = {arm: [getattr(run.total, equal) for run in runs[(objective, arm)]] for arm in arms}
+    limited = [
+        median(totals[arm])
+        for arm in arms
+        if any(run.reason.startswith("max_") for run in runs[(objective, arm)])
+    ]
+    return float(min(limited) if limited else max(max(spent) for spent in totals.values()))
 
 
 def _gain(run: Outcome, equal: str, level: float) -> float:
@@ -130,7 +140,7 @@ def middle(values: Sequence[float]) -> Middle:
     return Middle(value=_median(ordered), low=ordered[skip], high=ordered[n - 1 - skip], n=n)
 
 
-def _median(ordered: Sequence[float]) -> float:
+def _median(ordered: list[float]) -> float:
     """Infinite where half of the runs or more are; never an average with infinity."""
     n = len(ordered)
     low, high = ordered[(n - 1) // 2], ordered[n // 2]

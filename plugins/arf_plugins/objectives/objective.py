@@ -1,4 +1,4 @@
-"""The interface of an objective: which constants there are, what a setting of them is worth, and how it reads."""
+"""What an objective is: which constants there are, and what a run with a setting of them gives."""
 
 from __future__ import annotations
 
@@ -46,16 +46,6 @@ class Parameter:
             allowed = f"{_number(self.low, self.base)}..{_number(self.high, self.base)}"
             allowed += ", log" if self.log else ""
         return f"{self.name} = {_literal(self.base)}  # {self.about or self.name.lower()} [{allowed}]"
-
-
-@frozen(kw_only=True)
-class Outcome:
-    """How one run ends, whatever the machine does."""
-
-    value: float
-    """What it prints; NaN where it crashes."""
-    seconds: float | None = None
-    """How long it trained, where that is known."""
 
 
 @frozen(kw_only=True)
@@ -117,12 +107,9 @@ class SimulatedObjective(ABC):
     def optimum(self, tier: str = "") -> float:
         """The best `truth` that there is."""
 
-    def draw(self, values: Values, tier: str, share: float, rng: random.Random) -> Outcome:
-        """One run. All of its randomness comes from `rng`."""
-        truth = self.truth(values, tier, share)
-        if math.isnan(truth):
-            return Outcome(value=math.nan)
-        return Outcome(value=truth + rng.gauss(0.0, self.sigma(values, tier, share)))
+    def draw(self, values: Values, tier: str, share: float, rng: random.Random) -> float:
+        """What one run prints, NaN where it crashes. All of its randomness comes from `rng`."""
+        return self.truth(values, tier, share) + rng.gauss(0.0, self.sigma(values, tier, share))
 
     @cached_property
     def base(self) -> dict[str, Scalar]:

@@ -135,7 +135,7 @@ def _check(name: str, effect: Effect) -> None:
         values += [effect.low, effect.high]
         if not effect.low < effect.high or not effect.low <= float(effect.base) <= effect.high:
             raise UsageError(
-                f"constants.{name}: base {effect.base:g} is not between low {effect.low:g} and high {effect.high:g}"
+                f"constants.{name}: base {effect.base:g} is not between {effect.low:g} and {effect.high:g}"
             )
     elif len(effect.levels) < 2:
         raise UsageError(f"constants.{name} has one level", hint="a constant that does not vary needs none")

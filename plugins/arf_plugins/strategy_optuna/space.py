@@ -1,4 +1,4 @@
-"""The ideas of a study as a search space: what excludes each other is one dimension, the base a level of it."""
+"""A study's ideas as a search space: what excludes each other is one dimension, with the base as a level."""
 
 from __future__ import annotations
 

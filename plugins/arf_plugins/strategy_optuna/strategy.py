@@ -28,7 +28,7 @@ from arf_plugins.strategy_optuna.space import BASE, Space, read_space
 DRAWS = 20
 """Draws of a sampler that may be known already, before something near the last one is taken."""
 MUTATIONS = 100
-PAGE = 400
+PAGE = 150
 """The sampler sees the experiments of this and the last page, so that its cost does not grow."""
 ASK = 8
 """Ideas that are asked for at a time, at least."""

@@ -1,0 +1,475 @@
+"""What runs on a node: takes jobs from a shared folder and runs them, one at a time.
+
+    python runner.py HOME BATCH [INDEX]
+
+It is copied into the folder, and needs nothing but Python 3.7: the nodes need not have arf. What it and arf
+tell each other are lines in small files; each file has one writer, is there before its reader looks for it,
+and is opened anew for each look, which is what makes a network file system show what is new:
+
+    HOME/batches/BATCH/batch.json       arf: what this worker is for
+    HOME/batches/BATCH/INDEX.orders     arf: `cancel HANDLE`, `drain` (end when there is nothing to do), `stay`
+    HOME/batches/BATCH/INDEX.journal    the worker: JSON, a line for each thing that happened, and heartbeats
+    HOME/queues/TIER                    arf: handles of jobs, in the order in which they are to be taken
+    HOME/jobs/HANDLE                    arf: the job
+    HOME/claims/HANDLE                  whoever was first: a worker, or arf that cancels; made by link(2)
+"""
+
+import ctypes
+import errno
+import json
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+DEVICES = (
+    "CUDA_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+    "NVIDIA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+    "CUDA_MPS_PIPE_DIRECTORY",
+    "CUDA_MPS_LOG_DIRECTORY",
+)
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+PR_SET_CHILD_SUBREAPER = 36
+LINGER_S = 0.5
+"""What a job leaves behind may end by itself for so long."""
+STOPPED_S = 5.0
+"""A pause in this loop that is longer was Slurm's (a suspended job): it does not count against a limit."""
+MARGIN_S = 20.0
+"""Before the end that Slurm has set: to end what runs, and to write that down."""
+SHORTEST_S, LONGEST_S = 0.01, 1.0
+"""Between two looks for orders, or for a job: short after the last event, then longer and longer."""
+
+
+class Lines:
+    """New whole lines of a file that somebody else appends to."""
+
+    def __init__(self, path):
+        self.path = path
+        self.offset = 0
+
+    def read(self):
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
+
+
+class Journal:
+    """What this worker has to tell."""
+
+    def __init__(self, path, beat_s):
+        self.path = path
+        self.beat_s = beat_s
+        self.beaten = time.monotonic()
+
+    def tell(self, **fields):
+        """Append a line. Raises OSError."""
+        data = (json.dumps(dict(fields, at=time.time())) + "\n").encode()
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            if os.write(fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(fd)
+        self.beaten = time.monotonic()
+
+    def insist(self, **fields):
+        """Append a line, however long it takes until there is space or the folder is back."""
+        while True:
+            try:
+                return self.tell(**fields)
+            except OSError:
+                time.sleep(1.0)
+
+    def beat(self):
+        if time.monotonic() - self.beaten >= self.beat_s:
+            try:
+                self.tell(beat=1)
+            except OSError:
+                self.beaten = time.monotonic()
+
+
+class Runner:
+    def __init__(self, home, batch, index):
+        self.home = home
+        self.folder = os.path.join(home, "batches", batch)
+        self.name = "%s.%s" % (batch, index)
+        with open(os.path.join(self.folder, "batch.json"), encoding="utf-8") as file:
+            self.batch = json.load(file)
+        only = self.batch["only"]
+        self.only = only[int(index)] if only else None
+        self.journal = Journal(os.path.join(self.folder, index + ".journal"), self.batch["heartbeat_s"])
+        self.orders = Lines(os.path.join(self.folder, index + ".orders"))
+        self.queue = Lines(os.path.join(home, "queues", self.batch["tier"]))
+        self.waiting = []
+        self.cancelled = set()
+        self.draining = False
+        self.term = False
+        self.set_up = {}
+        self.born = time.monotonic()
+        self.ends = self.born + self.batch["time_s"] - MARGIN_S
+        self.wakeup = self.listen()
+
+    def listen(self):
+        """Signals wake whoever waits for the pipe that is returned."""
+        reader, writer = os.pipe()
+        for fd in (reader, writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self.on_term)
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
+            signal.signal(number, lambda *_: None)
+        return reader
+
+    def on_term(self, *_):
+        self.term = True
+
+    def sleep(self, seconds):
+        """Until then, or until a signal."""
+        if select.select([self.wakeup], [], [], max(0.0, seconds))[0]:
+            try:
+                os.read(self.wakeup, 4096)
+            except BlockingIOError:
+                pass
+
+    # ---- Taking jobs ------------------------------------------------------------------------
+
+    def main(self):
+        adopt_orphans()
+        slurm = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
+        self.journal.insist(hello=socket.gethostname().split(".")[0], slurm=slurm, slot=place(), pid=os.getpid())
+        reason = "once" if self.only else self.work()
+        if self.only:
+            self.heed()
+            self.run_if_mine(self.only)
+        self.journal.insist(bye=reason)
+        return 0
+
+    def work(self):
+        """Take job after job, and say why there will be no more."""
+        idle_since = time.monotonic()
+        while True:
+            self.heed()
+            if self.term:
+                return "terminated"
+            draining = self.draining  # before the look at the queue: what was ordered before it is done
+            outcome = self.take()
+            if outcome == "ran":
+                idle_since = time.monotonic()
+                continue
+            idle_s = time.monotonic() - idle_since
+            if outcome == "no time" or time.monotonic() > self.ends:
+                return "its time is up"
+            if draining:
+                return "drained"
+            if idle_s > self.batch["idle_s"]:
+                return "idle"
+            self.journal.beat()
+            self.sleep(min(max(idle_s / 10, SHORTEST_S), LONGEST_S))
+
+    def heed(self):
+        for line in self.orders.read():
+            word, _, rest = line.partition(" ")
+            if word == "cancel":
+                self.cancelled.add(rest)
+            elif word in ("drain", "stay"):
+                self.draining = word == "drain"
+
+    def take(self):
+        """Run the first job in the queue that nobody else has taken."""
+        self.waiting += self.queue.read()
+        while self.waiting:
+            handle = self.waiting[0]
+            if not os.path.exists(os.path.join(self.home, "claims", handle)):
+                job = self.read_job(handle)
+                if job is not None:
+                    left_s = self.ends - time.monotonic()
+                    if job["time_limit_s"] + self.batch["grace_s"] > left_s:
+                        return "no time"
+            self.waiting.pop(0)
+            if self.run_if_mine(handle):
+                return "ran"
+        return "nothing"
+
+    def read_job(self, handle):
+        try:
+            with open(os.path.join(self.home, "jobs", handle), encoding="utf-8") as file:
+                return json.load(file)
+        except (OSError, ValueError):
+            return None
+
+    def run_if_mine(self, handle):
+        job = self.read_job(handle)
+        if job is None or not claim(self.home, handle, self.name):
+            return False
+        self.run(handle, job)
+        return True
+
+    # ---- Running one ------------------------------------------------------------------------
+
+    def run(self, handle, job):
+        self.journal.insist(start=handle)
+        began = time.monotonic()
+        try:
+            log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        except OSError as error:
+            return self.end(handle, began, None, "error", "no log at %s: %s" % (job["log"], error.strerror))
+        try:
+            try:
+                env = self.environment(job["env"], log)
+            except SetUpFailed as error:
+                return self.end(handle, began, None, "term" if self.term else "setup", str(error))
+            child, code, message = self.start(job, env, log)
+        finally:
+            os.close(log)
+        if child is None:
+            return self.end(handle, began, code, "", message)
+        code, why = self.watch(handle, child, time.monotonic() + job["time_limit_s"])
+        self.sweep(0.0 if why else LINGER_S)
+        return self.end(handle, began, code, why, "")
+
+    def end(self, handle, began, code, why, message):
+        seconds = time.monotonic() - began
+        self.journal.insist(end=handle, code=code, why=why, message=message, seconds=seconds)
+
+    def start(self, job, env, log):
+        """(process, None, ""), or (None, exit code, why)."""
+        command = job["command"]
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        argv = shlex.split(self.batch["wrap"]) + argv
+        if not os.path.isdir(job["directory"]):
+            where = socket.gethostname()
+            return None, 126, "there is no folder %s on %s; is it shared?" % (job["directory"], where)
+        try:
+            child = subprocess.Popen(
+                argv,
+                cwd=job["directory"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                restore_signals=True,
+            )
+        except OSError as error:
+            code = 127 if error.errno == errno.ENOENT else 126
+            return None, code, "%s cannot be run: %s" % (argv[0], error.strerror)
+        return child, None, ""
+
+    def watch(self, handle, child, limit):
+        """Wait for the end of a job, or bring it about. (exit code or None, why it was ended)."""
+        why, kill_at = "", None
+        began = seen = time.monotonic()
+        while child.poll() is None:
+            now = time.monotonic()
+            if now - seen > STOPPED_S + LONGEST_S:
+                limit += now - seen
+            seen = now
+            self.journal.beat()
+            self.heed()
+            if not why:
+                why = self.reason_to_end(handle, now >= limit)
+                if why:
+                    signal_group(child.pid, signal.SIGTERM)
+                    kill_at = now + self.batch["grace_s"]
+            elif now >= kill_at:
+                signal_group(child.pid, signal.SIGKILL)
+            pause = min(max((now - began) / 20, SHORTEST_S), LONGEST_S)
+            self.sleep(min(pause, max(0.0, (kill_at or limit) - now) + 0.005))
+        code = child.returncode
+        if not why and code in (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM):
+            self.sleep(0.3)  # Slurm's SIGTERM goes to all processes of a step, in any order
+        if not why and self.term:
+            why = "term"
+        return code, why
+
+    def reason_to_end(self, handle, late):
+        if self.term:
+            return "term"
+        if handle in self.cancelled:
+            return "cancel"
+        return "timeout" if late else ""
+
+    def sweep(self, linger_s):
+        """End all that a job has left behind; only then is the slot free."""
+        for number, patience_s in ((0, linger_s), (signal.SIGTERM, self.batch["grace_s"]), (signal.SIGKILL, 5.0)):
+            limit = time.monotonic() + patience_s
+            pause_s = 0.005
+            while has_children():
+                if number:
+                    for pid in descendants(os.getpid()):
+                        signal_one(pid, number)
+                if time.monotonic() >= limit:
+                    break
+                self.journal.beat()
+                self.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.2)
+            else:
+                return
+
+    # ---- The environment of a job -----------------------------------------------------------
+
+    def environment(self, given, log):
+        """The job's own, with the devices that Slurm has given and what the set-up lines export."""
+        env = dict(given)
+        if env.get("TMPDIR") and not os.path.isdir(env["TMPDIR"]):
+            del env["TMPDIR"]
+        if "TMPDIR" in os.environ:
+            env["TMPDIR"] = os.environ["TMPDIR"]
+        for name in DEVICES:
+            if name in os.environ:
+                env[name] = os.environ[name]
+        cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "1")
+        for name in THREADS:
+            env.setdefault(name, cpus)
+        env.setdefault("PYTHONHASHSEED", "0")
+        if self.batch["setup"]:
+            own = {name: value for name, value in env.items() if name.startswith("ARF_")}
+            env = dict(self.after_setup({n: v for n, v in env.items() if n not in own}, log), **own)
+        return env
+
+    def after_setup(self, env, log):
+        """What an environment is after the set-up lines. They run once for each that differs."""
+        key = json.dumps(env, sort_keys=True)
+        if key not in self.set_up:
+            reader, writer = os.pipe()
+            script = "set -e\n%s\nexec env -0 >&%d\n" % (self.batch["setup"], writer)
+            child = subprocess.Popen(
+                ["/bin/bash", "-c", script],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writer,),
+                start_new_session=True,
+            )
+            os.close(writer)
+            data = self.read_all(reader, child.pid)
+            code = child.wait()
+            if code:
+                raise SetUpFailed("the set-up lines failed with exit code %d on %s" % (code, socket.gethostname()))
+            pairs = (item.partition(b"=") for item in data.split(b"\0") if item)
+            after = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+            self.set_up[key] = {n: v for n, v in after.items() if n not in ("_", "SHLVL", "PWD", "OLDPWD")}
+        return self.set_up[key]
+
+    def read_all(self, fd, pid):
+        """All that comes until the other side closes; Slurm's SIGTERM ends the other side."""
+        data = b""
+        with open(fd, "rb", buffering=0) as file:
+            while True:
+                if self.term:
+                    signal_group(pid, signal.SIGKILL)
+                if select.select([file, self.wakeup], [], [], LONGEST_S)[0]:
+                    self.sleep(0)
+                if select.select([file], [], [], 0)[0]:
+                    part = file.read(65536)
+                    if not part:
+                        return data
+                    data += part
+                self.journal.beat()
+
+
+class SetUpFailed(Exception):
+    pass
+
+
+def claim(home, handle, name):
+    """Whether the job is ours now. What counts is the number of links: an answer may be lost on its way."""
+    mine = os.path.join(home, "claims", ".%s.%s" % (handle, name))
+    try:
+        with open(mine, "w", encoding="utf-8") as file:
+            file.write(name)
+        try:
+            os.link(mine, os.path.join(home, "claims", handle))
+        except OSError:
+            pass
+        return os.stat(mine).st_nlink == 2
+    finally:
+        try:
+            os.unlink(mine)
+        except OSError:
+            pass
+
+
+def place():
+    """Where this is, for people: `node7:gpu:0`."""
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
+    gpus = os.environ.get("SLURM_STEP_GPUS") or os.environ.get("SLURM_JOB_GPUS")
+    return "%s:gpu:%s" % (node, gpus) if gpus else node
+
+
+def adopt_orphans():
+    """Become the parent of what jobs leave behind, so that it can be found."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    except (OSError, AttributeError):
+        pass
+
+
+def has_children():
+    """Reap the dead, and say whether any child lives."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return True
+        except ChildProcessError:
+            return False
+
+
+def descendants(root):
+    children = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name, "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue
+            children.setdefault(parent, []).append(int(name))
+    found, todo = [], [root]
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            found.append(pid)
+            todo.append(pid)
+    return found
+
+
+def signal_group(pid, number):
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        pass
+
+
+def signal_one(pid, number):
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(Runner(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "0").main())
