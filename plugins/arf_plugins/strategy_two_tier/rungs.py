@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attrs import frozen
 
 from arf.errors import UsageError, nearest
 from arf.study import Study
-from arf.types import Experiment, Role, Tier
+from arf.types import Experiment, ExperimentState, Tier
 from arf_plugins.strategy_two_tier import Options
 
 SHARE = 0.25
@@ -58,10 +60,19 @@ def find_rungs(study: Study, options: Options) -> Rungs | None:
     budget = options.share
     if not names or names == [final.name]:
         names, budget = [final.name], options.share or SHARE
-    screens = tuple(
-        rung for rung in (Rung(tier=name, budget=budget) for name in names) if _is_of_use(study, rung)
+    screens = [_screen(study, name, budget, final.name) for name in names]
+    return Rungs(
+        final=Rung(tier=final.name), screens=tuple(rung for rung in screens if rung is not None), found=why
     )
-    return Rungs(final=Rung(tier=final.name), screens=screens, found=why)
+
+
+def _screen(study: Study, tier: str, budget: float | None, final: str) -> Rung | None:
+    """How a tier screens; None if it cannot."""
+    rung = Rung(tier=tier, budget=budget)
+    if _is_of_use(study, rung):
+        return rung
+    full = Rung(tier=tier)
+    return full if budget is not None and tier != final and _is_of_use(study, full) else None
 
 
 def _check(study: Study, options: Options) -> None:
@@ -119,7 +130,7 @@ def _baselines(study: Study, tier: str) -> list[Experiment]:
 
 def _is_measured(study: Study, tier: str) -> bool:
     runs = _baselines(study, tier)
-    return len(runs) >= max(1, study.rule.replicates) and all(run.state.is_end for run in runs)
+    return len(runs) >= max(1, study.rule.replicates) and all(run.state is ExperimentState.ENDED for run in runs)
 
 
 def speed_of(study: Study, tier: str) -> float:
@@ -144,16 +155,13 @@ def _is_of_use(study: Study, rung: Rung) -> bool:
     """Whether the script works there, and is cheaper there if it is the budget that is smaller."""
     group = study.baseline_group(rung.tier, rung.budget)
     if group is None or not group.n:
-        return group is None or group.running > 0 or group.failed <= FAILURES
-    if rung.budget is None:
-        return True
-    short = [study.experiments[number].slot_s for number in group.experiments[:FAILURES]]
-    full = [run.slot_s for run in _baselines(study, rung.tier) if run.value is not None]
-    return not short[0] or not full or short[0] <= NO_SHORTER * sum(full) / len(full)
+        return group is None or group.running > 0 or group.failed < FAILURES
+    short_s = _mean_s(study.experiments[number] for number in group.experiments[:4])
+    full_s = _mean_s(_baselines(study, rung.tier))
+    return rung.budget is None or not full_s or short_s <= NO_SHORTER * full_s
 
 
-def is_reference(experiment: Experiment, rung: Rung) -> bool:
-    return experiment.role is Role.REPLICATE and (experiment.tier, experiment.budget) == (
-        rung.tier,
-        rung.budget,
-    )
+def _mean_s(runs: Iterable[Experiment]) -> float:
+    """Mean seconds of a slot of the runs that count; 0 if there are none."""
+    seconds = [run.slot_s for run in runs if run.value is not None]
+    return sum(seconds) / len(seconds) if seconds else 0.0
