@@ -1,4 +1,4 @@
-"""How well one way of measuring ranks things as another does: Kendall's tau-b, its interval, and what follows.
+"""How well one way of measuring ranks things as another does: Kendall's tau-b and what follows from it.
 
 For a cheap look at ideas (another tier, a shorter budget) that is to say which of them deserve a dear one.
 """

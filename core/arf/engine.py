@@ -134,7 +134,7 @@ class _Trees:
 
 @frozen
 class _Ready:
-    """A tree that holds what will probably run next."""
+    """A tree that holds what will probably run next, for the first seed."""
 
     commit: str
     tree: WorkTree
@@ -147,6 +147,8 @@ class _Run:
     experiment: Experiment
     tree: WorkTree
     watch: Watch
+    filled: bool = False
+    """Whether its tree was made ready ahead."""
     task: asyncio.Task[None] | None = None
     handle: str = ""
     problem: str = ""
@@ -451,9 +453,9 @@ class Engine:
             self.store.refuse(plan.parent, plan.ideas, str(error), self._seq())
             self.study.refuse(plan.parent, plan.ideas, str(error))
             return None
-        tree = self._take_tree(composed.commit)
         group = self.study.group(composed.tree, tier, plan.budget)
-        runs = len(group.experiments) if group else 0
+        seed = self.study.run_seed(len(group.experiments) if group else 0) if plan.seed is None else plan.seed
+        tree, filled = self._take_tree(composed.commit, seed)
         experiment = Experiment(
             id=self._next_experiment,
             role=plan.role,
@@ -462,7 +464,7 @@ class Engine:
             commit=composed.commit,
             tree=composed.tree,
             tier=tier,
-            seed=self.study.run_seed(runs) if plan.seed is None else plan.seed,
+            seed=seed,
             budget=plan.budget,
             round=plan.round,
             title=plan.title or self._title(plan),
@@ -470,7 +472,7 @@ class Engine:
             accepted_at=self._now(),
         )
         self._next_experiment += 1
-        self._runs[experiment.id] = _Run(experiment, tree, self._new_watch(experiment))
+        self._runs[experiment.id] = _Run(experiment, tree, self._new_watch(experiment), filled)
         self.store.insert_experiment(experiment, self._seq())
         self.study.put(experiment)
         self._changed.append(experiment)
@@ -496,12 +498,13 @@ class Engine:
             return " + ".join(self.study.ideas[idea].title for idea in plan.ideas)
         return "baseline" if plan.role is Role.BASELINE else f"{plan.role} of {plan.parent[:7]}"
 
-    def _take_tree(self, commit: str) -> WorkTree:
+    def _take_tree(self, commit: str, seed: int) -> tuple[WorkTree, bool]:
+        """A tree for a run, and whether it holds the commit already."""
         if self._ready is not None and self._ready.commit == commit:
             tree = self._ready.tree
             self._ready = None
-            return tree
-        return self._trees.take()
+            return tree, seed == self.study.run_seed(0)
+        return self._trees.take(), False
 
     def _new_watch(self, experiment: Experiment) -> Watch:
         return Watch(
@@ -521,7 +524,8 @@ class Engine:
         experiment = run.experiment
         try:
             if not run.handle:
-                run.tree.fill(experiment.commit, experiment.seed)
+                if not run.filled:
+                    run.tree.fill(experiment.commit, experiment.seed)
                 run.handle = await self._backend.submit(self._job(run))
                 self._record_started(run)
             result = await self._backend.wait(run.handle)

@@ -231,9 +231,9 @@ class Study:
         return self._planned.get((parent, ideas), [])
 
     def with_idea(self, idea: int) -> list[int]:
-        """Experiments that an idea was applied in, by itself or with others, in order. Do not change the list.
+        """Experiments that applied an idea, by itself or with others, in order. Do not change the list.
 
-        Replicates apply no idea: they run a commit again.
+        Those that run a commit again apply none.
         """
         return self._by_idea.get(idea, [])
 

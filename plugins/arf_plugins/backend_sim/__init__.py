@@ -116,7 +116,7 @@ class SimOptions:
         metadata={"help": "Relative standard deviation of a run's time (log-normal)"},
     )
     crashes: float = field(
-        default=0.0, validator=_SHARE, metadata={"help": "Share of runs that crash, anywhere on their way"}
+        default=0.0, validator=_SHARE, metadata={"help": "Share of changes that crash, anywhere on their way"}
     )
     preemptions: float = field(
         default=0.0, validator=validators.ge(0.0), metadata={"help": "Preemptions of a slot in an hour"}

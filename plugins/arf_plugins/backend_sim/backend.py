@@ -136,10 +136,11 @@ class SimBackend(Backend):
             train_s *= math.exp(chance.gauss(0.0, options.jitter))
         if chance.random() < options.stragglers:
             train_s *= options.straggle
-        crashes, when = chance.random() < options.crashes, chance.random()
+        when = chance.random()
         preempted_s = chance.expovariate(options.preemptions / 3600) if options.preemptions else math.inf
+        settings = self._settings(job)
+        crashes = settings != self._objective.base and self._breaks(job)
         try:
-            settings = self._settings(job)
             value = self._objective.draw(settings, job.tier, share, self._chance(job, "value"))
             why = "crashed, as settings like this do"
         except NoCellError as error:
@@ -158,6 +159,13 @@ class SimBackend(Backend):
         if fate.seconds > preempted_s:
             fate = Fate(seconds=preempted_s, state=JobState.PREEMPTED, message="a simulated preemption")
         return fate
+
+    def _breaks(self, job: Job) -> bool:
+        """Whether a change is one of those that crash: whatever the seed and the machine."""
+        if not self._options.crashes:
+            return False
+        chance = random.Random(f"{self._options.seed}/crash/{job.env.get('ARF_COMMIT', '')}")
+        return chance.random() < self._options.crashes
 
     def _chance(self, job: Job, purpose: str) -> random.Random:
         """Randomness that any strategy finds alike: it depends on what is run, not on when.

@@ -18,12 +18,12 @@ STEPS = 20
 """Values that a range is cut into."""
 TRIES = 50
 """Draws in a row that bring nothing new, after which it has nothing more."""
-_PAIR = 0.5
-"""The share of ideas that change two constants at once."""
+_MORE = 0.5
+"""The chance that an idea changes one constant more."""
 
 
 class DiceAgent(Agent):
-    """Changes one or two constants, each to any value that its comment allows. No idea comes twice."""
+    """Changes one constant or more, each to any value that its comment allows. No idea comes twice."""
 
     def __init__(self, options: object = None) -> None:
         super().__init__(options)
@@ -47,7 +47,10 @@ class DiceAgent(Agent):
         names = sorted(values)
         left, tries = ask.n, 0
         while left and tries < TRIES:
-            some = chance.sample(names, 2 if len(names) > 1 and chance.random() < _PAIR else 1)
+            count = 1
+            while count < len(names) and chance.random() < _MORE:
+                count += 1
+            some = chance.sample(names, count)
             change = {name: chance.choice(values[name]) for name in some}
             if not self._memory.add(ask.base, change):
                 tries += 1

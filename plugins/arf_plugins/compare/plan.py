@@ -171,9 +171,7 @@ def read_comparison(path: Path, plugins: Plugins, *, seeds: int | None = None) -
     for key in layer.data:
         if key not in known:
             raise layer.error((key,), "unknown key", nearest(key, known))
-    told: CompareFile = Layer(
-        {"file": layer.data}, {("file", *k): v for k, v in layer.places.items()}
-    ).structure(("file",), CompareFile)
+    told: CompareFile = layer.structure((), CompareFile)
     for key in ("objectives", "machines", "strategies"):
         if not getattr(told, key):
             raise ConfigError(f"{key} is empty", where=str(path), hint="docs/simulation.md has an example")

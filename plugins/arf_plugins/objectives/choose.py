@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from arf.errors import UsageError, nearest
@@ -58,10 +58,10 @@ def _import(options: ObjectiveOptions) -> SimulatedObjective:
         raise UsageError(
             f"the objective {options.kind!r} cannot be imported: {error}", hint="write package.module:Class"
         ) from None
-    objective = cls(options)
-    if not isinstance(objective, SimulatedObjective):
+    if not (isinstance(cls, type) and issubclass(cls, SimulatedObjective)):
         raise UsageError(f"{options.kind} is no SimulatedObjective")
-    return objective
+    make: Callable[[ObjectiveOptions], SimulatedObjective] = cls
+    return make(options)
 
 
 class OnHardware(SimulatedObjective):

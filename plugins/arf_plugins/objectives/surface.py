@@ -128,9 +128,9 @@ class Surface(SimulatedObjective):
 
 
 def _check(name: str, effect: Effect) -> None:
-    values = [float(effect.base), effect.best, *effect.levels]
     if isinstance(effect.base, str | bool):
         raise UsageError(f"constants.{name}: the base of a surface's constant is a number")
+    values = [float(effect.base), effect.best, *effect.levels]
     if not effect.levels:
         values += [effect.low, effect.high]
         if not effect.low < effect.high or not effect.low <= float(effect.base) <= effect.high:

@@ -6,22 +6,19 @@ Everything is worked out anew from the study; only what depends on nothing but v
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations, product
 
 from attrs import evolve, frozen
 
-from arf.effects import Axis, Cell, Fit, Levels, fit, levels_of, read_design
-from arf.moves import was_planned
+from arf.effects import Axis, Cell, Levels, fit, levels_of, read_design
 from arf.stats import Noise, noise
 from arf.study import Study
 from arf.types import ExperimentState, Factor, Objective, Plan, Role, Verdict
 from arf_plugins.strategy_factorial import Options
 from arf_plugins.strategy_factorial.layouts import (
     Pair,
-    allows,
     augment,
     candidates,
     lay_out,
@@ -37,6 +34,8 @@ FEWEST = 4
 """Runs of a design; fewer factors or runs are not worth one."""
 MOST_TRIES = 8
 """Of the cells that are expected to be best, so many are looked at for one that merges."""
+MOST_CELLS = 8192
+"""Of a grid, all are looked at for the best."""
 FAILURES = 2
 """Cells with a level that have failed, none having run, after which no more is run with it."""
 
@@ -271,7 +270,7 @@ def best_to_confirm(study: Study, design: Design, options: Options) -> Iterator[
     missing = options.candidates - len(tried)
     for gain, cell in _ranked(study, design, there)[: MOST_TRIES + options.candidates]:
         ideas = design.chosen(cell)
-        if missing > 0 and ideas not in tried and not was_planned(study, ideas):
+        if missing > 0 and ideas not in tried and not _was_judged(study, ideas):
             missing -= 1
             yield Plan(
                 parent=study.incumbent_commit,
@@ -279,6 +278,13 @@ def best_to_confirm(study: Study, design: Design, options: Options) -> Iterator[
                 round=best_label(design.label),
                 title=f"best of {design.label} (expected gain {gain:.3g}): {_titles(study, ideas)}",
             )
+
+
+def _was_judged(study: Study, ideas: tuple[int, ...]) -> bool:
+    """Whether these ideas were a candidate on the incumbent, or were refused there; a cell is not judged."""
+    parent = study.incumbent_commit
+    judged = (study.experiments[n].role is Role.CANDIDATE for n in study.planned(parent, ideas))
+    return any(judged) or (parent, ideas) in study.refusals
 
 
 def _titles(study: Study, ideas: Sequence[int]) -> str:
@@ -331,3 +337,15 @@ def _expected(
     simple = min(range(len(pool)), key=lambda i: (-round(mains[i], 12), sum(map(bool, pool[i])), pool[i]))
     chosen = dict.fromkeys([order[0], simple, *order[1 : MOST_TRIES * 2]])
     return tuple((whole[i], pool[i]) for i in chosen if max(whole[i], mains[i] if i == simple else 0.0) > 0)
+
+
+def _ideas_of(ideas: Sequence[Sequence[int]], cell: Levels) -> tuple[int, ...]:
+    return tuple(ideas[f][level - 1] for f, level in enumerate(cell) if level)
+
+
+def _all_cells(ideas: Sequence[Sequence[int]], seed: str) -> Sequence[Levels]:
+    """The grid; of one that is too large, the cells among which designs are sought."""
+    sizes = [1 + len(levels) for levels in ideas]
+    if math.prod(sizes) > MOST_CELLS:
+        return candidates(tuple(size - 1 for size in sizes), seed)
+    return list(product(*map(range, sizes)))

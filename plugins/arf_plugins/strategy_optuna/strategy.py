@@ -25,7 +25,7 @@ from arf.types import Ask, Experiment, Plan, Role
 from arf_plugins.strategy_optuna import OptunaOptions
 from arf_plugins.strategy_optuna.space import BASE, Space, read_space
 
-DRAWS = 20
+DRAWS = 3
 """Draws of a sampler that may be known already, before something near the last one is taken."""
 MUTATIONS = 100
 PAGE = 150

@@ -130,7 +130,9 @@ def _baselines(study: Study, tier: str) -> list[Experiment]:
 
 def _is_measured(study: Study, tier: str) -> bool:
     runs = _baselines(study, tier)
-    return len(runs) >= max(1, study.rule.replicates) and all(run.state is ExperimentState.ENDED for run in runs)
+    return len(runs) >= max(1, study.rule.replicates) and all(
+        run.state is ExperimentState.ENDED for run in runs
+    )
 
 
 def speed_of(study: Study, tier: str) -> float:

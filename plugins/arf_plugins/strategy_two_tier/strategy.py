@@ -121,7 +121,7 @@ class _Moment:
         """What is worth a cheap slot, best first."""
         rung = screening.rung
         yield from self._again(rung, REFERENCES, f", to screen for {self.rungs.final}: {self.rungs.found}")
-        if self._waits_for_reference() or screening.is_worthless and rung.tier == self.rungs.final.tier:
+        if self._waits_for_reference() or (screening.is_worthless and rung.tier == self.rungs.final.tier):
             return
         for idea in self.untried:
             yield Plan(

@@ -1,0 +1,325 @@
+"""The shared folder: what arf writes for the workers, and what it reads of theirs. `runner.py` says what is in it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from arf.errors import BackendError
+from arf.types import Job, JobResult, JobState
+from arf_plugins.backend_slurm import runner
+
+ARF = "arf"
+"""Who has claimed a job that arf ended before any worker had it."""
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
+
+
+def handle_of(key: str) -> str:
+    """The handle of a job's key: a name for files."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", key):
+        return key
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", key)[:60].lstrip(".-")
+    return f"{readable or 'job'}~{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+@define(kw_only=True, eq=False)
+class Worker:
+    """One Slurm job (or array element), and what its journal has said."""
+
+    batch: str
+    index: str
+    tier: str
+    name: str
+    """The Slurm job's name."""
+    only: str = ""
+    """The handle of its only job; empty for a worker that takes what comes."""
+    journal: runner.Lines
+    job_id: str = ""
+    """What scancel takes; empty while it is not known."""
+    launched_at: float = 0.0
+    heard_at: float = 0.0
+    slot: str = ""
+    """Where it runs; empty until it has said hello."""
+    current: str = ""
+    """The handle of the job that it runs."""
+    started_at: datetime | None = None
+    doubtful: bool = False
+    """Slurm ended it, or is about to: why, it must be asked."""
+    confirmed: bool = False
+    """Whether it has been heard or seen since this process began."""
+    draining: bool = False
+    dismissed: bool = False
+    """arf has asked Slurm to end it."""
+    gone: bool = False
+    missed: int = 0
+    """Answers of Slurm in a row that did not name it."""
+    reason: str = ""
+    """Why it has not started, by Slurm."""
+    last: Mapping[str, Any] = field(factory=dict)
+    """The line with which its job ended when it was ended from outside."""
+
+    @property
+    def who(self) -> str:
+        """Its name in claims."""
+        return f"{self.batch}.{self.index}"
+
+
+class Folder:
+    """One backend's part of the shared file system."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._queues: dict[str, Path] = {}
+
+    def prepare(self, tiers: Sequence[str]) -> None:
+        """Make what is not there. Raises BackendError."""
+        try:
+            for name in ("batches", "queues", "jobs", "claims", "ends"):
+                (self.home / name).mkdir(parents=True, exist_ok=True)
+            self.home.chmod(0o700)
+            for tier in tiers:
+                self._queues[tier] = self.home / "queues" / handle_of(tier)
+                self._queues[tier].touch()
+            # Anew each time: a newer arf may go on with the study. The old one is in use until it is replaced.
+            copy = self.home / ".runner.py"
+            shutil.copyfile(runner.__file__, copy)
+            copy.replace(self.home / "runner.py")
+        except OSError as error:
+            raise _refused(error, self.home) from error
+
+    # ---- Jobs -------------------------------------------------------------------------------
+
+    def has(self, handle: str) -> bool:
+        return bool(_SAFE.fullmatch(handle)) and (self.home / "jobs" / handle).exists()
+
+    def handles(self) -> list[str]:
+        """All jobs, the oldest first."""
+        try:
+            with os.scandir(self.home / "jobs") as entries:
+                return [
+                    name
+                    for _, name in sorted(
+                        (entry.stat().st_mtime_ns, entry.name)
+                        for entry in entries
+                        if not entry.name.startswith(".")
+                    )
+                ]
+        except FileNotFoundError:
+            return []
+
+    def add(self, handle: str, job: Job) -> None:
+        """Write a job down; only then may anybody run it. Raises BackendError."""
+        fields = {
+            "directory": str(job.directory),
+            "command": job.command if isinstance(job.command, str) else list(job.command),
+            "env": dict(job.env),
+            "log": str(job.log),
+            "tier": job.tier,
+            "time_limit_s": job.time_limit_s,
+        }
+        try:
+            job.log.write_bytes(b"")  # what an earlier job has written there must not be read as this one's
+            _write(self.home / "jobs" / handle, json.dumps(fields))
+        except OSError as error:
+            raise _refused(error, self.home) from error
+
+    def job(self, handle: str) -> dict[str, Any]:
+        """A job's fields; empty if it cannot be read."""
+        return _read(self.home / "jobs" / handle)
+
+    def announce(self, tier: str, handle: str) -> None:
+        self._append(self._queues[tier], handle)
+
+    def announced(self, tier: str) -> set[str]:
+        return set(runner.Lines(str(self._queues[tier])).read())
+
+    # ---- Claims and ends --------------------------------------------------------------------
+
+    def claim(self, handle: str) -> bool:
+        """Take a job, so that no worker runs it; False if one has it already. Raises BackendError."""
+        try:
+            return bool(runner.claim(str(self.home), handle, ARF))
+        except OSError as error:
+            raise _refused(error, self.home) from error
+
+    def claimant(self, handle: str) -> str:
+        """Who has taken a job: a worker, `ARF`, or nobody (empty)."""
+        try:
+            return (self.home / "claims" / handle).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def write_end(self, handle: str, result: JobResult) -> None:
+        """Keep an end that no worker has written. Raises BackendError."""
+        fields = {
+            "state": str(result.state),
+            "code": result.exit_code,
+            "started": result.started_at.timestamp() if result.started_at else None,
+            "ended": result.ended_at.timestamp() if result.ended_at else None,
+            "slot": result.slot,
+            "message": result.message,
+        }
+        try:
+            _write(self.home / "ends" / handle, json.dumps(fields))
+        except OSError as error:
+            raise _refused(error, self.home) from error
+
+    def ends(self) -> Iterator[tuple[str, JobResult]]:
+        """The ends that arf has written."""
+        for path in sorted((self.home / "ends").glob("[!.]*")):
+            fields = _read(path)
+            if fields:
+                yield path.name, _end(fields)
+
+    # ---- Batches of workers -----------------------------------------------------------------
+
+    def new_batch(self, fields: Mapping[str, Any], count: int) -> str:
+        """A folder for a batch of workers, with all that they will look for. Raises BackendError."""
+        try:
+            number = sum(1 for _ in (self.home / "batches").iterdir()) + 1
+            while True:
+                token = f"{number:05d}"
+                folder = self.home / "batches" / token
+                try:
+                    folder.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            for index in range(count):
+                (folder / f"{index}.orders").touch()
+                (folder / f"{index}.journal").touch()
+            _write(folder / "batch.json", json.dumps({**fields, "count": count}))
+        except OSError as error:
+            raise _refused(error, self.home) from error
+        return token
+
+    def batch_path(self, token: str) -> Path:
+        return self.home / "batches" / token
+
+    def note(self, token: str, job_id: str) -> None:
+        """Write down what Slurm calls a batch. Raises BackendError."""
+        try:
+            _write(self.batch_path(token) / "slurm", job_id)
+        except OSError as error:
+            raise _refused(error, self.home) from error
+
+    def drop_batch(self, token: str) -> None:
+        """Forget a batch that Slurm has refused."""
+        shutil.rmtree(self.batch_path(token), ignore_errors=True)
+
+    def workers(self, prefix: str) -> Iterator[Worker]:
+        """All workers that there have ever been, the oldest first."""
+        for folder in sorted((self.home / "batches").glob("[!.]*")):
+            batch = _read(folder / "batch.json")
+            if not batch:
+                continue  # arf was killed before it was whole: nobody has seen it
+            try:
+                job_id = (folder / "slurm").read_text(encoding="utf-8").strip()
+            except OSError:
+                job_id = ""
+            for index in range(batch["count"]):
+                yield self.worker(prefix, folder.name, index, batch, job_id)
+
+    def worker(self, prefix: str, token: str, index: int, batch: Mapping[str, Any], job_id: str) -> Worker:
+        folder = self.batch_path(token)
+        element = f"{job_id}_{index}" if job_id and batch["count"] > 1 else job_id
+        orders = runner.Lines(str(folder / f"{index}.orders")).read()
+        return Worker(
+            batch=token,
+            index=str(index),
+            tier=batch["name"],
+            name=prefix + token,
+            only=batch["only"][index] if batch["only"] else "",
+            journal=runner.Lines(str(folder / f"{index}.journal")),
+            job_id=element,
+            draining=[line for line in orders if line in ("drain", "stay")][-1:] == ["drain"],
+        )
+
+    def cancelled(self, worker: Worker) -> bool:
+        """Whether the worker was told to cancel the job that it runs."""
+        orders = runner.Lines(str(self.batch_path(worker.batch) / f"{worker.index}.orders")).read()
+        return f"cancel {worker.current}" in orders
+
+    def order(self, worker: Worker, line: str) -> None:
+        """Raises BackendError."""
+        self._append(self.batch_path(worker.batch) / f"{worker.index}.orders", line)
+
+    def last_words(self, worker: Worker) -> str:
+        """The last line that a worker which never said hello has printed."""
+        for path in self.batch_path(worker.batch).glob("*_log.out"):
+            number = path.name.removesuffix("_log.out").split("_")
+            if worker.only and len(number) == 2 or (number[1] if len(number) == 3 else "0") == worker.index:
+                lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                kept = [line for line in lines if "pmix" not in line.lower()]
+                if kept:
+                    return kept[-1].strip()
+        return ""
+
+    def _append(self, path: Path, line: str) -> None:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                data = f"{line}\n".encode()
+                if os.write(fd, data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise _refused(error, self.home) from error
+
+
+def moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def end_of(started_at: datetime, seconds: float) -> datetime:
+    return started_at + timedelta(seconds=max(0.0, seconds))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _end(fields: Mapping[str, Any]) -> JobResult:
+    started, ended = fields.get("started"), fields.get("ended")
+    return JobResult(
+        state=JobState(fields["state"]),
+        exit_code=fields.get("code"),
+        started_at=moment(started) if started is not None else None,
+        ended_at=moment(ended) if ended is not None else None,
+        slot=fields.get("slot", ""),
+        message=fields.get("message", ""),
+    )
+
+
+def _refused(error: OSError, folder: Path) -> BackendError:
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space, then `arf resume`"
+    else:
+        hint = "make the study's folder writable, then `arf resume`"
+    return BackendError(f"cannot keep jobs in {error.filename or folder}: {reason}", hint=hint)

@@ -1,0 +1,81 @@
+"""The `hybrid` strategy: one at a time, then designs of what nearly worked, then the smallest patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from arf.hooks import Declaration, hookimpl
+
+if TYPE_CHECKING:
+    from arf.study import Study
+
+REPORT = "smallest-patch.txt"
+
+
+@frozen(kw_only=True)
+class Options:
+    lookahead: float = field(
+        default=2.0,
+        validator=validators.ge(0),
+        metadata={"help": "Untried ideas kept in stock, as a multiple of the slots."},
+    )
+    mix: int = field(
+        default=4,
+        validator=[validators.ge(0), validators.le(15)],
+        metadata={
+            "help": "Near misses after which all of them are tried together, and in the cells of a screening "
+            "design; 0: never."
+        },
+    )
+    fill: bool = field(
+        default=True,
+        metadata={
+            "help": "Run the incumbent and near misses again where a slot would be idle for want of ideas."
+        },
+    )
+    leave_one_out: int = field(
+        default=3,
+        validator=validators.ge(0),
+        metadata={
+            "help": "Runs without each kept change at the end, to find the smallest patch that keeps the "
+            "gain; 0: none."
+        },
+    )
+    min_gain_per_slot_hour: float | None = field(
+        default=None,
+        validator=validators.optional(validators.gt(0.0)),
+        metadata={
+            "help": "The search ends when less than this is expected of another slot-hour, in units of the "
+            "objective; null: never."
+        },
+    )
+    min_gain_per_usd: float | None = field(
+        default=None,
+        validator=validators.optional(validators.gt(0.0)),
+        metadata={"help": "The same for another dollar, spent on machines and agent; null: never."},
+    )
+
+
+@hookimpl
+def arf_register_strategies() -> list[Declaration]:
+    return [
+        Declaration(
+            name="hybrid",
+            summary="one idea at a time, designs of what nearly worked, and at the end the smallest patch",
+            implementation="arf_plugins.strategy_hybrid.strategy:Hybrid",
+            options=Options,
+        )
+    ]
+
+
+@hookimpl
+def arf_study_finished(study: Study, directory: Path) -> None:
+    """Write what each kept change is worth, where it was measured."""
+    from arf_plugins.strategy_hybrid.shrink import describe
+
+    text = describe(study)
+    if text:
+        (directory / REPORT).write_text(text, encoding="utf-8")

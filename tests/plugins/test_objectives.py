@@ -1,0 +1,289 @@
+"""What simulated experiments return: surfaces, tables of real runs, and other studies."""
+
+import json
+import math
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arf.config import Choice, Config, dump
+from arf.errors import UsageError
+from arf.store import Store
+from arf.study import Study
+from arf.types import Direction, Experiment, ExperimentState, Idea, Objective, Role, Tier, WorkspaceSettings
+from arf_plugins.backend_sim import Effect, ObjectiveOptions, SimTier
+from arf_plugins.objectives.choose import make_objective
+from arf_plugins.objectives.objective import NoCellError, Parameter, SimulatedObjective, Values
+from arf_plugins.objectives.surface import shipped_surfaces
+from arf_plugins.objectives.table import Cell, Table, TableObjective, pooled_sigma, read_table
+
+
+def make(**options: Any) -> SimulatedObjective:
+    return make_objective(ObjectiveOptions(**options), {})
+
+
+# ---- Surfaces -------------------------------------------------------------------------------------
+
+
+def test_branin_has_its_three_minima() -> None:
+    branin = make(name="branin")
+    for x, y in ((-math.pi, 12.275), (math.pi, 2.275), (9.42478, 2.475)):
+        assert branin.truth({"X1": x, "X2": y}) == pytest.approx(0.397887, abs=1e-5)
+    assert branin.optimum() == pytest.approx(0.397887, abs=1e-6)
+
+
+def test_hartmann6_has_its_minimum() -> None:
+    place = (0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573)
+    hartmann = make(name="hartmann6")
+    values = {f"X{n}": x for n, x in enumerate(place, 1)}
+    assert hartmann.truth(values) == pytest.approx(-3.32237, abs=1e-5)
+    assert hartmann.optimum() == pytest.approx(-3.32237, abs=1e-5)
+
+
+def test_effects_are_what_they_are_written_down_as() -> None:
+    surface = make(
+        start=2.0,
+        noise=0.0,
+        constants={
+            "A": Effect(base=4, best=8, gain=0.3, low=1, high=64, log=True),
+            "B": Effect(base=0.5, best=0.5, gain=0.2),
+            "C": Effect(base=0.0, best=1.0, gain=0.1, crash_above=1.5, high=2.0),
+        },
+        interactions={"A*C": -0.05},
+    )
+    base = surface.base
+    assert surface.truth(base) == 2.0
+    assert surface.truth({**base, "A": 8}) == pytest.approx(1.7)
+    assert surface.truth({**base, "A": 16}) == pytest.approx(
+        2.0
+    )  # as far beyond the best as the base is short
+    assert surface.truth({**base, "B": 1.0}) == pytest.approx(2.2)
+    assert surface.truth({**base, "A": 8, "C": 1.0}) == pytest.approx(2.0 - 0.3 - 0.1 + 0.05)
+    assert math.isnan(surface.truth({**base, "C": 1.6}))
+    # A little short of both bests: they get in each other's way.
+    assert 1.635 < surface.optimum() < 1.65
+    assert surface.gain(1.7) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("name", [*shipped_surfaces(), "branin", "hartmann6"])
+def test_shipped_surfaces_can_be_improved_unless_they_are_noise(name: str) -> None:
+    objective = make(name=name)
+    assert (objective.possible_gain() > 1e-6) is (name != "noise")
+    assert objective.sigma(objective.base) > 0
+
+
+def test_pairs_cannot_be_climbed_one_by_one() -> None:
+    pairs = make(name="pairs")
+    base = pairs.base
+    gains = {name: pairs.gain(pairs.truth({**base, name: 1})) for name in ("ALPHA", "BETA", "GAMMA", "DELTA")}
+    assert max(gains.values()) < 0
+    assert pairs.gain(pairs.truth({**base, "ALPHA": 1, "BETA": 1})) == pytest.approx(0.02)
+
+
+def test_hardware_shifts_and_reverses() -> None:
+    tiers = {"a": SimTier(), "b": SimTier(offset=-0.005, reversals={"ALPHA": 0.03})}
+    objective = make_objective(ObjectiveOptions(name="additive", noise=0.0), tiers)
+    base = objective.base
+    moved = {**base, "ALPHA": 0.9}
+    assert objective.truth(base, "b") == pytest.approx(objective.truth(base, "a") - 0.005)
+    assert objective.gain(objective.truth(moved, "a"), "a") == pytest.approx(0.012)
+    assert objective.gain(objective.truth(moved, "b"), "b") < 0
+    assert objective.optimum("b") > objective.optimum("a") - 0.005
+    assert objective.draw(base, "a", 1.0, random.Random(0)) == objective.truth(base, "a")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "braning"}, "did you mean 'branin'"),
+        ({"kind": "tabel"}, "did you mean 'table'"),
+        ({}, "a name or constants"),
+        ({"kind": "nowhere.at:All"}, "cannot be imported"),
+        ({"kind": "json:JSONDecoder"}, "no SimulatedObjective"),
+        ({"constants": {"A": Effect(base=0, best=1, levels=(0,))}}, "one level"),
+        ({"constants": {"A": Effect(base=2, best=1, levels=(0, 1))}}, "none of its levels"),
+        ({"constants": {"A": Effect(base=2.0, best=1)}}, "not between 0 and 1"),
+        ({"constants": {"A": Effect(base=0.5, best=1, log=True)}}, "not above 0"),
+        ({"constants": {"A": Effect(base="x", best=1)}}, "is a number"),
+        ({"constants": {"A": Effect(base=0, best=1)}, "interactions": {"A*B": 1}}, "no constant 'B'"),
+        ({"constants": {"A": Effect(base=0, best=1)}, "interactions": {"A*A": 1}}, "no pair"),
+    ],
+)
+def test_bad_options_are_a_clear_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(**options)
+
+
+def test_a_reversal_of_an_unknown_constant_is_named() -> None:
+    with pytest.raises(UsageError, match="did you mean 'ALPHA'"):
+        make_objective(ObjectiveOptions(name="additive"), {"a": SimTier(reversals={"ALPHO": 1.0})})
+
+
+class Own(SimulatedObjective):
+    """Somebody's own objective."""
+
+    parameters = (Parameter(name="X", base=1.0, low=0.0, high=2.0),)
+
+    def __init__(self, options: ObjectiveOptions) -> None:
+        self.options = options
+
+    def truth(self, values: Values, tier: str = "", share: float = 1.0) -> float:
+        return float(values["X"]) ** 2
+
+    def sigma(self, values: Values, tier: str = "", share: float = 1.0) -> float:
+        return 0.1
+
+    def optimum(self, tier: str = "") -> float:
+        return 0.0
+
+
+def test_an_objective_of_ones_own_is_named_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "own_objective", sys.modules[__name__])
+    assert make(kind="own_objective:Own").truth({"X": 2.0}) == 4.0
+
+
+# ---- Tables ---------------------------------------------------------------------------------------
+
+
+def table(**changed: Any) -> Table:
+    parameters = (
+        Parameter(name="A", base=1, levels=(1, 2)),
+        Parameter(name="B", base="x", levels=("x", "y")),
+    )
+    cells = (
+        Cell(levels=(0, 0), values=(1.0, 1.2)),
+        Cell(levels=(1, 0), values=(0.8, 0.8)),
+        Cell(levels=(1, 1), values=()),
+    )
+    return Table(**{"objective": Objective(), "parameters": parameters, "cells": cells, **changed})
+
+
+def test_a_table_gives_means_and_pooled_noise() -> None:
+    objective = TableObjective(table())
+    assert objective.truth({"A": 1, "B": "x"}) == pytest.approx(1.1)
+    assert objective.truth({"A": 2, "B": "x"}) == pytest.approx(0.8)
+    assert math.isnan(objective.truth({"A": 2, "B": "y"}))  # all of its runs failed
+    assert objective.sigma(objective.base) == pytest.approx(math.sqrt(0.02 / 2))
+    assert objective.optimum() == pytest.approx(0.8)
+
+
+def test_what_a_table_lacks_is_said_with_what_it_has() -> None:
+    objective = TableObjective(table())
+    with pytest.raises(NoCellError, match="no cell with A = 3; it has A = 1, 2"):
+        objective.truth({"A": 3, "B": "x"})
+    with pytest.raises(NoCellError, match="A = 1, B = 'y'; it was never recorded"):
+        objective.truth({"A": 1, "B": "y"})
+
+
+def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    there = table(objective=Objective(metric="acc", direction=Direction.MAX), provenance={"by": "test"})
+    path.write_text(there.to_json())
+    assert read_table(path) == there
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "arf-table/1"}', '{"format": "arf-table/9"}'])
+def test_a_file_that_is_no_table_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"t\.json is no table.*arf bench record"):
+        read_table(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_table(tmp_path / "none.json")
+
+
+def test_the_bundled_table_is_whole_and_worth_searching() -> None:
+    there = read_table("bundled")
+    objective = TableObjective(there)
+    cells = math.prod(len(p.levels) for p in there.parameters)
+    assert len(there.cells) == cells == 144
+    assert all(len(cell.values) == 2 for cell in there.cells)
+    assert objective.possible_gain() > 10 * objective.sigma(objective.base)
+
+
+def test_pooled_sigma_of_known_groups() -> None:
+    assert pooled_sigma([(1.0, 3.0), (5.0,), (2.0, 2.0, 2.0)]) == pytest.approx(math.sqrt(2 / 3))
+    assert pooled_sigma([(1.0,)]) == 0.0
+
+
+# ---- Replays --------------------------------------------------------------------------------------
+
+
+def recorded(tmp_path: Path) -> Path:
+    """The folder of a study with a baseline of two runs and two ideas, on top of each other."""
+    script = tmp_path / "train.py"
+    script.write_text("DEPTH = 4\nWIDTH = 64\nUNUSED = 1\n")
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "base")
+    base = git("rev-parse", "HEAD")
+    study = Study(name="old", base=base, base_tree="t0", tiers=[Tier(name="a", slots=1)])
+    home = tmp_path / "study"
+    home.mkdir()
+    store = Store.create(home, study, {"workspace": str(tmp_path)})
+    from arf_plugins.backend_sim.clock import EPOCH
+
+    def tell(
+        number: int, commit: str, value: float | None, parent: str = base, ideas: tuple[int, ...] = ()
+    ) -> None:
+        experiment = Experiment(
+            id=number, role=Role.CANDIDATE, parent=parent, ideas=ideas, commit=commit, tree=commit, tier="a",
+            seed=1, state=ExperimentState.ENDED, value=value, accepted_at=EPOCH, ended_at=EPOCH,
+        )  # fmt: skip
+        store.insert_experiment(experiment, 10 * number)
+        store.update_experiment(experiment, 10 * number + 1)
+
+    with store.transaction():
+        for number, (commit, constants) in enumerate(
+            [("c1", {"DEPTH": 6}), ("c2", {"WIDTH": 96}), ("c3", {})], 1
+        ):
+            store.add_idea(Idea(id=number, title="x", base=base, commit=commit, constants=constants), number)
+        tell(1, base, 1.0)
+        tell(2, base, 1.1)
+        tell(3, "c1", 0.9, ideas=(1,))
+        tell(4, "c12", 0.7, parent="c1", ideas=(2,))
+        tell(5, "c3", 0.1, ideas=(3,))  # a change of code has no place on a grid
+        tell(6, "c2", None, ideas=(2,))  # it crashed
+    store.close()
+    return home
+
+
+def test_a_replay_gives_what_the_other_study_read(tmp_path: Path) -> None:
+    objective = make(kind="replay", file=str(recorded(tmp_path)))
+    assert objective.base == {"DEPTH": 4, "WIDTH": 64}
+    assert objective.truth({"DEPTH": 4, "WIDTH": 64}) == pytest.approx(1.05)
+    assert objective.truth({"DEPTH": 6, "WIDTH": 64}) == pytest.approx(0.9)
+    assert objective.truth({"DEPTH": 6, "WIDTH": 96}) == pytest.approx(0.7)
+    assert math.isnan(objective.truth({"DEPTH": 4, "WIDTH": 96}))
+    assert objective.optimum() == pytest.approx(0.7)
+    with pytest.raises(NoCellError):
+        objective.truth({"DEPTH": 5, "WIDTH": 64})
+
+
+def test_a_replay_of_nothing_is_a_clear_line(tmp_path: Path) -> None:
+    from arf.errors import ArfError
+
+    with pytest.raises(ArfError, match="no study"):
+        make(kind="replay", file=str(tmp_path / "nowhere"))
+
+
+def test_options_survive_a_configuration_file() -> None:
+    from arf_plugins.backend_sim import SimOptions
+
+    config = Config(
+        workspace=WorkspaceSettings(command="x"),
+        backend=Choice(name="sim", options=SimOptions(tiers={"a": SimTier(slots=3)})),
+    )
+    assert json.loads(json.dumps(dump(config))).count("slots: 3") == 1

@@ -1,0 +1,64 @@
+"""A real Slurm for the tests in this folder. In continuous integration (`CI` is set) it must start."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import slurm_cluster  # noqa: E402  it is beside this file, which pytest's import mode does not see
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+def _cluster(*, accounting: bool) -> Iterator[slurm_cluster.Cluster]:
+    if reason := slurm_cluster.missing(accounting=accounting):
+        if os.environ.get("CI"):
+            pytest.fail(f"the Slurm tests cannot run: {reason}")
+        pytest.skip(reason)
+    # Not in pytest's folder: munge wants none of its parents to be writable for others, sockets a short path.
+    with tempfile.TemporaryDirectory(prefix="arf-slurm-", ignore_cleanup_errors=True) as home:
+        with slurm_cluster.running(Path(home), accounting=accounting) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="session")
+def plain_cluster() -> Iterator[slurm_cluster.Cluster]:
+    yield from _cluster(accounting=False)
+
+
+@pytest.fixture(scope="session")
+def accounted_cluster() -> Iterator[slurm_cluster.Cluster]:
+    yield from _cluster(accounting=True)
+
+
+@pytest.fixture
+def slurm(
+    plain_cluster: slurm_cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[slurm_cluster.Cluster]:
+    """A Slurm without accounting, empty, which arf's commands reach."""
+    monkeypatch.setenv("SLURM_CONF", str(plain_cluster.config))
+    yield plain_cluster
+    plain_cluster.run("scancel", "-u", str(os.getuid()), check=False)
+    plain_cluster.wait_until_empty()
+
+
+@pytest.fixture
+def slurm_with_accounting(
+    accounted_cluster: slurm_cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[slurm_cluster.Cluster]:
+    """The same, with slurmdbd behind it, and limits."""
+    monkeypatch.setenv("SLURM_CONF", str(accounted_cluster.config))
+    yield accounted_cluster
+    accounted_cluster.run("scancel", "-u", str(os.getuid()), check=False)
+    accounted_cluster.wait_until_empty()
