@@ -88,6 +88,11 @@ class Ledger:
         spread = self.study.spread("cpu")
         self.store.set_spread("cpu", None, spread.sum_squares, spread.df)
 
+    def stock(self, count: int) -> None:
+        """Untried ideas for the strategy to choose from, as in any study that runs."""
+        for _ in range(count - self.study.untried_count):
+            self._idea()
+
     def _idea(self) -> int:
         number = len(self.study.ideas) + 1
         idea = Idea(id=number, title="LR", base="b" * 40, commit=f"{number:040x}", constants={"LR": number})
@@ -115,6 +120,8 @@ def main() -> None:
         ledger = Ledger(Path(folder))
         for size in SIZES:
             ledger.grow_to(size)
+            with ledger.store.transaction():
+                ledger.stock(32)
 
             def record() -> None:
                 with ledger.store.transaction():
@@ -122,7 +129,7 @@ def main() -> None:
 
             def decide() -> None:
                 judge(ledger.study)
-                strategy.decide(ledger.study, {"cpu": 4})
+                assert strategy.decide(ledger.study, {"cpu": 4})
 
             rows[size] = {
                 "decision": timed(decide),
