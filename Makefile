@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-all check format bench clean
+.PHONY: help run test test-all test-slurm check format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -22,6 +22,9 @@ test: $(VENV)/.test-ready ## check the code and run all tests but the slow ones 
 
 test-all: $(VENV)/.test-ready ## run all tests, the slow ones too
 	@$(BIN)/pytest -m '' $(ARGS)
+
+test-slurm: $(VENV)/.test-ready ## run the tests on a real Slurm (needs its Debian packages and root: .ci/install-slurm)
+	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)
 
 check: $(VENV)/.test-ready ## lint, format, types and import contracts
 	@$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from attrs import frozen
 
 FEWEST = 6
 """Pairs below which the interval is all of -1 to 1."""
+MOST_RATIO = 5.0
+"""The narrowest selection that is corrected for, as the ratio of standard deviations."""
 _NORMAL = NormalDist()
 
 
@@ -35,8 +37,13 @@ class Agreement:
         return f"rank agreement {self.tau:.2f} [{self.low:.2f}, {self.high:.2f}] of {self.n} pairs"
 
 
-def agreement(pairs: Sequence[tuple[float, float]], level: float = 0.8) -> Agreement:
+def agreement(
+    pairs: Sequence[tuple[float, float]], *, level: float = 0.8, everything: Sequence[float] = ()
+) -> Agreement:
     """How well the first of each pair ranks as the second does.
+
+    If the pairs were selected by their first reading, `everything` is that of all there was to select from;
+    the answer is then for all of those (see `unselected`).
 
     The interval is of Fisher's z, `atanh(tau) ± z sqrt(0.437 / (n - 4))` (Fieller, Hartley and Pearson,
     Biometrika 44, 1957; Bonett and Wright, Psychometrika 65, 2000, found it sound up to about |tau| = 0.8).
@@ -49,7 +56,37 @@ def agreement(pairs: Sequence[tuple[float, float]], level: float = 0.8) -> Agree
     most = 1 - 4 / (n * (n - 1))
     centre = math.atanh(max(-most, min(most, tau)))
     margin = _NORMAL.inv_cdf((1 + level) / 2) * math.sqrt(0.437 / (n - 4))
-    return Agreement(tau=tau, low=math.tanh(centre - margin), high=math.tanh(centre + margin), n=n)
+    ratio = _ratio([x for x, _ in pairs], everything)
+    tau, low, high = (
+        unselected(value, ratio) for value in (tau, math.tanh(centre - margin), math.tanh(centre + margin))
+    )
+    return Agreement(tau=tau, low=low, high=high, n=n)
+
+
+def unselected(tau: float, ratio: float) -> float:
+    """The tau of all things, where that of a selection by the first reading is known.
+
+    Among the best the order is mostly noise, so a selection looks as if the reading ranked worse than it
+    does. `ratio` is the standard deviation of the first reading over all things, over that in the selection.
+    Pearson's correction of a correlation for explicit selection (Phil. Trans. A 200, 1903; Thorndike's
+    case 2, Personnel Selection, 1949), by way of Greiner's relation `rho = sin(pi tau / 2)`.
+    """
+    rho = math.sin(math.pi / 2 * tau)
+    corrected = rho * ratio / math.sqrt(1 - rho * rho + rho * rho * ratio * ratio)
+    return 2 / math.pi * math.asin(max(-1.0, min(1.0, corrected)))
+
+
+def _ratio(selected: Sequence[float], everything: Sequence[float]) -> float:
+    """By how much more all things are spread out than the selected ones; at least 1."""
+    if len(everything) < FEWEST:
+        return 1.0
+    narrow, wide = _variance(selected), _variance(everything)
+    return max(1.0, min(MOST_RATIO, math.sqrt(wide / narrow))) if narrow > 0 else 1.0
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def kendall_tau_b(pairs: Sequence[tuple[float, float]]) -> float:

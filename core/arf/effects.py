@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 Levels = tuple[int, ...]
 """A cell: for each factor the number of its level, where 0 is the base."""
 Term = tuple[tuple[int, int], ...]
-"""What is estimated: (factor, level) for a main effect, two of them for an interaction. Factors count from 0."""
+"""(factor, level) for a main effect, two of them for an interaction. Factors count from 0."""
 
 ALIASED = 0.1
 """From this share on, a term that is not in the model counts as aliased with one that is."""
+FRESH = 0.7
+"""Of a contrast of a higher order, the share that no term before it explains, to count for Lenth's method."""
+TOLERANCE_OF_MAINS = 0.15
+"""A main effect enters with less, as where cells have crashed: its standard error tells the price."""
 FEW_CONTRASTS = 7
 """Lenth's method needs contrasts, most of them of nothing: those of an 8-run design at least."""
 
@@ -159,25 +163,25 @@ def fit(
     known: Noise | None = None,
     alpha: float = 0.05,
     coding: Coding = Coding.SUM,
-    tolerance: float = 0.7,
+    tolerance: float = FRESH,
     pairs: Sequence[tuple[int, int]] | None = None,
 ) -> Fit:
     """Main effects and two-factor interactions of the cells, as many as they tell apart.
 
-    A term enters the model if at least `tolerance` of its column (as a share of its squared length) is not
-    explained by the terms before it; what stays out is aliased, and is listed with what it is aliased with
-    (the alias matrix of Box and Wilson). Among aliased interactions, the one of the factors with the larger
-    main effects enters (effect heredity, Hamada and Wu). `pairs` are the pairs of factors whose interactions
-    are considered; None for all.
+    An interaction enters the model if at least `tolerance` of its column (as a share of its squared length)
+    is not explained by the terms before it; what stays out is aliased, and is listed with what it is aliased
+    with (the alias matrix of Box and Wilson). Among aliased interactions, the one of the factors with the
+    larger main effects enters (effect heredity, Hamada and Wu). `pairs` are the pairs of factors whose
+    interactions are considered; None for all.
 
     The noise is that of replicates (`known`); where those have fewer degrees of freedom than Lenth's method
     has (a third of the contrasts), it is pooled with Lenth's estimate by degrees of freedom, and without
     replicates it is Lenth's alone. Cost: cubic in the number of cells for designs, and linear in the cells
     for a fixed number of factors.
     """
-    model = _Model(axes, cells, objective, coding, tolerance)
-    model.add(_mains(axes))
-    model.add(_by_heredity(model, axes, pairs))
+    model = _Model(axes, cells, objective, coding)
+    model.add(_mains(axes), min(tolerance, TOLERANCE_OF_MAINS))
+    model.add(_by_heredity(model, axes, pairs), tolerance)
     sigma, df, source = _sigma(model, known)
     return _fit(model, sigma, df, source, alpha, pairs)
 
@@ -252,7 +256,9 @@ def read_design(study: Study, label: str) -> Design | None:
     levels = {run.id: levels_of(ideas, run.ideas) for run in runs}
     tiers = sorted({run.tier for run in runs}, key=lambda t: (-sum(run.tier == t for run in runs), t))
     groups = [(levels[run.id], run.tier, study.group_of(run)) for run in runs]
-    cells = [_cell(study, where, tier, tiers[0], group.n, group.mean) for where, tier, group in groups if group.n]
+    cells = [
+        _cell(study, where, tier, tiers[0], group.n, group.mean) for where, tier, group in groups if group.n
+    ]
     return Design(
         label=label,
         parent=runs[0].parent,
@@ -349,12 +355,10 @@ class _Model:
         cells: Sequence[Cell],
         objective: Objective,
         coding: Coding,
-        tolerance: float,
     ) -> None:
         self.axes = tuple(axes)
         self.cells = tuple(cells)
         self.coding = coding
-        self.tolerance = tolerance
         self.levels = np.array([cell.levels for cell in cells], dtype=np.int64).reshape(len(cells), len(axes))
         self.root = np.array([math.sqrt(cell.n) / cell.sigma for cell in cells])
         self.y: Vector = self.root * np.array([objective.gain(0.0, cell.mean) for cell in cells])
@@ -371,11 +375,17 @@ class _Model:
         """The weighted column of a term."""
         return np.asarray(self.root * _column(self.levels, term, self.coding))
 
-    def add(self, terms: Sequence[Term]) -> None:
-        """Take in the terms that are told apart from those before."""
+    def add(self, terms: Sequence[Term], tolerance: float) -> None:
+        """Take in the terms that are told apart from those before, and vary at all."""
         for term in terms:
-            if not self._enter(term, self.column(term), self.tolerance):
+            if self._varies(term) and not self._enter(term, self.column(term), tolerance):
                 self.left_out.append(term)
+
+    def _varies(self, term: Term) -> bool:
+        """Whether each factor has its level in some cells and not in others: not if all others crashed."""
+        return all(
+            0 < np.count_nonzero(self.levels[:, factor] == level) < len(self.cells) for factor, level in term
+        )
 
     def _enter(self, term: Term | None, column: Vector, tolerance: float) -> bool:
         rest = _rest(column, self.basis)
@@ -401,7 +411,7 @@ class _Model:
                         return own
                     rest = _rest(column := self.column(term), basis)
                     left = float(rest @ rest)
-                    if left > self.tolerance * float(column @ column) > 0.0:
+                    if left > FRESH * float(column @ column) > 0.0:
                         basis.append(rest / math.sqrt(left))
                         own.append(float(basis[-1] @ self.y))
         return own
@@ -423,9 +433,7 @@ def _rest(column: Vector, basis: Sequence[Vector]) -> Vector:
     return rest
 
 
-def _by_heredity(
-    model: _Model, axes: Sequence[Axis], pairs: Sequence[tuple[int, int]] | None
-) -> list[Term]:
+def _by_heredity(model: _Model, axes: Sequence[Axis], pairs: Sequence[tuple[int, int]] | None) -> list[Term]:
     """Interactions, those of the factors with the larger main effects first."""
     wanted = list(combinations(range(len(axes)), 2)) if pairs is None else list(pairs)
     if not wanted:
@@ -469,7 +477,9 @@ def _fit(
     terms = [term for term in model.terms if term is not None]
     rows = [_contrast(model, term) for term in terms]
     gains = [float(row @ beta) for row in rows]
-    errors = [None if sigma is None else sigma * math.sqrt(max(0.0, float(row @ inverse @ row))) for row in rows]
+    errors = [
+        None if sigma is None else sigma * math.sqrt(max(0.0, float(row @ inverse @ row))) for row in rows
+    ]
     ts = [_ratio(gain, error) for gain, error in zip(gains, errors, strict=True)]
     ps = [None if t is None else min(1.0, 2 * t_tail(abs(t), df)) for t in ts]
     adjusted = _adjusted(ps)
@@ -497,7 +507,7 @@ def _fit(
         df=df,
         source=source,
         margin=max(main_errors) * t_critical(alpha / 2 / len(terms), df) if main_errors else None,
-        missing=tuple(term_name(model.axes, term) for term in model.left_out if len(term) == 1),
+        missing=tuple(term_name(model.axes, term) for term in _mains(model.axes) if term not in terms),
         coding=model.coding,
         coefficients=_coefficients(model, beta, inverse, sigma),
     )
@@ -607,8 +617,8 @@ def to_json(fit: Fit) -> dict[str, Any]:
                 "error": e.error,
                 "t": _finite(e.t),
                 "p": e.p,
-                "adjusted_p": e.adjusted,
-                "verdict": str(e.finding),
+                "adjusted": e.adjusted,
+                "finding": str(e.finding),
                 "aliases": [{"name": name, "share": share} for name, share in e.aliases],
             }
             for e in fit.effects

@@ -62,7 +62,7 @@ def left_behind(study: Study) -> Iterator[Ideas]:
     All strong ones together first: with many slots several winners are found side by side, and one run
     instead of one after the other takes them in. Each by itself only if that was not kept.
     """
-    if not study.stale or _is_combination_under_way(study):
+    if not study.stale or is_combination_under_way(study):
         return
     leads = _leads(study)
     strong = together(study, [ideas for lead, ideas in leads if lead >= STRONG])
@@ -113,7 +113,8 @@ def is_idle(study: Study) -> bool:
     return not under_way and study.exhausted(study.incumbent_commit)
 
 
-def _is_combination_under_way(study: Study) -> bool:
+def is_combination_under_way(study: Study) -> bool:
+    """Whether a candidate of several ideas on the incumbent runs or waits for its verdict."""
     for number in chain(study.running, study.undecided):
         experiment = study.experiments[number]
         if (

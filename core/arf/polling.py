@@ -23,10 +23,10 @@ class PollingBackend(Backend):
     """Turns one question about all jobs into `wait` for each of them.
 
     There are two ways to learn of an end. `glance` looks at what costs nothing to look at (files in a shared
-    folder) and is called often. `poll` asks the cluster, and is called rarely: at once when there is reason to
-    (`soon`), then with pauses that grow from `poll_interval_s[0]` to `poll_interval_s[1]` while nothing new is
-    heard; never for one job alone, and never while `is_due` says that there is nothing to ask. A cluster that
-    does not answer is asked again, after longer pauses, for as long as it takes.
+    folder), and is called often. `poll` asks the cluster, and is called rarely: at once when there is reason
+    to (`soon`), then with pauses that grow up to `poll_interval_s[1]`, and never more often than
+    `poll_interval_s[0]` allows; never for one job alone, and never while `is_due` says that there is nothing
+    to ask. A cluster that does not answer is asked again, after longer pauses, for as long as it takes.
 
     A subclass implements `submit`, `cancel` and `poll`, calls `follow` for each job that it starts, and
     `soon` after what is likely to end a job.

@@ -11,6 +11,7 @@ import math
 import random
 from bisect import insort
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -213,6 +214,10 @@ class Study:
     def all_factors(self) -> Mapping[int, list[Factor]]:
         """Factors by the ask that they answered, oldest first."""
         return MappingProxyType(self._factors)
+
+    def last_factors(self, n: int) -> list[int]:
+        """The last `n` asks that factors answered, the newest first."""
+        return list(islice(reversed(self._factors), n))
 
     def exhausted(self, base: str) -> bool:
         """Whether the agent has said that it has nothing more for this base."""

@@ -19,12 +19,12 @@ from arf_plugins.strategy_optuna.strategy import CmaEs, Tpe
 
 class TestTpe(StrategySuite):
     def make(self) -> Strategy:
-        return Tpe(OptunaOptions(startup=4))
+        return Tpe(OptunaOptions(ideas=6, startup=4))
 
 
 class TestCmaEs(StrategySuite):
     def make(self) -> Strategy:
-        return CmaEs(OptunaOptions(ideas=12))
+        return CmaEs(OptunaOptions(ideas=6))
 
 
 def study_of(*ideas: dict[str, int]) -> Study:

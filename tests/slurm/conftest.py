@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import slurm_cluster  # noqa: E402  it is beside this file, which pytest's import mode does not see
+import slurm_cluster  # it is beside this file, which pytest's import mode does not see
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,9 +27,11 @@ def _cluster(*, accounting: bool) -> Iterator[slurm_cluster.Cluster]:
             pytest.fail(f"the Slurm tests cannot run: {reason}")
         pytest.skip(reason)
     # Not in pytest's folder: munge wants none of its parents to be writable for others, sockets a short path.
-    with tempfile.TemporaryDirectory(prefix="arf-slurm-", ignore_cleanup_errors=True) as home:
-        with slurm_cluster.running(Path(home), accounting=accounting) as cluster:
-            yield cluster
+    with (
+        tempfile.TemporaryDirectory(prefix="arf-slurm-", ignore_cleanup_errors=True) as home,
+        slurm_cluster.running(Path(home), accounting=accounting) as cluster,
+    ):
+        yield cluster
 
 
 @pytest.fixture(scope="session")

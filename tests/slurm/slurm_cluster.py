@@ -1,7 +1,7 @@
-"""A throw-away Slurm: a real controller and three nodes on this machine, with two kinds of GPUs that are none.
+"""A throw-away Slurm: a real controller and three nodes on this machine, with two kinds of pretended GPUs.
 
-Needs Debian's packages (`PACKAGES`) and root: device files are made, which is what Slurm takes for a GPU. Nothing
-outside of its folder is touched, and several can run beside each other.
+Needs Debian's packages (`PACKAGES`) and root: device files are made, which is what Slurm takes for a GPU.
+Nothing outside of its folder is touched, and several can run beside each other.
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PACKAGES = (
-    "slurmctld slurmd slurm-client slurm-wlm-basic-plugins slurmdbd munge mariadb-server mariadb-client".split()
+    "slurmctld",
+    "slurmd",
+    "slurm-client",
+    "slurm-wlm-basic-plugins",
+    "slurmdbd",
+    "munge",
+    "mariadb-server",
+    "mariadb-client",
 )
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 NODES = {"h100-0": ("h100", 4), "h100-1": ("h100", 4), "h200-0": ("h200", 2)}
 START_S = 60.0
 
@@ -60,10 +68,11 @@ SlurmctldTimeout=60
 SlurmdTimeout=300
 InactiveLimit=0
 CompleteWait=0
-NodeName=h100-[0-1] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node0}-{node1}] CPUs=32 RealMemory=64000 Gres=gpu:h100:4
-NodeName=h200-0 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs=32 RealMemory=64000 Gres=gpu:h200:2
-PartitionName=gpu Nodes=h100-[0-1],h200-0 Default=YES MaxTime=1-00:00:00 DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE
-PartitionName=high Nodes=h100-[0-1],h200-0 MaxTime=INFINITE DefaultTime=60 PriorityTier=10 PreemptMode=OFF
+NodeName=DEFAULT CPUs=32 RealMemory=64000
+NodeName=h100-[0-1] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{node0}-{node1}] Gres=gpu:h100:4
+NodeName=h200-0 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} Gres=gpu:h200:2
+PartitionName=gpu Nodes=h100-[0-1],h200-0 Default=YES MaxTime=1-00:00:00 PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=high Nodes=h100-[0-1],h200-0 MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 PartitionName=brief Nodes=h200-0 MaxTime=5 PriorityTier=1 PreemptMode=OFF
 """
 
@@ -89,7 +98,7 @@ def missing(*, accounting: bool = False) -> str:
     """Why no cluster can be started here; empty if one can."""
     needed = ["slurmctld", "slurmd", "munged", "sbatch"]
     needed += ["slurmdbd", "mariadbd"] if accounting else []
-    absent = [name for name in needed if not shutil.which(name, path=_path())]
+    absent = [name for name in needed if not shutil.which(name, path=PATH)]
     if absent:
         return f"no {', '.join(absent)}: apt-get install {' '.join(PACKAGES)}"
     if os.geteuid() != 0:
@@ -123,13 +132,23 @@ class Cluster:
         self.start_controller()
         for node in NODES:
             self.start_node(node)
-        _until(lambda: self.idle_nodes() == len(NODES), f"the nodes do not start; look into {self.home}/*.log")
+        _until(
+            lambda: self.idle_nodes() == len(NODES), f"the nodes do not start; look into {self.home}/*.log"
+        )
 
     def stop(self) -> None:
         with contextlib.suppress(subprocess.SubprocessError, AssertionError):
             self.run("scancel", "-u", str(os.getuid()), check=False)
             self.wait_until_empty()
-        for name in ("slurmd.h100-0", "slurmd.h100-1", "slurmd.h200-0", "slurmctld", "slurmdbd", "sql", "munged"):
+        for name in (
+            "slurmd.h100-0",
+            "slurmd.h100-1",
+            "slurmd.h200-0",
+            "slurmctld",
+            "slurmdbd",
+            "sql",
+            "munged",
+        ):
             self.end(name, signal.SIGTERM)
 
     def wait_until_empty(self) -> None:
@@ -155,6 +174,13 @@ class Cluster:
                 daemon.kill()
                 daemon.wait()
 
+    def resume(self, node: str) -> None:
+        """Let a node that was set down be used again."""
+        self.run(
+            "scontrol", "update", f"nodename={node}", "state=resume", check=False
+        )  # it may be so already
+        _until(lambda: self.idle_nodes() == len(NODES), f"{node} does not come back")
+
     def idle_nodes(self) -> int:
         text = self.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%T", check=False)
         return sum(line in ("idle", "mixed", "allocated") for line in text.split())
@@ -170,7 +196,7 @@ class Cluster:
         return done.stdout
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "SLURM_CONF": str(self.config), "PATH": _path()}
+        return {**os.environ, "SLURM_CONF": str(self.config), "PATH": PATH}
 
     # ---- Parts ------------------------------------------------------------------------------
 
@@ -192,7 +218,9 @@ class Cluster:
         text = CONFIG.format(**names)
         if self.accounting:
             text += "AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n"
-            text += f"AccountingStoragePort={self._ports['dbd']}\nAccountingStoragePass={self.home}/munge.sock\n"
+            text += (
+                f"AccountingStoragePort={self._ports['dbd']}\nAccountingStoragePass={self.home}/munge.sock\n"
+            )
             text += "AccountingStorageEnforce=associations,limits,qos\nAccountingStorageTRES=gres/gpu\n"
             (self.home / "slurmdbd.conf").write_text(DATABASE.format(**names))
             (self.home / "slurmdbd.conf").chmod(0o600)
@@ -202,10 +230,10 @@ class Cluster:
 
     def _start_accounting(self) -> None:
         data, sock = self.home / "mysql", self.home / "mysql.sock"
-        self.run("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
-                 "--auth-root-authentication-method=normal", "--skip-test-db")  # fmt: skip
-        self._start("sql", "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={sock}",
-                    "--bind-address=127.0.0.1", f"--port={self._ports['sql']}", f"--pid-file={self.home}/sql.pid",
+        base = ("--no-defaults", "--user=root", f"--datadir={data}")
+        self.run("mariadb-install-db", *base, "--auth-root-authentication-method=normal", "--skip-test-db")
+        self._start("sql", "mariadbd", *base, f"--socket={sock}", f"--pid-file={self.home}/sql.pid",
+                    "--bind-address=127.0.0.1", f"--port={self._ports['sql']}",
                     "--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=900")  # fmt: skip
         ask = ("mariadb", "--no-defaults", "-uroot", "-S", str(sock), "-e")
         _until(lambda: sock.exists() and self._works(*ask, "select 1"), "mariadbd does not start")
@@ -219,7 +247,9 @@ class Cluster:
         self.run("sacctmgr", "-i", "add", "user", "root", "account=lab", check=False)
 
     def _works(self, *command: str) -> bool:
-        return subprocess.run(command, env=self.environment(), capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run(command, env=self.environment(), capture_output=True, check=False).returncode == 0
+        )
 
     def _start(self, name: str, *command: str) -> None:
         with (self.home / f"{name}.out").open("ab") as out:
@@ -237,10 +267,6 @@ def running(home: Path, *, accounting: bool = False) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
-
-
-def _path() -> str:
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 def _end_with_parent() -> None:

@@ -99,6 +99,10 @@ def bench(tmp_path: Path, slurm: Any) -> Bench:
     return Bench(tmp_path, slurm)
 
 
+def environ(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 HOLD = "touch $MARKS/up; until [ -e $MARKS/go ]; do sleep 0.05; done; exit 6"
 FIRST_HOLDS = "if mkdir $MARKS/first; then touch $MARKS/up; sleep 600; fi; echo again"
 """Runs on when it is run for the first time, and ends well the next time."""
@@ -144,7 +148,10 @@ def test_tiers_can_be_given(bench: Bench) -> None:
     [
         ({"partition": "gpus"}, "did you mean 'gpu'"),
         ({"tiers": {"a100": SlurmTier(gres="gpu:a100:1")}}, "gpu:h100, gpu:h200"),
-        ({"tiers": {"many": SlurmTier(gres="gpu:h100:9")}}, "no node of the default partition has gpu:h100:9"),
+        (
+            {"tiers": {"many": SlurmTier(gres="gpu:h100:9")}},
+            "no node of the default partition has gpu:h100:9",
+        ),
         ({"directives": {"output": "x"}}, "is arf's to set"),
     ],
     ids=["partition", "gres", "too-many", "directive"],
@@ -230,7 +237,7 @@ def test_nothing_of_arfs_environment_reaches_slurm(bench: Bench, monkeypatch: py
         runners = bench.runner_pids()
         assert runners
         for pid in runners:
-            assert b"a-key-that-must-not-leak" not in Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"a-key-that-must-not-leak" not in environ(pid)
         (bench.path / "go").touch()
         await backend.wait(handle)
 
@@ -245,8 +252,7 @@ def test_a_preempted_job_is_told_as_preempted_and_can_run_again(bench: Bench, fo
     async def steps(backend: SlurmBackend) -> tuple[JobResult, JobResult]:
         handle = await backend.submit(bench.job("job", FIRST_HOLDS, tier="h200"))
         await bench.marked("up")
-        rival = "sbatch --parsable -p high --gres=gpu:h200:2 -o /dev/null --wrap".split()
-        bench.slurm.run(*rival, "sleep 1")
+        bench.slurm.run("sbatch", "-p", "high", "--gres=gpu:h200:2", "-o", "/dev/null", "--wrap", "sleep 1")
         first = await backend.wait(handle)
         again = await backend.wait(await backend.submit(bench.job("again", FIRST_HOLDS, tier="h200")))
         return first, again
@@ -273,7 +279,7 @@ def test_a_node_that_fails_loses_its_job_and_no_other(bench: Bench, form: str) -
     try:
         lost, other = bench.run(steps, form=form)
     finally:
-        bench.slurm.run("scontrol", "update", "nodename=h200-0", "state=resume")
+        bench.slurm.resume("h200-0")
     assert (lost.state, other.state) == (JobState.LOST, JobState.FAILED)
     assert "node failed" in lost.message
     assert other.exit_code == 6
@@ -317,22 +323,13 @@ def test_an_end_that_slurm_has_told_is_still_known_to_the_next_backend(bench: Be
     assert bench.run(lambda backend: backend.wait(handle)) == result
 
 
-def test_a_worker_is_replaced_when_its_time_is_up(bench: Bench) -> None:
-    async def steps(backend: SlurmBackend) -> list[JobResult]:
-        # Slurm gives such a worker two minutes: the second job does not fit into what is left for sure.
-        jobs = [bench.job(f"job-{i}", "sleep 3", time_limit_s=79) for i in range(2)]
-        return [await backend.wait(await backend.submit(job)) for job in jobs]
-
-    results = bench.run(steps, worker_time=60)
-    assert [result.state for result in results] == [JobState.SUCCEEDED] * 2
-    assert len(list((bench.path / "backend/slurm/batches").iterdir())) == 2
-
-
 def test_an_idle_worker_gives_its_slot_back(bench: Bench) -> None:
     async def steps(backend: SlurmBackend) -> None:
         await backend.wait(await backend.submit(bench.job("job", "true")))
         await bench.until(lambda: not bench.slurm.jobs(), "the idle worker stays")
-        assert (await backend.wait(await backend.submit(bench.job("next", "true")))).state is JobState.SUCCEEDED
+        assert (
+            await backend.wait(await backend.submit(bench.job("next", "true")))
+        ).state is JobState.SUCCEEDED
 
     bench.run(steps, idle=1.0)
 
@@ -356,15 +353,15 @@ def test_a_controller_that_restarts_is_no_reason_to_lose_anything(bench: Bench, 
         running = await backend.submit(bench.job("running", HOLD))
         await bench.marked("up")
         bench.slurm.end("slurmctld", signal.SIGKILL)
-        late = await backend.submit(bench.job("late", "echo late", tier="h200"))
+        late = [await backend.submit(bench.job(f"late-{i}", "echo late", tier="h100")) for i in range(4)]
         (bench.path / "go").touch()
         first = await backend.wait(running)  # its end is known without the controller
         bench.slurm.start_controller()
-        return [first, await backend.wait(late)]
+        return [first, *await asyncio.gather(*(backend.wait(handle) for handle in late))]
 
-    first, late = bench.run(steps, form=form)
+    first, *late = bench.run(steps, form=form, slots=5)
     assert (first.state, first.exit_code) == (JobState.FAILED, 6)
-    assert late.state is JobState.SUCCEEDED
+    assert {result.state for result in late} == {JobState.SUCCEEDED}
 
 
 def test_the_controller_is_asked_nothing_while_workers_speak(bench: Bench) -> None:

@@ -45,9 +45,7 @@ class SlurmOptions:
     form: Literal["pool", "jobs"] = field(
         default="pool",
         validator=validators.in_(("pool", "jobs")),
-        metadata={
-            "help": "pool: long-lived workers that hold a slot and take job after job; jobs: one Slurm job each"
-        },
+        metadata={"help": "pool: long-lived workers that take job after job; jobs: one Slurm job each"},
     )
     tiers: Mapping[str, SlurmTier] = field(
         factory=dict,
@@ -72,20 +70,21 @@ class SlurmOptions:
         metadata={"help": "CPUs that one job gets; null: what the cluster gives"},
     )
     memory: str | None = field(
-        default=None, metadata={"help": "Main memory for one job, such as `32G`; null: what the cluster gives"}
+        default=None,
+        metadata={"help": "Main memory for one job, such as `32G`; null: what the cluster gives"},
     )
     directives: Mapping[str, Scalar] = field(
         factory=dict,
-        metadata={"help": "More sbatch directives, such as `account: lab` or `constraint: nvlink`; true: a flag"},
+        metadata={
+            "help": "More sbatch directives, such as `account: lab` or `constraint: nvlink`; true: a flag"
+        },
     )
     srun: tuple[str, ...] = field(
         default=(), metadata={"help": "More arguments for srun, such as `--container-image=...`"}
     )
     setup: tuple[str, ...] = field(
         default=(),
-        metadata={
-            "help": "Lines of bash to run before the first job of a worker: modules, conda; what they export counts"
-        },
+        metadata={"help": "Lines of bash, run once in a worker: modules, conda; what they export counts"},
     )
     wrap: str = field(
         default="",
@@ -93,12 +92,8 @@ class SlurmOptions:
     )
     python: str | None = field(
         default=None,
-        metadata={"help": "Python of the nodes, 3.7 or newer, for arf's runner; null: arf's own, else python3"},
-    )
-    folder: str | None = field(
-        default=None,
         metadata={
-            "help": "A folder that the nodes see, for what arf and its workers tell each other; null: the study's"
+            "help": "Python of the nodes, 3.7 or newer, for arf's runner; null: arf's own, else python3"
         },
     )
     worker_time: Seconds = field(
@@ -119,7 +114,9 @@ class SlurmOptions:
     poll: Seconds = field(
         default=5.0,
         validator=validators.gt(0),
-        metadata={"help": "The shortest pause between two questions to the controller, for all jobs together"},
+        metadata={
+            "help": "The shortest pause between two questions to the controller, for all jobs together"
+        },
     )
     heartbeat: Seconds = field(
         default=10.0,

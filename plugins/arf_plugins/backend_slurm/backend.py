@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import math
 import os
@@ -164,7 +165,9 @@ class SlurmBackend(PollingBackend):
             notes.append(f"{name}: waiting in Slurm's queue: {reasons}")
         if self.polls:
             minutes = max(self._now_or(0.0) - self._queries_since, 1.0) / 60
-            notes.append(f"{self.polls} questions to the Slurm controller, {self.polls / minutes:.1f} a minute")
+            notes.append(
+                f"{self.polls} questions to the Slurm controller, {self.polls / minutes:.1f} a minute"
+            )
         return notes
 
     async def aclose(self) -> None:
@@ -177,7 +180,9 @@ class SlurmBackend(PollingBackend):
             return
         self._attached_to = None
         if self.options.form == "pool":
-            with contextlib.suppress(BackendError):  # they end by themselves, when they have been idle for long
+            with contextlib.suppress(
+                BackendError
+            ):  # they end by themselves, when they have been idle for long
                 for worker in self._workers.values():
                     if not worker.draining:
                         self._folder.order(worker, "drain")
@@ -242,9 +247,10 @@ class SlurmBackend(PollingBackend):
             raise BackendError(f"job {job.key}: there is no folder {job.log.parent} for its log")
         if kind.limit_s is not None and self._needed_s(job.time_limit_s) > kind.limit_s:
             raise BackendError(
-                f"a job of {job.time_limit_s:g} s does not fit into tier {job.tier}, whose partition ends jobs "
-                f"after {kind.limit_s:g} s",
-                hint="lower limits.time_limit_s, or choose another partition (`sinfo -o '%P %l'`)",
+                f"a job of {job.time_limit_s:g} s does not fit into tier {job.tier}, whose partition ends "
+                f"jobs after {kind.limit_s:g} s",
+                hint="lower limits.time_limit_s (for set-up: workspace.setup_time_limit_s), or choose "
+                "another partition (`sinfo -o '%P %l'`)",
             )
         tally = self._tally(job.tier)
         if tally.refusal is not None and self._now() < tally.refused_until:
@@ -274,6 +280,9 @@ class SlurmBackend(PollingBackend):
         for worker in self._folder.workers(self._prefix):
             self._add_worker(worker)
         self._listen()
+        for worker in list(self._workers.values()):
+            if self._folder.is_gone(worker):
+                self._drop(worker)
         announced = {tier.name: self._folder.announced(tier.name) for tier in tiers}
         for handle in self._folder.handles():
             if handle not in self._results and handle not in self._running:
@@ -310,12 +319,16 @@ class SlurmBackend(PollingBackend):
     # ---- Listening to the workers -----------------------------------------------------------
 
     async def glance(self, handles: Collection[str]) -> Mapping[str, JobResult]:
+        if self._launching is not None and self._launching.done() and not self._launching.cancelled():
+            self._launching.result()  # a bug must not end in silence
         self._listen()
         self._watch_silence()
         await self._enforce()
         if any(self._queued.values()):
             self._launch_soon()
-        return {handle: self._results.get(handle) or _unknown() for handle in handles if self._is_over(handle)}
+        return {
+            handle: self._results.get(handle) or _unknown() for handle in handles if self._is_over(handle)
+        }
 
     def _is_over(self, handle: str) -> bool:
         return handle in self._results or not (
@@ -370,12 +383,14 @@ class SlurmBackend(PollingBackend):
             return
         tally.setup_failures += 1
         if tally.setup_failures >= EARLY_DEATHS:
-            self._refuse(worker.tier, BackendError(result.message, hint="try backend.setup by hand on a node"))
+            self._refuse(
+                worker.tier, BackendError(result.message, hint="try backend.setup by hand on a node")
+            )
 
     def _take_bye(self, worker: Worker, fields: Mapping[str, Any]) -> None:
         if worker.doubtful and not worker.gone:
             return  # what Slurm did to it decides about its last job
-        if not self.options.form == "jobs":
+        if self.options.form != "jobs":
             replaced = self._tally(worker.tier).replaced
             replaced[fields["bye"]] = replaced.get(fields["bye"], 0) + 1
         self._drop(worker)
@@ -396,7 +411,7 @@ class SlurmBackend(PollingBackend):
         )
 
     def _limit_of(self, handle: str) -> float:
-        return float(self._folder.job(handle).get("time_limit_s", math.nan))
+        return float(self._folder.job(handle).get("time_limit_s", 0.0))
 
     def _settle_job(self, handle: str, result: JobResult) -> None:
         for queue in self._queued.values():
@@ -483,18 +498,23 @@ class SlurmBackend(PollingBackend):
                 await self._bury(worker, None)
             return
         worker.missed = 0
-        worker.job_id = worker.job_id or sight.job_id
-        if not sight.live:
+        found, worker.job_id = not worker.job_id, worker.job_id or sight.job_id
+        if worker.dismissed and found and sight.live:
+            await self._dismiss([worker])
+        elif not sight.live:
             await self._bury(worker, sight)
         elif sight.pending and not worker.slot:
             self._take_pending(worker, sight)
         elif worker.doubtful and self._now() - worker.heard_at > DOUBT_S:
             await self._bury(worker, None)
+        elif sight.state in ("SUSPENDED", "STOPPED"):
+            worker.heard_at = self._now()
         elif worker.slot and not worker.doubtful and self._now() - worker.heard_at > self.options.silent:
             log.warning("worker %s on %s has been silent for long: it is ended", worker.job_id, worker.slot)
             await self._dismiss([worker])
             self._end_current(worker, JobState.LOST, f"its worker on {worker.slot} fell silent")
             self._drop(worker)
+            self._folder.mark_gone(worker)
         elif worker.slot and self._now() - worker.heard_at <= self._quiet_s:
             worker.confirmed = True
 
@@ -526,6 +546,10 @@ class SlurmBackend(PollingBackend):
         self._read(worker)
         if worker.gone:
             return
+        if sight is None and not worker.job_id:  # sbatch did not come through: there never was such a job
+            self._drop(worker)
+            self._folder.drop_batch(worker.batch)
+            return
         state, message, short = self._verdict(worker, sight)
         if not worker.current:  # it may have been ended between taking a job and saying so
             for handle in [*self._queued[worker.tier]] if worker.tier in self._queued else []:
@@ -542,6 +566,7 @@ class SlurmBackend(PollingBackend):
         else:
             await self._early_death(worker, sight)
         self._drop(worker)
+        self._folder.mark_gone(worker)
 
     def _verdict(self, worker: Worker, sight: Sight | None) -> tuple[JobState, str, str]:
         """What became of a worker's job, by what Slurm says of the worker: (state, message, one word)."""
@@ -570,7 +595,7 @@ class SlurmBackend(PollingBackend):
     async def _early_death(self, worker: Worker, sight: Sight | None) -> None:
         tally = self._tally(worker.tier)
         tally.deaths += 1
-        tally.not_before = self._now() + min(2.0**tally.deaths, 60.0)
+        tally.not_before = self._now() + float(tally.deaths)
         if tally.deaths < EARLY_DEATHS:
             return
         code = await cluster.exit_code(worker.job_id) if worker.job_id else ""
@@ -625,7 +650,9 @@ class SlurmBackend(PollingBackend):
         await asyncio.sleep(GATHER_S)
         for tier in self._kinds:
             try:
-                while (count := len(wanted := self._wanted(tier))) and self._now() >= self._tally(tier).not_before:
+                while (count := len(wanted := self._wanted(tier))) and self._now() >= self._tally(
+                    tier
+                ).not_before:
                     await self._launch_batch(tier, wanted[:MOST_IN_BATCH])
                     if count <= MOST_IN_BATCH:
                         break
@@ -771,8 +798,6 @@ class SlurmBackend(PollingBackend):
 
 def runner_line(line: str) -> dict[str, Any]:
     """A line of a journal; empty if it is damaged."""
-    import json
-
     try:
         fields = json.loads(line)
     except ValueError:

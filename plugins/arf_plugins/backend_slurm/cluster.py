@@ -1,4 +1,4 @@
-"""Slurm's commands: what there is, what became of jobs, submitting and ending them. One question for all jobs."""
+"""Slurm's commands: what there is, submitting, ending, and what became of jobs: one question for all."""
 
 from __future__ import annotations
 
@@ -20,17 +20,31 @@ from arf.types import Scalar
 COMMAND_TIMEOUT_S = 90.0
 """A busy controller takes its time: Slurm's own limit for a message is 10 s, with retries."""
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "LD_LIBRARY_PATH", "SLURM_CONF")
-"""What Slurm's commands, and with them the batch script, see of arf's environment: no keys, no SLURM_* of a job
-that arf itself may run in."""
+"""What Slurm's commands, and with them the batch script, see of arf's environment: no keys, and no SLURM_* of
+a job that arf itself may run in."""
 DEAD_STATES = ("DOWN", "DRAIN", "FAIL", "MAINT", "POWERED_DOWN", "INVAL", "UNKNOWN", "FUTURE")
 TRANSIENT = re.compile(
-    r"unable to contact|timed out|timeout|connection refused|connection reset|temporarily|try again|zero bytes|"
-    r"not responding|controller is in|backup controller|communication|unexpected message|no route to host|"
+    r"unable to contact|timed out|timeout|connection refused|connection reset|temporarily|try again|"
+    r"zero bytes|not responding|controller is in|"
+    r"backup controller|communication|unexpected message|no route to host|"
     r"network is unreachable|socket|rate limit",
     re.IGNORECASE,
 )
-LIMITED = re.compile(r"accounting/QOS policy|QOS\w*(Limit|Max)|Assoc\w*Limit|submit limit|too many", re.IGNORECASE)
-OURS = ("nodes", "ntasks", "ntasks-per-node", "array", "output", "error", "export", "requeue", "no-requeue", "wrap")
+LIMITED = re.compile(
+    r"accounting/QOS policy|QOS\w*(Limit|Max)|Assoc\w*Limit|submit limit|too many", re.IGNORECASE
+)
+OURS = (
+    "nodes",
+    "ntasks",
+    "ntasks-per-node",
+    "array",
+    "output",
+    "error",
+    "export",
+    "requeue",
+    "no-requeue",
+    "wrap",
+)
 """Directives that arf sets itself: a slot is one task on one node."""
 
 
@@ -173,7 +187,7 @@ def batch_script(request: Request) -> str:
                 f"the Slurm directive {name!r} is arf's to set", hint="take it out of backend.directives"
             )
     extra = {"open-mode": "append", "no-requeue": True, "export": "ALL", **directives}
-    executor = _executor_class()(folder=str(request.folder).replace("%", "%%"))
+    executor = submitit.SlurmExecutor(folder=str(request.folder).replace("%", "%%"))
     settings: dict[str, Any] = {
         "job_name": request.name,
         "time": request.minutes,
@@ -202,10 +216,6 @@ def batch_script(request: Request) -> str:
     return text
 
 
-def _executor_class() -> Any:
-    return submitit.SlurmExecutor
-
-
 async def submit(script: Path) -> str:
     """Give a batch script to Slurm, and get the job's id. Raises BackendError, with why."""
     text = await _output("sbatch", "--parsable", str(script))
@@ -231,7 +241,7 @@ async def cancel(job_ids: Collection[str]) -> None:
 
 
 async def sights(prefix: str) -> list[Sight]:
-    """All jobs of this user whose names begin with `prefix`, those that ended lately too. Raises BackendError."""
+    """All jobs of this user whose names begin with `prefix`, lately ended ones too. Raises BackendError."""
     form = "%F|%K|%i|%j|%T|%N|%r"
     text = await _output("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", form)
     return _sights(text.splitlines(), prefix)
@@ -332,7 +342,7 @@ def _hint(text: str, kind: type[BackendError]) -> str:
     if kind is Unreachable:
         return "is the controller up? `scontrol ping` says"
     if kind is LimitReached:
-        return "`sacctmgr show assoc user=$USER` and `sacctmgr show qos` show the limits; set fewer backend.slots"
+        return "`sacctmgr show assoc user=$USER` and `... show qos` have the limits; set fewer backend.slots"
     low = text.lower()
     for words, hint in (
         ("invalid partition", "`sinfo -s` shows the partitions; set backend.partition"),

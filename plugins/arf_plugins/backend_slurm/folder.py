@@ -1,4 +1,4 @@
-"""The shared folder: what arf writes for the workers, and what it reads of theirs. `runner.py` says what is in it."""
+"""The shared folder: what arf writes for the workers, and reads of theirs. `runner.py` says what is in it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Folder:
             for tier in tiers:
                 self._queues[tier] = self.home / "queues" / handle_of(tier)
                 self._queues[tier].touch()
-            # Anew each time: a newer arf may go on with the study. The old one is in use until it is replaced.
+            # Anew each time: a newer arf may go on with the study. The old one stays until it is replaced.
             copy = self.home / ".runner.py"
             shutil.copyfile(runner.__file__, copy)
             copy.replace(self.home / "runner.py")
@@ -254,15 +254,26 @@ class Folder:
         """Raises BackendError."""
         self._append(self.batch_path(worker.batch) / f"{worker.index}.orders", line)
 
+    def mark_gone(self, worker: Worker) -> None:
+        """Write down that a worker ended without a word, so that nobody asks about it again."""
+        try:
+            (self.batch_path(worker.batch) / f"{worker.index}.gone").touch()
+        except OSError:
+            pass  # it is asked about again, then
+
+    def is_gone(self, worker: Worker) -> bool:
+        return (self.batch_path(worker.batch) / f"{worker.index}.gone").exists()
+
     def last_words(self, worker: Worker) -> str:
         """The last line that a worker which never said hello has printed."""
         for path in self.batch_path(worker.batch).glob("*_log.out"):
             number = path.name.removesuffix("_log.out").split("_")
-            if worker.only and len(number) == 2 or (number[1] if len(number) == 3 else "0") == worker.index:
+            if (number[1] if len(number) == 3 else "0") == worker.index:
                 lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 kept = [line for line in lines if "pmix" not in line.lower()]
-                if kept:
-                    return kept[-1].strip()
+                telling = [line for line in kept if not line.startswith("srun:")] or kept
+                if telling:
+                    return telling[-1].strip()
         return ""
 
     def _append(self, path: Path, line: str) -> None:

@@ -7,12 +7,14 @@ tell each other are lines in small files; each file has one writer, is there bef
 and is opened anew for each look, which is what makes a network file system show what is new:
 
     HOME/batches/BATCH/batch.json       arf: what this worker is for
-    HOME/batches/BATCH/INDEX.orders     arf: `cancel HANDLE`, `drain` (end when there is nothing to do), `stay`
+    HOME/batches/BATCH/INDEX.orders     arf: `cancel HANDLE`, `drain` (end when nothing is left to do), `stay`
     HOME/batches/BATCH/INDEX.journal    the worker: JSON, a line for each thing that happened, and heartbeats
     HOME/queues/TIER                    arf: handles of jobs, in the order in which they are to be taken
     HOME/jobs/HANDLE                    arf: the job
     HOME/claims/HANDLE                  whoever was first: a worker, or arf that cancels; made by link(2)
 """
+
+from __future__ import annotations
 
 import ctypes
 import errno
@@ -25,6 +27,10 @@ import socket
 import subprocess
 import sys
 import time
+
+TYPE_CHECKING = False  # as mypy reads it; importing typing would take longer than all the rest
+if TYPE_CHECKING:
+    from typing import Any
 
 DEVICES = (
     "CUDA_VISIBLE_DEVICES",
@@ -47,6 +53,8 @@ THREADS = (
 PR_SET_CHILD_SUBREAPER = 36
 LINGER_S = 0.5
 """What a job leaves behind may end by itself for so long."""
+SLURM_S = 1.0
+"""If it was Slurm that has ended a job with a signal, this worker gets that signal too within so long."""
 STOPPED_S = 5.0
 """A pause in this loop that is longer was Slurm's (a suspended job): it does not count against a limit."""
 MARGIN_S = 20.0
@@ -58,11 +66,11 @@ SHORTEST_S, LONGEST_S = 0.01, 1.0
 class Lines:
     """New whole lines of a file that somebody else appends to."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
         self.offset = 0
 
-    def read(self):
+    def read(self) -> list[str]:
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
@@ -77,12 +85,12 @@ class Lines:
 class Journal:
     """What this worker has to tell."""
 
-    def __init__(self, path, beat_s):
+    def __init__(self, path: str, beat_s: float) -> None:
         self.path = path
         self.beat_s = beat_s
         self.beaten = time.monotonic()
 
-    def tell(self, **fields):
+    def tell(self, **fields: Any) -> None:
         """Append a line. Raises OSError."""
         data = (json.dumps(dict(fields, at=time.time())) + "\n").encode()
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -93,15 +101,16 @@ class Journal:
             os.close(fd)
         self.beaten = time.monotonic()
 
-    def insist(self, **fields):
+    def insist(self, **fields: Any) -> None:
         """Append a line, however long it takes until there is space or the folder is back."""
         while True:
             try:
-                return self.tell(**fields)
+                self.tell(**fields)
+                return
             except OSError:
                 time.sleep(1.0)
 
-    def beat(self):
+    def beat(self) -> None:
         if time.monotonic() - self.beaten >= self.beat_s:
             try:
                 self.tell(beat=1)
@@ -110,10 +119,10 @@ class Journal:
 
 
 class Runner:
-    def __init__(self, home, batch, index):
+    def __init__(self, home: str, batch: str, index: str) -> None:
         self.home = home
         self.folder = os.path.join(home, "batches", batch)
-        self.name = "%s.%s" % (batch, index)
+        self.name = f"{batch}.{index}"
         with open(os.path.join(self.folder, "batch.json"), encoding="utf-8") as file:
             self.batch = json.load(file)
         only = self.batch["only"]
@@ -121,16 +130,16 @@ class Runner:
         self.journal = Journal(os.path.join(self.folder, index + ".journal"), self.batch["heartbeat_s"])
         self.orders = Lines(os.path.join(self.folder, index + ".orders"))
         self.queue = Lines(os.path.join(home, "queues", self.batch["tier"]))
-        self.waiting = []
-        self.cancelled = set()
+        self.waiting: list[str] = []
+        self.cancelled: set[str] = set()
         self.draining = False
         self.term = False
-        self.set_up = {}
+        self.set_up: dict[str, dict[str, str]] = {}
         self.born = time.monotonic()
         self.ends = self.born + self.batch["time_s"] - MARGIN_S
         self.wakeup = self.listen()
 
-    def listen(self):
+    def listen(self) -> int:
         """Signals wake whoever waits for the pipe that is returned."""
         reader, writer = os.pipe()
         for fd in (reader, writer):
@@ -143,10 +152,10 @@ class Runner:
             signal.signal(number, lambda *_: None)
         return reader
 
-    def on_term(self, *_):
+    def on_term(self, *_: Any) -> None:
         self.term = True
 
-    def sleep(self, seconds):
+    def sleep(self, seconds: float) -> None:
         """Until then, or until a signal."""
         if select.select([self.wakeup], [], [], max(0.0, seconds))[0]:
             try:
@@ -156,10 +165,12 @@ class Runner:
 
     # ---- Taking jobs ------------------------------------------------------------------------
 
-    def main(self):
+    def main(self) -> int:
         adopt_orphans()
         slurm = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
-        self.journal.insist(hello=socket.gethostname().split(".")[0], slurm=slurm, slot=place(), pid=os.getpid())
+        self.journal.insist(
+            hello=socket.gethostname().split(".")[0], slurm=slurm, slot=place(), pid=os.getpid()
+        )
         reason = "once" if self.only else self.work()
         if self.only:
             self.heed()
@@ -167,7 +178,7 @@ class Runner:
         self.journal.insist(bye=reason)
         return 0
 
-    def work(self):
+    def work(self) -> str:
         """Take job after job, and say why there will be no more."""
         idle_since = time.monotonic()
         while True:
@@ -189,7 +200,7 @@ class Runner:
             self.journal.beat()
             self.sleep(min(max(idle_s / 10, SHORTEST_S), LONGEST_S))
 
-    def heed(self):
+    def heed(self) -> None:
         for line in self.orders.read():
             word, _, rest = line.partition(" ")
             if word == "cancel":
@@ -197,7 +208,7 @@ class Runner:
             elif word in ("drain", "stay"):
                 self.draining = word == "drain"
 
-    def take(self):
+    def take(self) -> str:
         """Run the first job in the queue that nobody else has taken."""
         self.waiting += self.queue.read()
         while self.waiting:
@@ -213,14 +224,15 @@ class Runner:
                 return "ran"
         return "nothing"
 
-    def read_job(self, handle):
+    def read_job(self, handle: str) -> dict[str, Any] | None:
         try:
             with open(os.path.join(self.home, "jobs", handle), encoding="utf-8") as file:
-                return json.load(file)
+                job: dict[str, Any] = json.load(file)
+                return job
         except (OSError, ValueError):
             return None
 
-    def run_if_mine(self, handle):
+    def run_if_mine(self, handle: str) -> bool:
         job = self.read_job(handle)
         if job is None or not claim(self.home, handle, self.name):
             return False
@@ -229,39 +241,42 @@ class Runner:
 
     # ---- Running one ------------------------------------------------------------------------
 
-    def run(self, handle, job):
+    def run(self, handle: str, job: dict[str, Any]) -> None:
         self.journal.insist(start=handle)
         began = time.monotonic()
         try:
             log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         except OSError as error:
-            return self.end(handle, began, None, "error", "no log at %s: %s" % (job["log"], error.strerror))
+            self.end(handle, began, None, "error", f"no log at {job['log']}: {error.strerror}")
+            return
         try:
-            try:
-                env = self.environment(job["env"], log)
-            except SetUpFailed as error:
-                return self.end(handle, began, None, "term" if self.term else "setup", str(error))
+            env = self.environment(job["env"], log)
             child, code, message = self.start(job, env, log)
+        except SetUpFailed as error:
+            self.end(handle, began, None, "term" if self.term else "setup", str(error))
+            return
         finally:
             os.close(log)
-        if child is None:
-            return self.end(handle, began, code, "", message)
-        code, why = self.watch(handle, child, time.monotonic() + job["time_limit_s"])
-        self.sweep(0.0 if why else LINGER_S)
-        return self.end(handle, began, code, why, "")
+        why = ""
+        if child is not None:
+            code, why = self.watch(handle, child, time.monotonic() + job["time_limit_s"])
+            self.sweep(0.0 if why else LINGER_S)
+        self.end(handle, began, code, why, message)
 
-    def end(self, handle, began, code, why, message):
+    def end(self, handle: str, began: float, code: int | None, why: str, message: str) -> None:
         seconds = time.monotonic() - began
         self.journal.insist(end=handle, code=code, why=why, message=message, seconds=seconds)
 
-    def start(self, job, env, log):
+    def start(
+        self, job: dict[str, Any], env: dict[str, str], log: int
+    ) -> tuple[subprocess.Popen[bytes] | None, int | None, str]:
         """(process, None, ""), or (None, exit code, why)."""
         command = job["command"]
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         argv = shlex.split(self.batch["wrap"]) + argv
         if not os.path.isdir(job["directory"]):
             where = socket.gethostname()
-            return None, 126, "there is no folder %s on %s; is it shared?" % (job["directory"], where)
+            return None, 126, f"there is no folder {job['directory']} on {where}; is it shared?"
         try:
             child = subprocess.Popen(
                 argv,
@@ -275,12 +290,12 @@ class Runner:
             )
         except OSError as error:
             code = 127 if error.errno == errno.ENOENT else 126
-            return None, code, "%s cannot be run: %s" % (argv[0], error.strerror)
+            return None, code, f"{argv[0]} cannot be run: {error.strerror}"
         return child, None, ""
 
-    def watch(self, handle, child, limit):
+    def watch(self, handle: str, child: subprocess.Popen[bytes], limit: float) -> tuple[int | None, str]:
         """Wait for the end of a job, or bring it about. (exit code or None, why it was ended)."""
-        why, kill_at = "", None
+        why, kill_at = "", 0.0
         began = seen = time.monotonic()
         while child.poll() is None:
             now = time.monotonic()
@@ -300,21 +315,31 @@ class Runner:
             self.sleep(min(pause, max(0.0, (kill_at or limit) - now) + 0.005))
         code = child.returncode
         if not why and code in (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM):
-            self.sleep(0.3)  # Slurm's SIGTERM goes to all processes of a step, in any order
+            self.await_slurm()
         if not why and self.term:
             why = "term"
         return code, why
 
-    def reason_to_end(self, handle, late):
+    def await_slurm(self) -> None:
+        """Slurm signals all processes of a step, in any order: was it Slurm that has ended the job?"""
+        limit = time.monotonic() + SLURM_S
+        while not self.term and time.monotonic() < limit:
+            self.sleep(limit - time.monotonic())
+
+    def reason_to_end(self, handle: str, late: bool) -> str:
         if self.term:
             return "term"
         if handle in self.cancelled:
             return "cancel"
         return "timeout" if late else ""
 
-    def sweep(self, linger_s):
+    def sweep(self, linger_s: float) -> None:
         """End all that a job has left behind; only then is the slot free."""
-        for number, patience_s in ((0, linger_s), (signal.SIGTERM, self.batch["grace_s"]), (signal.SIGKILL, 5.0)):
+        for number, patience_s in (
+            (0, linger_s),
+            (signal.SIGTERM, self.batch["grace_s"]),
+            (signal.SIGKILL, 5.0),
+        ):
             limit = time.monotonic() + patience_s
             pause_s = 0.005
             while has_children():
@@ -331,7 +356,7 @@ class Runner:
 
     # ---- The environment of a job -----------------------------------------------------------
 
-    def environment(self, given, log):
+    def environment(self, given: dict[str, str], log: int) -> dict[str, str]:
         """The job's own, with the devices that Slurm has given and what the set-up lines export."""
         env = dict(given)
         if env.get("TMPDIR") and not os.path.isdir(env["TMPDIR"]):
@@ -350,12 +375,12 @@ class Runner:
             env = dict(self.after_setup({n: v for n, v in env.items() if n not in own}, log), **own)
         return env
 
-    def after_setup(self, env, log):
+    def after_setup(self, env: dict[str, str], log: int) -> dict[str, str]:
         """What an environment is after the set-up lines. They run once for each that differs."""
         key = json.dumps(env, sort_keys=True)
         if key not in self.set_up:
             reader, writer = os.pipe()
-            script = "set -e\n%s\nexec env -0 >&%d\n" % (self.batch["setup"], writer)
+            script = f"set -e\n{self.batch['setup']}\nexec env -0 >&{writer}\n"
             child = subprocess.Popen(
                 ["/bin/bash", "-c", script],
                 env=env,
@@ -369,22 +394,22 @@ class Runner:
             data = self.read_all(reader, child.pid)
             code = child.wait()
             if code:
-                raise SetUpFailed("the set-up lines failed with exit code %d on %s" % (code, socket.gethostname()))
+                raise SetUpFailed(f"the set-up lines failed with exit code {code} on {socket.gethostname()}")
             pairs = (item.partition(b"=") for item in data.split(b"\0") if item)
             after = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
             self.set_up[key] = {n: v for n, v in after.items() if n not in ("_", "SHLVL", "PWD", "OLDPWD")}
         return self.set_up[key]
 
-    def read_all(self, fd, pid):
+    def read_all(self, fd: int, pid: int) -> bytes:
         """All that comes until the other side closes; Slurm's SIGTERM ends the other side."""
         data = b""
         with open(fd, "rb", buffering=0) as file:
             while True:
                 if self.term:
                     signal_group(pid, signal.SIGKILL)
-                if select.select([file, self.wakeup], [], [], LONGEST_S)[0]:
+                if select.select([fd, self.wakeup], [], [], LONGEST_S)[0]:
                     self.sleep(0)
-                if select.select([file], [], [], 0)[0]:
+                if select.select([fd], [], [], 0)[0]:
                     part = file.read(65536)
                     if not part:
                         return data
@@ -396,9 +421,9 @@ class SetUpFailed(Exception):
     pass
 
 
-def claim(home, handle, name):
+def claim(home: str, handle: str, name: str) -> bool:
     """Whether the job is ours now. What counts is the number of links: an answer may be lost on its way."""
-    mine = os.path.join(home, "claims", ".%s.%s" % (handle, name))
+    mine = os.path.join(home, "claims", f".{handle}.{name}")
     try:
         with open(mine, "w", encoding="utf-8") as file:
             file.write(name)
@@ -414,14 +439,14 @@ def claim(home, handle, name):
             pass
 
 
-def place():
+def place() -> str:
     """Where this is, for people: `node7:gpu:0`."""
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
     gpus = os.environ.get("SLURM_STEP_GPUS") or os.environ.get("SLURM_JOB_GPUS")
-    return "%s:gpu:%s" % (node, gpus) if gpus else node
+    return f"{node}:gpu:{gpus}" if gpus else node
 
 
-def adopt_orphans():
+def adopt_orphans() -> None:
     """Become the parent of what jobs leave behind, so that it can be found."""
     try:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -429,7 +454,7 @@ def adopt_orphans():
         pass
 
 
-def has_children():
+def has_children() -> bool:
     """Reap the dead, and say whether any child lives."""
     while True:
         try:
@@ -439,12 +464,12 @@ def has_children():
             return False
 
 
-def descendants(root):
-    children = {}
+def descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open("/proc/%s/stat" % name, "rb") as file:
+                with open(f"/proc/{name}/stat", "rb") as file:
                     parent = int(file.read().rpartition(b")")[2].split()[1])
             except (OSError, IndexError, ValueError):
                 continue
@@ -457,14 +482,14 @@ def descendants(root):
     return found
 
 
-def signal_group(pid, number):
+def signal_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
     except OSError:
         pass
 
 
-def signal_one(pid, number):
+def signal_one(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import click
 from attrs import asdict, frozen
 
 from arf import constants
-from arf.effects import Design, Fit, fit, read_design, to_json
-from arf.errors import ArfError
 from arf.cli.formats import small, table
 from arf.cli.studies import find_study
+from arf.effects import Design, Fit, fit, read_design, to_json
+from arf.errors import ArfError
 from arf.stats import noise
 from arf.store import Store
 from arf.study import Study
@@ -84,7 +84,16 @@ def read_effects(directory: Path) -> Found:
     return Found(
         study=study,
         designs=tuple(
-            (design, fit(design.axes, design.cells, objective=study.objective, known=noise(study, design.tier), alpha=alpha))
+            (
+                design,
+                fit(
+                    design.axes,
+                    design.cells,
+                    objective=study.objective,
+                    known=noise(study, design.tier),
+                    alpha=alpha,
+                ),
+            )
             for design in designs
             if design is not None and len(design.cells) > 1
         ),
@@ -92,6 +101,11 @@ def read_effects(directory: Path) -> Found:
         pairs=tuple(pairs),
         importance=importance(study, base_constants(workspace, study), alpha),
     )
+
+
+def _fitted(study: Study, design: Design) -> Fit:
+    known = noise(study, design.tier)
+    return fit(design.axes, design.cells, objective=study.objective, known=known, alpha=study.rule.alpha)
 
 
 def base_constants(workspace: Any, study: Study) -> dict[str, Scalar]:
@@ -164,7 +178,9 @@ def _design_text(study: Study, design: Design, fitted: Fit, rows: int | None) ->
         )
         for e in shown
     ]
-    lines.append(table(("effect", "gain", "± SE", "p", "Holm", "verdict", "aliased with"), body, right=" rrrr"))
+    lines.append(
+        table(("effect", "gain", "± SE", "p", "Holm", "verdict", "aliased with"), body, right=" rrrr")
+    )
     if fitted.missing:
         lines.append(f"cannot be told: {', '.join(fitted.missing)}")
     lines.append(_best_text(fitted))
@@ -194,13 +210,26 @@ def _ideas_text(found: Found, rows: int | None) -> str:
     if rows is not None and len(found.ideas) > rows:
         lines.append(f"and {len(found.ideas) - rows} more; --all shows them.")
     if found.pairs:
-        lines += ["", "pairs: half of what both gain beyond the sum of each", _ideas_table(found.pairs[:rows])]
+        lines += [
+            "",
+            "pairs: half of what both gain beyond the sum of each",
+            _ideas_table(found.pairs[:rows]),
+        ]
     return "\n".join(lines)
 
 
 def _ideas_table(effects: Sequence[IdeaEffect]) -> str:
     body = [
-        (e.name, f"{e.gain:+.4g}", _error(e.error), _p(e.p), _p(e.adjusted), str(e.finding), str(e.runs), str(e.bases))
+        (
+            e.name,
+            f"{e.gain:+.4g}",
+            _error(e.error),
+            _p(e.p),
+            _p(e.adjusted),
+            str(e.finding),
+            str(e.runs),
+            str(e.bases),
+        )
         for e in effects
     ]
     return table(("idea", "gain", "± SE", "p", "Holm", "verdict", "runs", "bases"), body, right=" rrrr rr")
@@ -208,7 +237,16 @@ def _ideas_table(effects: Sequence[IdeaEffect]) -> str:
 
 def _importance_text(found: Importance, rows: int | None) -> str:
     body = [
-        (c.name, f"{c.share:.1%}", _p(c.p), _p(c.adjusted), str(c.finding), str(c.best), str(len(c.values)), str(c.changed))
+        (
+            c.name,
+            f"{c.share:.1%}",
+            _p(c.p),
+            _p(c.adjusted),
+            str(c.finding),
+            str(c.best),
+            str(len(c.values)),
+            str(c.changed),
+        )
         for c in found.constants[:rows]
     ]
     head = ("constant", "share", "p", "Holm", "verdict", "expected best", "values", "commits")
@@ -248,7 +286,14 @@ def as_document(found: Found, paths: Sequence[Path]) -> dict[str, Any]:
         "objective": {"metric": objective.metric, "direction": str(objective.direction)},
         "alpha": found.study.rule.alpha,
         "designs": [
-            {"label": d.label, "parent": d.parent, "tier": d.tier, "open": d.open, "failed": len(d.failed), **to_json(f)}
+            {
+                "label": d.label,
+                "parent": d.parent,
+                "tier": d.tier,
+                "open": d.open,
+                "failed": len(d.failed),
+                **to_json(f),
+            }
             for d, f in found.designs
         ],
         "ideas": [_idea_document(effect) for effect in found.ideas],
@@ -258,23 +303,20 @@ def as_document(found: Found, paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _idea_document(effect: IdeaEffect) -> Mapping[str, Any]:
+def _idea_document(effect: IdeaEffect) -> dict[str, Any]:
     told = asdict(effect)
-    return {"ideas": list(effect.ideas), "verdict": str(told.pop("finding")), **{k: v for k, v in told.items() if k != "ideas"}}
+    return {**told, "ideas": list(effect.ideas), "finding": str(effect.finding)}
 
 
-def _constants_document(found: Importance) -> Mapping[str, Any]:
-    rows = []
-    for constant in found.constants:
-        told = asdict(constant)
-        rows.append({**told, "verdict": str(told.pop("finding")), "values": list(constant.values)})
-        del rows[-1]["finding"]
+def _constants_document(found: Importance) -> dict[str, Any]:
+    rows = [
+        {**asdict(constant), "values": list(constant.values), "finding": str(constant.finding)}
+        for constant in found.constants
+    ]
     return {"explained": found.explained, "commits": found.commits, "rows": rows}
 
 
-def _draw(
-    directory: Path, found: Found, designs: Sequence[tuple[Design, Fit]]
-) -> tuple[list[Path], str]:
+def _draw(directory: Path, found: Found, designs: Sequence[tuple[Design, Fit]]) -> tuple[list[Path], str]:
     """The plots that were written; or why there are none."""
     try:
         from arf_plugins.effects import plots
@@ -283,4 +325,6 @@ def _draw(
     try:
         return plots.draw(directory, found.study.objective, designs, found.importance), ""
     except OSError as error:
-        raise ArfError(f"cannot write plots: {error}", hint="use --no-plots, or make the folder writable") from error
+        raise ArfError(
+            f"cannot write plots: {error}", hint="use --no-plots, or make the folder writable"
+        ) from error

@@ -34,7 +34,7 @@ class IdeaEffect:
     ideas: tuple[int, ...]
     name: str
     gain: float
-    """One idea: its gain over its parent. Two: half of what both gain beyond the sum of each, as in designs."""
+    """One idea: its gain over its parent. Two: half of what both gain beyond the sum of each."""
     error: float | None
     df: float
     p: float | None
@@ -301,10 +301,17 @@ def _constant(
         p=p,
         adjusted=None,
         finding=Finding.UNKNOWN,
-        values=tuple(sorted(expected, key=lambda v: (isinstance(v, str), v if isinstance(v, str) else float(v)))),
+        values=tuple(
+            sorted(expected, key=lambda v: (isinstance(v, str), v if isinstance(v, str) else float(v)))
+        ),
         best=max(expected, key=lambda value: expected[value]),
         changed=sum(value is not None and value != base.get(name) for value in values),
     )
+
+
+def _order(value: Scalar) -> tuple[bool, float, str]:
+    """Numbers by size, then texts."""
+    return (True, 0.0, value) if isinstance(value, str) else (False, float(value), "")
 
 
 def _f_tail(over: float, under: float, df_over: int, df_under: int) -> float:

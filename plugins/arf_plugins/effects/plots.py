@@ -59,7 +59,8 @@ def draw_design(objective: Objective, label: str, fitted: Fit) -> bytes:
         x=0.01,
         ha="left",
     )
-    top, bottom = figure.subfigures(2, 1)
+    halves = figure.add_gridspec(2, 1)
+    top, bottom = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     left, right = top.subplots(1, 2)
     _half_normal(left, fitted)
     _pareto(right, fitted)
@@ -69,6 +70,10 @@ def draw_design(objective: Objective, label: str, fitted: Fit) -> bytes:
     largest = sorted(pairs, key=lambda e: -abs(e.gain))[:2]
     for axes, effect in zip(panels[1:], largest, strict=False):
         _interaction(axes, objective, fitted, effect)
+    if largest:
+        low, high = zip(*(axes.get_ylim() for axes in panels[1 : 1 + len(largest)]), strict=True)
+        for axes in panels[1 : 1 + len(largest)]:
+            axes.set_ylim(min(low), max(high))
     for axes in panels[1 + len(largest) :]:
         axes.set_axis_off()
     return _png(figure)
@@ -139,15 +144,17 @@ def _pareto(axes: Axes, fitted: Fit) -> None:
             axes.axvline(side * fitted.margin, c=LINE, lw=1, ls="--")
     axes.axvline(0, c="black", lw=0.8)
     axes.set_yticks(range(len(shown)), [_short(e.name) for e in shown], fontsize=8, parse_math=False)
-    axes.set_xlabel("gain ± standard error" + ("; dashed: real beyond it" if fitted.margin is not None else ""))
+    axes.set_xlabel("gain ± standard error (dashed: what the largest must pass)")
     more = len(fitted.effects) - len(shown)
-    axes.set_title("effects by size" + (f" (the largest {len(shown)} of {len(fitted.effects)})" if more else ""),
-                   loc="left", fontsize=11)  # fmt: skip
+    title = (
+        f"effects by size (the largest {len(shown)} of {len(fitted.effects)})" if more else "effects by size"
+    )
+    axes.set_title(title, loc="left", fontsize=11)
     _bare(axes)
 
 
 def _heat_map(axes: Axes, fitted: Fit) -> None:
-    """Main effects on the diagonal, interactions below it; what cannot be told is hatched."""
+    """Main effects on the diagonal, interactions below it; a dot where it is aliased with another."""
     mains = [e for e in fitted.effects if e.is_main][:MOST_IN_MAP]
     index = {e.term[0]: i for i, e in enumerate(mains)}
     grid = np.full((len(mains), len(mains)), np.nan)
@@ -168,11 +175,21 @@ def _heat_map(axes: Axes, fitted: Fit) -> None:
                 axes.text(column, row, "·", ha="center", va="center", color=UNPROVEN)
             elif len(mains) <= 10:
                 weight = "bold" if (row, column) in real else "normal"
-                axes.text(column, row, f"{grid[row, column]:.2g}", ha="center", va="center", fontsize=8, weight=weight)
+                axes.text(
+                    column,
+                    row,
+                    f"{grid[row, column]:.2g}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    weight=weight,
+                )
     names = [_short(e.name, 22) for e in mains]
     axes.set_xticks(range(len(mains)), names, rotation=40, ha="right", fontsize=8, parse_math=False)
     axes.set_yticks(range(len(mains)), names, fontsize=8, parse_math=False)
-    axes.set_title("pairs (diagonal: main effects; bold: real; ·: aliased with another)", loc="left", fontsize=10)
+    axes.set_title(
+        "pairs (diagonal: main effects; bold: real; ·: aliased with another)", loc="left", fontsize=10
+    )
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
     axes.figure.colorbar(image, ax=axes, shrink=0.8)

@@ -29,8 +29,8 @@ class Options:
         default=1,
         validator=validators.and_(validators.ge(1), validators.le(4)),
         metadata={
-            "help": "Levels of a factor that are crossed, the base not counted, 1 to 4. Two levels in all are "
-            "cheapest and show interactions best; ideas that are left over are tried by themselves at the end."
+            "help": "Levels of a factor that are crossed, the base not counted, 1 to 4. One is cheapest and "
+            "shows interactions best; ideas that are left over are tried by themselves in the end."
         },
     )
     runs: int | None = field(

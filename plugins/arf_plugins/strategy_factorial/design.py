@@ -6,6 +6,7 @@ Everything is worked out anew from the study; only what depends on nothing but v
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations, product
@@ -37,7 +38,7 @@ MOST_TRIES = 8
 MOST_CELLS = 8192
 """Of a grid, all are looked at for the best."""
 FAILURES = 2
-"""Cells with a level that have failed, none having run, after which no more is run with it."""
+"""Cells that have failed with a level or a pair, none having run, after which it may be to blame."""
 
 
 @frozen(kw_only=True)
@@ -114,7 +115,11 @@ def _that_fit(factors: Sequence[Factor], runs: int, options: Options) -> tuple[t
 
 def _apart(study: Study, ideas: Sequence[Sequence[int]]) -> frozenset[Pair]:
     """Levels of different factors that set one constant to different values: no cell can hold both."""
-    places = [(f, i, study.ideas[idea].constants) for f, levels in enumerate(ideas) for i, idea in enumerate(levels, 1)]
+    places = [
+        (f, i, study.ideas[idea].constants)
+        for f, levels in enumerate(ideas)
+        for i, idea in enumerate(levels, 1)
+    ]
     return frozenset(
         ((a, i), (b, j))
         for (a, i, ours), (b, j, theirs) in combinations(places, 2)
@@ -134,31 +139,45 @@ class Progress:
     refused: frozenset[Levels]
     failed: tuple[Levels, ...]
     """Ended without a value."""
+    succeeded: tuple[Levels, ...]
     open: bool
     """Whether a cell is under way."""
 
     @property
-    def dead(self) -> frozenset[tuple[int, int]]:
-        """(factor, level) that has failed wherever it was, often enough."""
-        return frozenset(
-            (f, level)
-            for f, level in {(f, level) for cell in self.failed for f, level in enumerate(cell) if level}
-            if sum(cell[f] == level for cell in self.failed) >= FAILURES
-            and all(cell in self.failed for cell in self.run if cell[f] == level)
-        )
+    def suspects(self) -> frozenset[Pair]:
+        """Pairs of levels that do not go together, as far as it is known; one that fails alone is a pair with
+        itself.
+
+        Of a refused cell, every pair that no accepted cell has had together may be to blame.
+        """
+        merged = {pair for cell in self.run for pair in _pairs(cell)}
+        return self.causes | {pair for cell in self.refused for pair in _pairs(cell) if pair not in merged}
 
     @property
-    def suspects(self) -> frozenset[Pair]:
-        """Pairs of levels in a refused or failed cell that no cell that ran has had together.
+    def good(self) -> tuple[Levels, ...]:
+        """What has run, or may yet."""
+        return tuple(cell for cell in self.run if cell not in self.failed)
 
-        A level that no cell could run with is a pair with itself.
+    @property
+    def causes(self) -> frozenset[Pair]:
+        """What explains the failures best: levels before pairs, and nothing that another cell ran with.
+
+        The cause of most failures first, then that of most of the rest (greedy set cover). Nothing is blamed
+        while several explain as many: cells to come will tell them apart.
         """
-        good = {pair for cell in self.run if cell not in self.failed for pair in _pairs(cell)}
-        # While a cell is under way, what it holds is taken to be good: it merged.
-        merged = {pair for cell in self.run for pair in _pairs(cell)}
-        found = {pair for cell in self.refused for pair in _pairs(cell) if pair not in merged}
-        twice = [pair for cell in self.failed for pair in _pairs(cell) if pair not in good]
-        return frozenset(found | {pair for pair in twice if twice.count(pair) >= FAILURES})
+        good = {pair for cell in self.succeeded for pair in _pairs(cell)}
+        left = [[pair for pair in _pairs(cell) if pair not in good] for cell in self.failed]
+        found: set[Pair] = set()
+        while left:
+            counts = Counter(pair for pairs in left for pair in pairs)
+            most = max(counts.values(), default=0)
+            leaders = [pair for pair, count in counts.items() if count == most]
+            leaders = [pair for pair in leaders if pair[0] == pair[1]] or leaders
+            if most < FAILURES or len(leaders) > 1:
+                break
+            found.add(leaders[0])
+            left = [pairs for pairs in left if leaders[0] not in pairs]
+        return frozenset(found)
 
 
 def _pairs(cell: Levels) -> list[Pair]:
@@ -170,6 +189,7 @@ def progress(study: Study, design: Design) -> Progress:
     """What has become of the design's own cells and of those that were run in place of others."""
     run: dict[Levels, None] = {}
     failed: dict[Levels, None] = {}
+    succeeded: dict[Levels, None] = {}
     is_open = False
     for number in study.by_round(design.label):
         experiment = study.experiments[number]
@@ -180,36 +200,32 @@ def progress(study: Study, design: Design) -> Progress:
         run[cell] = None
         if experiment.state is not ExperimentState.ENDED:
             is_open = True
-        elif experiment.value is None and not study.group_of(experiment).n:
+        elif study.group_of(experiment).n:
+            succeeded[cell] = None
+        else:
             failed[cell] = None
-    refused = frozenset(cell for cell in design.rows if (design.parent, design.chosen(cell)) in study.refusals)
-    return Progress(run=tuple(run), refused=refused, failed=tuple(failed), open=is_open)
+    refused = frozenset(
+        cell for cell in design.rows if (design.parent, design.chosen(cell)) in study.refusals
+    )
+    return Progress(
+        run=tuple(run), refused=refused, failed=tuple(failed), succeeded=tuple(succeeded), open=is_open
+    )
 
 
 def cells_to_run(study: Study, design: Design, options: Options) -> Iterator[Plan]:
     """The cells that are still to be run, then those in place of cells that could not be, then replicates."""
     there = progress(study, design)
     wanted = [cell for cell in design.rows if any(cell)]
-    dead = there.dead
-    left = [c for c in wanted if c not in there.run and c not in there.refused and not _holds(c, dead)]
+    causes = there.causes
+    left = [c for c in wanted if c not in there.run and c not in there.refused and not _is_suspect(c, causes)]
     for cell in left or _in_place_of(study, design, there, len(wanted)):
-        yield Plan(
-            parent=design.parent, ideas=design.chosen(cell), role=Role.CELL, round=design.label
-        )
+        yield Plan(parent=design.parent, ideas=design.chosen(cell), role=Role.CELL, round=design.label)
     if options.replicates > 1:
         yield from _replicates(study, design, options)
 
 
-def _holds(cell: Levels, dead: frozenset[tuple[int, int]]) -> bool:
-    return any((f, level) in dead for f, level in enumerate(cell) if level)
-
-
 def _in_place_of(study: Study, design: Design, there: Progress, wanted: int) -> list[Levels]:
-    """Cells that tell the most beside those that ran, as many as are missing, without what went wrong.
-
-    None if nothing did, or if the cells that ran tell the main effects of what is left apart already and the
-    missing ones only held levels that fail.
-    """
+    """Cells that tell the most beside those that ran, as many as are missing, without what went wrong."""
     missing = wanted - len(there.run)
     if missing <= 0:
         return []
@@ -218,11 +234,13 @@ def _in_place_of(study: Study, design: Design, there: Progress, wanted: int) -> 
     there = evolve(there, refused=there.refused | refused)
     if len(refused) > 4 * wanted:
         return []
-    dead, suspects = there.dead, there.suspects
+    suspects = there.suspects
     never = frozenset(
-        cell for cell in pool if cell in there.refused or not any(cell) or _holds(cell, dead) or _is_suspect(cell, suspects)
+        cell
+        for cell in pool
+        if cell in refused or cell in there.failed or not any(cell) or _is_suspect(cell, suspects)
     )
-    return _augmented(design.grid, there.run, missing, design.seed, design.apart, never)
+    return _augmented(design.grid, there.good, missing, design.seed, design.apart, never)
 
 
 @lru_cache(maxsize=64)
@@ -250,7 +268,11 @@ def _replicates(study: Study, design: Design, options: Options) -> Iterator[Plan
             group = study.group_of(cell)
             if not group.failed and len(group.experiments) <= runs:
                 yield Plan(
-                    parent=cell.commit, role=Role.REPLICATE, tier=cell.tier, round=design.label, title=f"again: {cell.title}"
+                    parent=cell.commit,
+                    role=Role.REPLICATE,
+                    tier=cell.tier,
+                    round=design.label,
+                    title=f"again: {cell.title}",
                 )
 
 
@@ -297,9 +319,17 @@ def _ranked(study: Study, design: Design, there: Progress) -> list[tuple[float, 
     if read is None or len(read.cells) < 2:
         return []
     known = noise(study, read.tier)
-    never = there.suspects | design.apart | {(one, one) for one in there.dead}
+    never = there.suspects | design.apart
     found = _expected(
-        read.axes, read.cells, study.objective, _rounded(known), study.rule.alpha, read.ideas, design.ideas, frozenset(never), design.seed
+        read.axes,
+        read.cells,
+        study.objective,
+        _rounded(known),
+        study.rule.alpha,
+        read.ideas,
+        design.ideas,
+        never,
+        design.seed,
     )
     return list(found)
 

@@ -59,7 +59,7 @@ Pair = tuple[tuple[int, int], tuple[int, int]]
 def lay_out(
     levels: tuple[int, ...], runs: int, kind: Layout, seed: str, apart: frozenset[Pair] = frozenset()
 ) -> tuple[Levels, ...]:
-    """The cells to run, in random order but for the fullest one, which comes first: if its ideas merge, all do.
+    """The cells to run, in random order but for the fullest, which comes first: if its ideas merge, all do.
 
     `levels` has the number of levels of each factor, the base not counted. At most `runs` cells, and at
     least as many as there are main effects and a constant, which the caller sees to. Cells that hold a pair

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from arf.interfaces import Strategy
-from arf.moves import is_idle, left_behind, was_planned
+from arf.moves import left_behind, was_planned
 from arf.study import Study
 from arf.types import Ask, AskKind, Plan
 from arf_plugins.strategy_factorial import Options
@@ -46,8 +46,8 @@ class Factorial(Strategy):
 
     def _designs(self, study: Study) -> list[Design]:
         """Those of the last answers, the oldest first."""
-        asks = [ask for ask in islice(reversed(study.all_factors()), WINDOW) if ask not in study.open_asks]
-        found = (design_of(study, ask, self._options) for ask in reversed(asks))
+        asks = [ask for ask in reversed(study.last_factors(WINDOW)) if ask not in study.open_asks]
+        found = (design_of(study, ask, self._options) for ask in asks)
         return [design for design in found if design is not None]
 
     def _plans(self, study: Study, designs: Sequence[Design]) -> Iterator[Plan]:
@@ -74,22 +74,21 @@ class Factorial(Strategy):
         yield from self._singles(study)
 
     def _singles(self, study: Study) -> Iterator[Plan]:
-        """Ideas that no design holds, one at a time: those of answers that were too small for a design; and in
-        the end those that designs left over."""
-        idle = is_idle(study)
+        """Ideas that no design holds, one at a time: those of answers that were too small for a design; and
+        those that designs left over, once the agent has nothing more for the incumbent."""
+        left_over = study.exhausted(study.incumbent_commit) and not study.open_asks
         for idea in islice(study.untried, LOOSE):
-            ask = study.ideas[idea].ask
-            if ask in study.open_asks:
-                continue
-            if (idle or ask is None or design_of(study, ask, self._options) is None) and not was_planned(
-                study, (idea,)
-            ):
+            if (left_over or self._is_loose(study, idea)) and not was_planned(study, (idea,)):
                 yield Plan(parent=study.incumbent_commit, ideas=(idea,))
+
+    def _is_loose(self, study: Study, idea: int) -> bool:
+        ask = study.ideas[idea].ask
+        return ask not in study.open_asks and (ask is None or design_of(study, ask, self._options) is None)
 
     def _asks(self, study: Study, designs: Sequence[Design]) -> list[Ask]:
         """Keep a design in stock for each RUNS slots: one while there are fewer."""
         base = study.incumbent_commit
-        if study.exhausted(base):
+        if study.exhausted(base) or any(self._is_loose(study, i) for i in islice(study.untried, LOOSE)):
             return []
         slots = sum(tier.slots for tier in study.tiers)
         stock = sum(not study.by_round(design.label) for design in designs)

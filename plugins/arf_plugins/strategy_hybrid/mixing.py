@@ -2,7 +2,7 @@
 
 A Plackett-Burman design (Biometrika 33, 1946) of N runs measures each of up to N - 1 ideas with a standard
 error of 2 sigma / sqrt(N), for every run says something about every idea; singly that would take N / 2
-runs of each. It is for ideas that have run well by themselves: one that crashes would spoil half of the cells.
+runs of each. It is for ideas that have run well by themselves: one that crashes would spoil half the cells.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ def near_misses(study: Study) -> list[Experiment]:
     """Ideas of late that beat their parent, could not be proven, and were in no mix; the best first."""
     held = set(held_ideas(study))
     set_now = {name for idea in held for name in study.ideas[idea].constants}
+    experiments = study.experiments
     found = []
     for number in study.by_role(Role.CANDIDATE)[-WINDOW:]:
-        experiment = study.experiments[number]
+        experiment = experiments[number]
         if experiment.verdict is not Verdict.DISCARD or len(experiment.ideas) != 1:
             continue
-        if experiment.ideas[0] in held or not _leads(study, experiment) or _was_mixed(study, experiment):
+        if not _leads(study, experiment) or experiment.ideas[0] in held or _was_mixed(study, experiment):
             continue
         if experiment.parent != study.incumbent_commit and set_now & _constants(study, experiment):
             continue  # the incumbent has a better value by now, or one that was found without this one
         lead = lead_over_parent(study, experiment)
         if lead is not None and lead.t >= PROMISING:
             found.append((-lead.t, number))
-    return [study.experiments[number] for _, number in sorted(found)]
+    return [experiments[number] for _, number in sorted(found)]
 
 
 def _leads(study: Study, experiment: Experiment) -> bool:

@@ -109,6 +109,7 @@ class _Moment:
         if len(near) < fewest or tier is None:
             return
         ideas = mixing.to_mix(self.study, near)
+        fewest = 2 if len(near) >= 2 * fewest else fewest  # many, but they set the same few constants
         if len(ideas) >= fewest and not was_planned(self.study, ideas):
             yield mixing.all_together(self.study, ideas, tier)
 

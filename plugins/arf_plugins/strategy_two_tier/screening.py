@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
-from attrs import define, field
+from attrs import define
 
-from arf.agreement import FEWEST, Agreement, agreement, share_to_promote
+from arf.agreement import Agreement, agreement, share_to_promote
+from arf.moves import STRONG, held_ideas
 from arf.stats import noise
 from arf.study import Study
 from arf.types import Experiment, ExperimentState, Role
@@ -17,11 +19,11 @@ WINDOW = 128
 """Screening runs, the latest ones, among which an idea is ranked."""
 TRUST_WINDOW = 64
 """Dear runs, the latest ones, from which the rank agreement is estimated."""
-WORTHLESS = 0.1
-"""With the upper end of the rank agreement's interval under this, screening says nothing."""
+FEWEST = 12
+"""Pairs before which screening is not given up."""
 
 
-@define
+@define(slots=False)
 class Screening:
     """What a screening rung says at a moment. The study must not move on meanwhile."""
 
@@ -30,20 +32,40 @@ class Screening:
     final: Rung
     recall: float
     most: float
-    ranked: list[tuple[float, Experiment]] = field(init=False)
-    """Screened ideas of the window with their gain over their parent on this rung, best first."""
-    screened: int = field(init=False, default=0)
-    """How many ideas of the window have been screened; those that crashed included."""
-    trust: Agreement = field(init=False)
-    """How well this rung has ranked, by what the final one said."""
 
-    def __attrs_post_init__(self) -> None:
-        self.ranked = self._rank()
-        self.trust = agreement(self._pairs())
+    @cached_property
+    def held(self) -> set[int]:
+        """The ideas that are in the incumbent."""
+        return set(held_ideas(self.study))
+
+    @cached_property
+    def _ended(self) -> list[Experiment]:
+        """The screening runs of the window that have ended."""
+        experiments = self.study.experiments
+        runs = (experiments[number] for number in self.study.by_round(self.rung.round)[-WINDOW:])
+        return [run for run in runs if run.state is ExperimentState.ENDED]
+
+    @property
+    def screened(self) -> int:
+        """How many ideas of the window have been screened; those that crashed included."""
+        return len(self._ended)
+
+    @cached_property
+    def ranked(self) -> list[tuple[float, Experiment]]:
+        """Screened ideas of the window with their gain over their parent on this rung, best first."""
+        gains = ((self._gain(run, self.rung), run) for run in self._ended if run.value is not None)
+        known = [(gain, run) for gain, run in gains if gain is not None]
+        return sorted(known, key=lambda item: (-item[0], item[1].id))
+
+    @cached_property
+    def trust(self) -> Agreement:
+        """How well this rung has ranked, by what the final one said."""
+        return agreement(self._pairs(), everything=[gain for gain, _ in self.ranked])
 
     @property
     def is_worthless(self) -> bool:
-        return self.trust.n >= FEWEST and self.trust.high < WORTHLESS
+        """Whether screening narrows nothing down, even if it ranks as well as it possibly may."""
+        return self.trust.n >= FEWEST and share_to_promote(self.trust.high, recall=self.recall) > self.most
 
     @property
     def share(self) -> float:
@@ -69,24 +91,27 @@ class Screening:
             if not self.is_promoted(experiment):
                 yield rank, experiment
 
+    def strong(self) -> list[tuple[int, ...]]:
+        """Of the best `share` those whose gain is clear and that have been in no candidate, best first."""
+        known = noise(self.study, self.rung.tier, self.rung.budget)
+        if known is None:
+            return []
+        best = self.ranked[: int(self.share * self.screened)]
+        clear = [run for gain, run in best if gain >= STRONG * math.sqrt(2) * known.sigma]
+        return [run.ideas for run in clear if not self.is_promoted(run) and not self._candidates(run)]
+
     def is_promoted(self, experiment: Experiment) -> bool:
-        """Whether its idea has been run on the final rung, or cannot be on the incumbent."""
+        """Whether its idea has been run on the final rung, is there with others, or cannot be."""
         if (self.study.incumbent_commit, experiment.ideas) in self.study.refusals:
             return True
-        runs = (self.study.experiments[number] for number in self.study.with_idea(experiment.ideas[0]))
-        return any(run.role is Role.CANDIDATE for run in runs)
+        if experiment.ideas[0] in self.held:
+            return True
+        return any(len(run.ideas) == 1 or run.verdict is None for run in self._candidates(experiment))
 
-    def _rank(self) -> list[tuple[float, Experiment]]:
-        ranked = []
-        for number in self.study.by_round(self.rung.round)[-WINDOW:]:
-            experiment = self.study.experiments[number]
-            if experiment.role is not Role.CELL or experiment.state is not ExperimentState.ENDED:
-                continue
-            self.screened += 1
-            gain = self._gain(experiment, self.rung)
-            if gain is not None:
-                ranked.append((gain, experiment))
-        return sorted(ranked, key=lambda item: (-item[0], item[1].id))
+    def _candidates(self, experiment: Experiment) -> list[Experiment]:
+        """The candidates that its idea has been in, by itself or with others."""
+        runs = (self.study.experiments[number] for number in self.study.with_idea(experiment.ideas[0]))
+        return [run for run in runs if run.role is Role.CANDIDATE]
 
     def _gain(self, experiment: Experiment, rung: Rung) -> float | None:
         """How much better than its parent it is, both on one rung; None while one has no value there."""

@@ -13,7 +13,14 @@ from itertools import islice
 from attrs import define, field
 
 from arf.interfaces import Strategy
-from arf.moves import ask_ahead, is_idle, left_behind, pairs_of_near_misses
+from arf.moves import (
+    ask_ahead,
+    is_combination_under_way,
+    is_idle,
+    left_behind,
+    pairs_of_near_misses,
+    together,
+)
 from arf.study import Study
 from arf.types import Ask, Experiment, Plan, Role
 from arf_plugins.strategy_two_tier import Options
@@ -66,7 +73,8 @@ class _Moment:
         final = self.rungs.final.tier
         cheap = [screening for screening in self.screenings if screening.rung.tier != final]
         parts = [(self._screens(screening), screening.rung.tier) for screening in cheap]
-        parts.insert(0 if self._is_worthless() else len(parts), (self._finals(), final))
+        if free.get(final, 0) > 0:
+            parts.insert(0 if self._is_worthless() else len(parts), (self._finals(), final))
         plans = [plan for choices, tier in parts for plan in islice(choices, max(0, free.get(tier, 0)))]
         return sorted(plans, key=lambda plan: plan.tier != final)
 
@@ -75,6 +83,7 @@ class _Moment:
     def _finals(self) -> Iterator[Plan]:
         """What is worth a dear slot, best first. Screening too, where it is on the same tier."""
         yield from self._candidates(left_behind(self.study))
+        yield from self._candidates(self._bundle())
         yield from self._promotions(screening.deserving() for screening in self.screenings)
         if self._is_worthless():
             yield from self._candidates((idea,) for idea in self.untried)
@@ -109,6 +118,17 @@ class _Moment:
             for rank, experiment in ranked:
                 yield from self._candidates([experiment.ideas], screening.promotion(rank, experiment))
 
+    def _bundle(self) -> Iterator[tuple[int, ...]]:
+        """All that are clearly good where they were screened, in one run: dear slots are few.
+
+        Each by itself follows, unless that is kept.
+        """
+        if not is_combination_under_way(self.study):
+            strong = [ideas for screening in self.screenings for ideas in screening.strong()]
+            bundle = together(self.study, strong)
+            if len(bundle) > 1:
+                yield bundle
+
     def _is_worthless(self) -> bool:
         return all(screening.is_worthless for screening in self.screenings)
 
@@ -121,7 +141,7 @@ class _Moment:
         """What is worth a cheap slot, best first."""
         rung = screening.rung
         yield from self._again(rung, REFERENCES, f", to screen for {self.rungs.final}: {self.rungs.found}")
-        if self._waits_for_reference() or (screening.is_worthless and rung.tier == self.rungs.final.tier):
+        if self._waits_for_reference() or (rung.tier == self.rungs.final.tier and screening.is_worthless):
             return
         for idea in self.untried:
             yield Plan(

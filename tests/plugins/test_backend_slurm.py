@@ -1,0 +1,302 @@
+"""The `slurm` backend without a Slurm: its runner, and what commands say. tests/slurm has the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+
+from arf.errors import BackendError
+from arf_plugins.backend_slurm import cluster, runner
+from arf_plugins.backend_slurm.cluster import LimitReached, Node, Request, Unreachable
+from arf_plugins.backend_slurm.folder import Folder
+
+PATIENCE_S = 30.0
+
+
+class Place:
+    """A shared folder with one batch of workers, and a worker that runs here."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.folder = Folder(home / "slurm")
+        self.folder.prepare(["t"])
+        self.batches = self.folder.home / "batches/00001"
+        self.batches.mkdir()
+        for name in ("0.orders", "0.journal"):
+            (self.batches / name).touch()
+        self.worker: subprocess.Popen[bytes] | None = None
+
+    def start(self, environment: dict[str, str] | None = None, **fields: Any) -> None:
+        batch = {
+            "tier": "t", "name": "t", "only": None, "time_s": 3600, "idle_s": 60, "heartbeat_s": 60,
+            "grace_s": 0.3, "setup": "", "wrap": "", **fields,
+        }  # fmt: skip
+        (self.batches / "batch.json").write_text(json.dumps(batch))
+        self.worker = subprocess.Popen(
+            [sys.executable, "-S", "-E", str(self.folder.home / "runner.py"), str(self.folder.home), "00001"],
+            env={**os.environ, **(environment or {})},
+        )
+
+    def add(self, handle: str, command: str, limit_s: float = 60.0, **env: str) -> None:
+        job = {
+            "directory": str(self.home), "command": command, "log": str(self.home / f"{handle}.log"),
+            "env": {"PATH": os.environ["PATH"], **env}, "tier": "t", "time_limit_s": limit_s,
+        }  # fmt: skip
+        (self.folder.home / "jobs" / handle).write_text(json.dumps(job))
+        self.folder.announce("t", handle)
+
+    def order(self, line: str) -> None:
+        with (self.batches / "0.orders").open("a") as file:
+            file.write(line + "\n")
+
+    def told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.batches / "0.journal").read_text().splitlines()]
+
+    def until(self, word: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until the journal has so many lines with a word, and give them."""
+        limit = time.monotonic() + PATIENCE_S
+        while len(found := [line for line in self.told() if word in line]) < count:
+            assert time.monotonic() < limit, self.told()
+            time.sleep(0.01)
+        return found
+
+    def file(self, name: str) -> None:
+        limit = time.monotonic() + PATIENCE_S
+        while not (self.home / name).exists():
+            assert time.monotonic() < limit, name
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    if place.worker is not None and place.worker.poll() is None:
+        place.worker.terminate()
+        place.worker.wait(PATIENCE_S)
+
+
+# ---- The runner -----------------------------------------------------------------------------
+
+
+def test_the_runner_needs_nothing_that_old_nodes_lack() -> None:
+    import ast
+
+    tree = ast.parse(Path(runner.__file__).read_text(), feature_version=(3, 7))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert imported <= set(sys.stdlib_module_names)
+
+
+def test_a_worker_takes_one_job_after_the_other_until_it_is_drained(place: Place) -> None:
+    place.start()
+    for i in range(5):
+        place.add(f"job-{i}", f"echo {i}; exit {i}")
+    assert [end["code"] for end in place.until("end", 5)] == [0, 1, 2, 3, 4]
+    place.order("drain")
+    assert place.until("bye")[0]["bye"] == "drained"
+    assert place.worker is not None
+    assert place.worker.wait(PATIENCE_S) == 0
+
+
+def test_what_is_queued_before_the_drain_is_done(place: Place) -> None:
+    place.add("job", "exit 5")
+    place.order("drain")
+    place.start()
+    assert place.until("end")[0]["code"] == 5
+    place.until("bye")
+
+
+def test_a_job_that_somebody_has_claimed_is_not_run(place: Place) -> None:
+    assert place.folder.claim("taken") is True
+    assert place.folder.claim("taken") is False
+    place.add("taken", "touch ran")
+    place.add("free", "true")
+    place.start()
+    assert place.until("end")[0]["end"] == "free"
+    assert not (place.home / "ran").exists()
+
+
+def test_of_many_who_claim_one_gets_it(place: Place) -> None:
+    script = "import sys, runner; print(int(runner.claim(*sys.argv[1:])))"
+    command = [sys.executable, "-c", script, str(place.folder.home), "job"]
+    claimers = [
+        subprocess.Popen([*command, f"w{i}"], cwd=place.folder.home, stdout=subprocess.PIPE) for i in range(8)
+    ]
+    answers = [claimer.communicate(timeout=PATIENCE_S)[0].strip() for claimer in claimers]
+    winner = place.folder.claimant("job")
+    assert answers.count(b"1") == 1
+    assert answers[int(winner[1:])] == b"1"
+
+
+def test_a_worker_whose_time_is_short_leaves_a_long_job_to_the_next(place: Place) -> None:
+    place.add("short", "true", limit_s=1.0)
+    place.add("long", "true", limit_s=600.0)
+    place.start(time_s=300)
+    place.until("bye")
+    assert [line["end"] for line in place.told() if "end" in line] == ["short"]
+    assert place.until("bye")[0]["bye"] == "its time is up"
+    assert place.folder.claimant("long") == ""
+
+
+def test_a_job_over_its_limit_is_ended(place: Place) -> None:
+    place.add("job", "trap '' TERM; while :; do sleep 9; done", limit_s=0.2)
+    place.start()
+    assert place.until("end")[0]["why"] == "timeout"
+
+
+def test_slurms_sigterm_ends_the_job_and_is_told(place: Place) -> None:
+    place.add("job", "touch up; sleep 600")
+    place.start()
+    place.file("up")
+    assert place.worker is not None
+    place.worker.send_signal(signal.SIGTERM)
+    assert place.until("end")[0]["why"] == "term"
+    assert place.until("bye")[0]["bye"] == "terminated"
+
+
+def test_time_in_which_slurm_has_suspended_a_job_does_not_count(place: Place) -> None:
+    place.add("job", "touch up; until [ -e go ]; do sleep 0.05; done", limit_s=7.0)
+    place.start()
+    place.file("up")
+    assert place.worker is not None
+    place.worker.send_signal(signal.SIGSTOP)
+    time.sleep(7.5)  # what Slurm does has no event: this is the time itself
+    place.worker.send_signal(signal.SIGCONT)
+    (place.home / "go").touch()
+    assert place.until("end")[0]["why"] == ""
+
+
+def test_devices_are_slurms_and_the_rest_is_the_jobs(place: Place) -> None:
+    place.add("job", "echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $NOT_MINE", CUDA_VISIBLE_DEVICES="7")
+    place.start(
+        {"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_CPUS_PER_TASK": "5", "NOT_MINE": "x", "SLURM_STEP_GPUS": "6,7"}
+    )
+    place.until("end")
+    assert (place.home / "job.log").read_text() == "2,3 5\n"
+    assert place.until("hello")[0]["slot"].endswith(":gpu:6,7")
+
+
+def test_daemons_that_a_job_leaves_behind_are_ended(place: Place) -> None:
+    daemon = 'echo $$ > pid; trap "" TERM; while :; do sleep 9; done'
+    script = f"setsid sh -c '{daemon}' & until [ -s pid ]; do :; done"
+    place.add("job", script)
+    place.start()
+    place.until("end")
+    pid = int((place.home / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+# ---- What Slurm's commands say --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("gpu:h100:2", (("gpu", "h100", 2),)),
+        ("gpu:a100_1g.10gb:7(S:0-1)", (("gpu", "a100_1g.10gb", 7),)),
+        ("gpu:4,nvme:1T", (("gpu", "", 4), ("nvme", "1T", 1))),
+        ("gpu:h100:8(S:0,1),gpu:h200:1", (("gpu", "h100", 8), ("gpu", "h200", 1))),
+        ("gpu", (("gpu", "", 1),)),
+        ("(null)", ()),
+    ],
+)
+def test_gres_is_read(text: str, found: tuple[tuple[str, str, int], ...]) -> None:
+    assert cluster.parse_gres(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1-02:03:04", 93784), ("30:00", 1800), ("4:00:00", 14400), ("infinite", None), ("n/a", None)],
+)
+def test_time_limits_are_read(text: str, seconds: float | None) -> None:
+    assert cluster.parse_time(text) == seconds
+
+
+def node(name: str, gres: str, *, cpus: int = 16, state: str = "idle", partition: str = "gpu") -> Node:
+    return Node(
+        name=name, partition=partition, default=partition == "gpu", gres=cluster.parse_gres(gres), cpus=cpus,
+        state=state, limit_s=None,
+    )  # fmt: skip
+
+
+def test_slots_are_what_fits_on_nodes_that_are_up() -> None:
+    nodes = [
+        node("a", "gpu:h100:8"),
+        node("b", "gpu:h100:4", state="mixed"),
+        node("c", "gpu:h100:8", state="down*"),
+        node("d", "gpu:h100:8", state="drained"),
+    ]
+    assert cluster.count_slots(nodes, "gpu:h100:1", 1) == 12
+    assert cluster.count_slots(nodes, "gpu:3", 1) == 3
+    assert cluster.count_slots(nodes, "gpu:h100:1", 8) == 4
+    assert cluster.count_slots(nodes, "gpu:a100:1", 1) == 0
+    assert cluster.gpu_kinds([*nodes, node("e", "gpu:a100:99")]) == ["a100", "h100"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "hint"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect)",
+            Unreachable,
+            "scontrol ping",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+            Unreachable,
+            "",
+        ),
+        (
+            "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: submission failed: Job "
+            "violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            LimitReached,
+            "backend.slots",
+        ),
+        ("sbatch: error: invalid partition specified: x", BackendError, "backend.partition"),
+        (
+            "sbatch: error: Batch job submission failed: Invalid qos specification",
+            BackendError,
+            "directives.qos",
+        ),
+    ],
+)
+def test_errors_are_explained(text: str, kind: type[BackendError], hint: str) -> None:
+    error = cluster.explain("sbatch", text)
+    assert type(error) is kind
+    assert hint in str(error)
+    assert "\n" not in str(error)
+
+
+def test_any_directive_is_passed_on_as_it_is(tmp_path: Path) -> None:
+    request = Request(
+        name="arf-x-1", folder=tmp_path, count=3, partition="gpu", gres="gpu:h100:1", cpus=4, memory="32G",
+        minutes=60, directives={"account": "lab", "licenses": "a:1,b", "exclusive": True, "mail_type": "END"},
+        srun=("--container-image=x y",), command="run",
+    )  # fmt: skip
+    script = cluster.batch_script(request)
+    for line in (
+        "#SBATCH --account=lab",
+        "#SBATCH --licenses=a:1,b",
+        "#SBATCH --exclusive",
+        "#SBATCH --mail-type=END",
+        "#SBATCH --array=0-2%3",
+        "#SBATCH --gres=gpu:h100:1",
+        "#SBATCH --mem=32G",
+        "#SBATCH --time=60",
+        "#SBATCH --no-requeue",
+    ):
+        assert line in script.splitlines()
+    assert "'--container-image=x y'" in script
+    assert "wckey" not in script
