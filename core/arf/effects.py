@@ -273,8 +273,12 @@ def read_design(study: Study, label: str) -> Design | None:
 
 def levels_of(ideas: Sequence[Sequence[int]], chosen: Sequence[int]) -> Levels:
     """The cell that has these ideas in."""
-    held = set(chosen)
-    return tuple(next((i for i, idea in enumerate(axis, 1) if idea in held), 0) for axis in ideas)
+    place = {idea: (f, level) for f, axis in enumerate(ideas) for level, idea in enumerate(axis, 1)}
+    cell = [0] * len(ideas)
+    for idea in chosen:
+        if idea in place:
+            cell[place[idea][0]] = place[idea][1]
+    return tuple(cell)
 
 
 def _axes_of(study: Study, ideas: Sequence[int]) -> tuple[tuple[Axis, ...], tuple[tuple[int, ...], ...]]:

@@ -300,6 +300,33 @@ def test_a_worker_that_dies_loses_its_job_and_gets_a_successor(bench: Bench, for
     assert again.state is JobState.SUCCEEDED
 
 
+def test_a_worker_that_falls_silent_is_ended_and_its_job_is_lost(bench: Bench) -> None:
+    async def steps(backend: SlurmBackend) -> tuple[JobResult, JobResult]:
+        handle = await backend.submit(bench.job("job", FIRST_HOLDS))
+        await bench.marked("up")
+        for pid in bench.runner_pids():
+            os.kill(pid, signal.SIGSTOP)
+        first = await backend.wait(handle)
+        return first, await backend.wait(await backend.submit(bench.job("again", FIRST_HOLDS)))
+
+    first, again = bench.run(steps, silent=2.0)
+    assert (first.state, again.state) == (JobState.LOST, JobState.SUCCEEDED)
+    assert "fell silent" in first.message
+
+
+@FORMS
+def test_slurm_does_not_put_jobs_back_into_the_queue(bench: Bench, form: str) -> None:
+    async def steps(backend: SlurmBackend) -> JobResult:
+        handle = await backend.submit(bench.job("job", HOLD))
+        await bench.marked("up")
+        for job in bench.slurm.jobs("%i"):
+            bench.slurm.run("scontrol", "requeue", job, check=False)
+        (bench.path / "go").touch()
+        return await backend.wait(handle)
+
+    assert bench.run(steps, form=form).exit_code == 6
+
+
 @FORMS
 def test_scancel_by_hand_is_seen(bench: Bench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> JobResult:
@@ -437,7 +464,7 @@ def test_a_job_that_never_starts_says_why(bench: Bench, form: str) -> None:
     assert "scontrol show partition" in result.message
 
 
-@FORMS
+@pytest.mark.parametrize("form", ["pool", pytest.param("jobs", marks=pytest.mark.slow)])
 def test_workers_that_cannot_start_are_explained(bench: Bench, form: str) -> None:
     options = {"form": form, "python": "/no/such/python", "slots": 3}
     result = bench.run_job("true", options=options)
@@ -446,7 +473,7 @@ def test_workers_that_cannot_start_are_explained(bench: Bench, form: str) -> Non
     assert "/no/such/python" in result.message
 
 
-@FORMS
+@pytest.mark.parametrize("form", ["pool", pytest.param("jobs", marks=pytest.mark.slow)])
 def test_a_hundred_jobs_at_once(bench: Bench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> list[JobResult]:
         jobs = [bench.job(f"job-{i}", f"echo {i}; exit {i % 3}") for i in range(100)]
@@ -502,7 +529,7 @@ def test_what_squeue_has_forgotten_the_accounting_knows(accounted: Bench) -> Non
     asyncio.run(steps())
 
 
-@FORMS
+@pytest.mark.parametrize("form", ["pool", pytest.param("jobs", marks=pytest.mark.slow)])
 def test_a_quota_is_kept_to_and_the_rest_goes_on(accounted: Bench, form: str) -> None:
     accounted.slurm.run("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=2")
 

@@ -352,12 +352,13 @@ def _hint(text: str, kind: type[BackendError]) -> str:
         ("node configuration", "no node has so much: look at gres, cpus_per_job and memory"),
         ("time limit", "set backend.worker_time to what the partition allows (`sinfo -o '%P %l'`)"),
         ("unrecognized option", "look at backend.directives: `man sbatch` has the names"),
+        ("fetch config", "this machine is not set up for a cluster: run arf on a login node"),
         ("slurm.conf", "this machine is not set up for a cluster: run arf on a login node"),
         ("access/permission", "you may not use it: ask for access, or choose another partition or account"),
     ):
         if words in low:
             return hint
-    return "try the script by hand: it is in the study's backend folder"
+    return "try the batch script by hand: the study's backend folder has it" if "batch" in low else ""
 
 
 # ---- Tiers ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Importing this needs matplotlib. Nothing here uses pyplot, so that no state of t
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -169,27 +170,23 @@ def _heat_map(axes: Axes, fitted: Fit) -> None:
             real.append((row, column))
     limit = float(np.nanmax(np.abs(grid))) if len(mains) else 1.0
     image = axes.imshow(np.ma.masked_invalid(grid), cmap="RdYlGn", vmin=-(limit or 1.0), vmax=limit or 1.0)
+    power = math.floor(math.log10(limit)) if limit > 0 else 0
     for row in range(len(mains)):
         for column in range(row + 1):
-            if np.isnan(grid[row, column]):
+            value = float(grid[row, column])
+            if math.isnan(value):
                 axes.text(column, row, "·", ha="center", va="center", color=UNPROVEN)
             elif len(mains) <= 10:
-                weight = "bold" if (row, column) in real else "normal"
                 axes.text(
-                    column,
-                    row,
-                    f"{grid[row, column]:.2g}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    weight=weight,
-                )
+                    column, row, f"{value / 10.0**power:+.1f}", ha="center", va="center", fontsize=9,
+                    weight="bold" if (row, column) in real else "normal",
+                    color="white" if abs(value) > 0.7 * limit else "black",
+                )  # fmt: skip
     names = [_short(e.name, 22) for e in mains]
     axes.set_xticks(range(len(mains)), names, rotation=40, ha="right", fontsize=8, parse_math=False)
     axes.set_yticks(range(len(mains)), names, fontsize=8, parse_math=False)
-    axes.set_title(
-        "pairs (diagonal: main effects; bold: real; ·: aliased with another)", loc="left", fontsize=10
-    )
+    title = f"pairs, in 1e{power:+03d} (diagonal: main effects; bold: real; ·: aliased)"
+    axes.set_title(title, loc="left", fontsize=10)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
     axes.figure.colorbar(image, ax=axes, shrink=0.8)

@@ -212,9 +212,8 @@ def progress(study: Study, design: Design) -> Progress:
     )
 
 
-def cells_to_run(study: Study, design: Design, options: Options) -> Iterator[Plan]:
+def cells_to_run(study: Study, design: Design, there: Progress, options: Options) -> Iterator[Plan]:
     """The cells that are still to be run, then those in place of cells that could not be, then replicates."""
-    there = progress(study, design)
     wanted = [cell for cell in design.rows if any(cell)]
     causes = there.causes
     left = [c for c in wanted if c not in there.run and c not in there.refused and not _is_suspect(c, causes)]
@@ -285,9 +284,8 @@ def is_confirmed(study: Study, design: Design, options: Options) -> bool:
     return len(tried) >= options.candidates or any(run.verdict is Verdict.KEEP for run in tried)
 
 
-def best_to_confirm(study: Study, design: Design, options: Options) -> Iterator[Plan]:
+def best_to_confirm(study: Study, design: Design, there: Progress, options: Options) -> Iterator[Plan]:
     """The cells that are expected to be best, as candidates on the incumbent."""
-    there = progress(study, design)
     tried = {study.experiments[n].ideas for n in study.by_round(best_label(design.label))}
     missing = options.candidates - len(tried)
     for gain, cell in _ranked(study, design, there)[: MOST_TRIES + options.candidates]:

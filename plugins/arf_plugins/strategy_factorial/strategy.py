@@ -21,10 +21,10 @@ from arf_plugins.strategy_factorial.design import (
     progress,
 )
 
-WINDOW = 8
-"""Answers of the agent that are looked at, the newest ones. A design is over long before eight more are."""
-LOOSE = 128
-"""Untried ideas that are looked at for some that belong to no design."""
+WINDOW = 4
+"""Answers of the agent that are looked at, the newest ones. A design is over long before four more are."""
+LOOSE = 64
+"""Ideas that are looked at for some that belong to no design."""
 
 
 class Factorial(Strategy):
@@ -61,11 +61,12 @@ class Factorial(Strategy):
 
     def _choices(self, study: Study, designs: Sequence[Design]) -> Iterator[Plan]:
         waiting = [design for design in designs if not is_confirmed(study, design, self._options)]
-        cells = {design.label: list(cells_to_run(study, design, self._options)) for design in waiting}
+        cells: dict[str, list[Plan]] = {}
         for design in waiting:
             there = progress(study, design)
+            cells[design.label] = list(cells_to_run(study, design, there, self._options))
             if there.run and not there.open and not cells[design.label]:
-                yield from best_to_confirm(study, design, self._options)
+                yield from best_to_confirm(study, design, there, self._options)
         for ideas in left_behind(study):
             if not was_planned(study, ideas):
                 yield Plan(parent=study.incumbent_commit, ideas=ideas)
@@ -76,19 +77,25 @@ class Factorial(Strategy):
     def _singles(self, study: Study) -> Iterator[Plan]:
         """Ideas that no design holds, one at a time: those of answers that were too small for a design; and
         those that designs left over, once the agent has nothing more for the incumbent."""
-        left_over = study.exhausted(study.incumbent_commit) and not study.open_asks
-        for idea in islice(study.untried, LOOSE):
-            if (left_over or self._is_loose(study, idea)) and not was_planned(study, (idea,)):
+        ideas = self._loose(study)
+        if study.exhausted(study.incumbent_commit) and not study.open_asks:
+            ideas = list(islice(study.untried, LOOSE))
+        for idea in ideas:
+            if not was_planned(study, (idea,)):
                 yield Plan(parent=study.incumbent_commit, ideas=(idea,))
 
-    def _is_loose(self, study: Study, idea: int) -> bool:
-        ask = study.ideas[idea].ask
-        return ask not in study.open_asks and (ask is None or design_of(study, ask, self._options) is None)
+    def _loose(self, study: Study) -> list[int]:
+        """Untried ideas, among the newest, of answers that make no design."""
+        last = len(study.ideas)
+        newest = range(max(1, last - LOOSE + 1), last + 1)
+        asks = {study.ideas[idea].ask for idea in newest} - set(study.open_asks)
+        loose = {ask for ask in asks if ask is None or design_of(study, ask, self._options) is None}
+        return [idea for idea in newest if study.ideas[idea].ask in loose and idea in study.untried]
 
     def _asks(self, study: Study, designs: Sequence[Design]) -> list[Ask]:
         """Keep a design in stock for each RUNS slots: one while there are fewer."""
         base = study.incumbent_commit
-        if study.exhausted(base) or any(self._is_loose(study, i) for i in islice(study.untried, LOOSE)):
+        if study.exhausted(base) or self._loose(study):
             return []
         slots = sum(tier.slots for tier in study.tiers)
         stock = sum(not study.by_round(design.label) for design in designs)

@@ -45,22 +45,40 @@ class Screening:
         runs = (experiments[number] for number in self.study.by_round(self.rung.round)[-WINDOW:])
         return [run for run in runs if run.state is ExperimentState.ENDED]
 
+    @cached_property
+    def _pool(self) -> list[Experiment]:
+        """Those that are ranked: screened on the incumbent, or on an older one and still of interest.
+
+        What has been promoted by then has had its chance; and a change of a constant that the incumbent
+        has changed itself by now says little about it.
+        """
+        constants = {name for idea in self.held for name in self.study.ideas[idea].constants}
+        pool = []
+        for run in self._ended:
+            if run.parent != self.study.incumbent_commit:
+                rival = constants and constants & self.study.ideas[run.ideas[0]].constants.keys()
+                if rival or run.value is None or self.is_promoted(run):
+                    continue
+            pool.append(run)
+        return pool
+
     @property
     def screened(self) -> int:
-        """How many ideas of the window have been screened; those that crashed included."""
-        return len(self._ended)
+        """How many ideas are ranked; those that crashed included."""
+        return len(self._pool)
 
     @cached_property
     def ranked(self) -> list[tuple[float, Experiment]]:
-        """Screened ideas of the window with their gain over their parent on this rung, best first."""
-        gains = ((self._gain(run, self.rung), run) for run in self._ended if run.value is not None)
+        """Screened ideas with their gain over their parent on this rung, best first."""
+        gains = ((self._gain(run, self.rung), run) for run in self._pool)
         known = [(gain, run) for gain, run in gains if gain is not None]
         return sorted(known, key=lambda item: (-item[0], item[1].id))
 
     @cached_property
     def trust(self) -> Agreement:
         """How well this rung has ranked, by what the final one said."""
-        return agreement(self._pairs(), everything=[gain for gain, _ in self.ranked])
+        gains = (self._gain(run, self.rung) for run in self._ended)
+        return agreement(self._pairs(), everything=[gain for gain in gains if gain is not None])
 
     @property
     def is_worthless(self) -> bool:
@@ -75,16 +93,28 @@ class Screening:
         """
         return min(self.most, share_to_promote(self.trust.low, recall=self.recall))
 
+    @cached_property
+    def _best(self) -> list[tuple[float, Experiment]]:
+        """The best `share`, and all that are clearly better than their parent, as far as `most` allows."""
+        clear = sum(gain >= STRONG * self._error for gain, _ in self.ranked) if self._error else 0
+        share, most = int(self.share * self.screened), int(self.most * self.screened)
+        return self.ranked[: max(share, min(clear, most))]
+
+    @cached_property
+    def _error(self) -> float:
+        """The standard error of a gain from one run each; 0 while it is not known."""
+        known = noise(self.study, self.rung.tier, self.rung.budget)
+        return math.sqrt(2) * known.sigma if known else 0.0
+
     def deserving(self) -> Iterator[tuple[int, Experiment]]:
-        """Of the best `share` those that are still to be promoted, with their rank from 1."""
-        for rank, (_, experiment) in enumerate(self.ranked[: int(self.share * self.screened)], 1):
+        """Of the best those that are still to be promoted, with their rank from 1."""
+        for rank, (_, experiment) in enumerate(self._best, 1):
             if not self.is_promoted(experiment):
                 yield rank, experiment
 
     def runners_up(self, least: float) -> Iterator[tuple[int, Experiment]]:
         """Those whose gain is over so many standard errors and that are still to be promoted, best first."""
-        known = noise(self.study, self.rung.tier, self.rung.budget)
-        floor = least * (known.sigma * math.sqrt(2) if known else 0.0)
+        floor = least * self._error
         for rank, (gain, experiment) in enumerate(self.ranked, 1):
             if gain <= floor:
                 return
@@ -92,12 +122,8 @@ class Screening:
                 yield rank, experiment
 
     def strong(self) -> list[tuple[int, ...]]:
-        """Of the best `share` those whose gain is clear and that have been in no candidate, best first."""
-        known = noise(self.study, self.rung.tier, self.rung.budget)
-        if known is None:
-            return []
-        best = self.ranked[: int(self.share * self.screened)]
-        clear = [run for gain, run in best if gain >= STRONG * math.sqrt(2) * known.sigma]
+        """Of the best those whose gain is clear and that have been in no candidate, best first."""
+        clear = [run for gain, run in self._best if gain >= STRONG * self._error > 0]
         return [run.ideas for run in clear if not self.is_promoted(run) and not self._candidates(run)]
 
     def is_promoted(self, experiment: Experiment) -> bool:
