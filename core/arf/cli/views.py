@@ -245,6 +245,7 @@ def tell_summary(summary: Mapping[str, Any]) -> None:
         rows += [("slots", slot_time(summary))]
     if summary["usd"]:
         rows += [("cost", f"${summary['usd']:.2f}")]
+    rows += [("note", printable(note)) for note in summary["notes"]]
     if improved:
         rows += [("see it", "arf diff best --base"), ("take it", "arf best --apply")]
     if summary["state"] != "finished":
