@@ -126,7 +126,14 @@ def override(key: str, text: str) -> Layer:
             "not a key", where=where, hint="write -o key.path=value, such as -o noise.alpha=0.1"
         )
     places: dict[Key, str] = {}
-    node = _compose(text, lambda _: where)
+    try:
+        node = _compose(text, lambda _: where)
+    except ConfigError as error:
+        if text.startswith(("{", "[", "%", "@", "`")):
+            error.hint = error.hint or f"text needs quotes: -o '{key}=\"...\"'"
+        raise
+    if node is None:
+        places[()] = where
     return single(key, leaf("") if node is None else _data(node, (), places, lambda _: where), places)
 
 

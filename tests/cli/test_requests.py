@@ -42,6 +42,8 @@ def one_line(told: str, *words: str) -> None:
         ("run . --config no.yaml", 2, "no.yaml"),
         ("run . -o noise.alfa=0.1", 2, "did you mean 'alpha'"),
         ("run . -o noise", 2, "there is no `=`"),
+        ("run . -o workspace.command=", 2, "-o workspace.command=: workspace.command: expected text"),
+        ("run . -o workspace.command={python}_x", 2, "text needs quotes: -o 'workspace.command="),
         ("run . -o backend.slotz=2", 2, "did you mean 'slots'"),
         ("run . -o plugins.disable=[grredy]", 2, "there is no plugin"),
         ("run . -o workspace.editable=[trian.sh]", 1, "did you mean 'train.sh'"),
@@ -54,6 +56,7 @@ def one_line(told: str, *words: str) -> None:
         ("plugins summry", 2, "did you mean 'summary'"),
         ("init", 2, "arf init"),
         ("init . --script train.sh", 2, "arf.yaml exists"),
+        ("init .git --script HEAD", 2, "nothing tells how HEAD is run; say it, such as --command './HEAD'"),
     ],
 )
 def test_a_request_that_cannot_be(

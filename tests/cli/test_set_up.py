@@ -136,6 +136,14 @@ def test_an_arf_yaml_for_a_script_is_one_that_arf_can_read(
     assert list(opened.files(opened.base_commit())) == ["our model.py"]
 
 
+@pytest.mark.parametrize(("name", "program"), [("fit.js", "node"), ("fit.pl", "perl"), ("fit.jl", "julia")])
+def test_how_a_script_is_run_is_told_by_its_name(arf: Arf, workspace: Path, name: str, program: str) -> None:
+    (workspace / "arf.yaml").unlink()
+    (workspace / name).write_text("x = 1\n")
+    done = arf("init", ".", "--script", name, cwd=workspace)
+    assert f"`{program} {name}` is run" in done.stderr
+
+
 def test_the_doctor_runs_a_job_and_says_what_is_wrong(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

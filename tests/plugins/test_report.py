@@ -22,7 +22,8 @@ from click.testing import CliRunner
 
 from arf.cli.studies import find_study
 from arf.errors import UsageError
-from arf.store import Store
+from arf.stats import FinalGain
+from arf.store import Store, StudyLock
 from arf.study import Study
 from arf.types import Direction, Experiment, ExperimentState, JobState, Objective, Role, Tier, Verdict
 from arf_plugins import report
@@ -449,6 +450,33 @@ def test_the_end_of_a_study_writes_the_report(scene: Scene) -> None:
     scene.baseline()
     report.arf_study_finished(scene.study, scene.directory, {})
     assert {RESULTS, PLOT, PAGE} <= {path.name for path in scene.directory.iterdir()}
+
+
+def test_the_page_of_a_study_that_ends_does_not_call_it_running(scene: Scene) -> None:
+    scene.baseline()
+    lock = StudyLock(scene.directory)  # as the arf that ends it still holds it
+    try:
+        report.arf_study_finished(scene.study, scene.directory, {"state": "finished"})
+    finally:
+        lock.release()
+    text = page(scene.directory).text
+    assert "backend · finished" in text
+    assert "running" not in text
+
+
+def test_the_page_says_how_sure_the_gain_is_in_words(scene: Scene) -> None:
+    scene.baseline()
+    final = FinalGain(
+        gain=0.03, low=0.02, high=0.04, p=1e-5, percent=3.0, best=0.97, baseline=1.0, best_runs=1,
+        baseline_runs=4, sigma=0.01, df=6, tier="gpu", experiment=5, fresh=True, text="all of it",
+    )  # fmt: skip
+    with scene.store.transaction():
+        scene.store.set_meta("final", final.to_json())
+    write_report(scene.directory)
+    text = page(scene.directory).text
+    for shown in ("+0.03 (+3.00 %)", "+0.02 to +0.04", "best, #5, 1 fresh run", "baseline, 4 runs"):
+        assert shown in text
+    assert "all of it" not in text
 
 
 def test_the_best_change_is_shown_as_text(tmp_path: Path) -> None:

@@ -92,14 +92,24 @@ def _write_yaml(target: Path, script: str, command: str | None, metric: str, dir
 def _command(target: Path, script: str) -> str:
     """How a script is run, by its name. Raises UsageError if nothing suggests it."""
     path = shlex.quote(script)
-    programs = {".py": "{python}", ".sh": "sh", ".r": "Rscript", ".jl": "julia"}
+    programs = {
+        ".py": "{python}",
+        ".sh": "sh",
+        ".r": "Rscript",
+        ".jl": "julia",
+        ".js": "node",
+        ".mjs": "node",
+        ".pl": "perl",
+        ".rb": "ruby",
+        ".lua": "lua",
+    }
     if Path(script).suffix == ".py" and (target / "uv.lock").is_file():
         return f"uv run {path}"
     if (program := programs.get(Path(script).suffix.lower())) is not None:
         return f"{program} {path}"
     if os.access(target / script, os.X_OK):
         return f"./{path}"
-    raise UsageError(f"how is {script} run?", hint=f"say it: --command './{script}'")
+    raise UsageError(f"nothing tells how {script} is run", hint=f"say it, such as --command './{script}'")
 
 
 def _quoted(text: str) -> str:

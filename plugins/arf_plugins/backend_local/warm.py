@@ -37,6 +37,8 @@ MOST_DECLINED = 3
 """So many jobs in a row that a server does not suit mean that the workspace has moved on: it is replaced."""
 REPLY_S = 10.0
 """A server that does not answer for so long is ended, and its job starts cold."""
+WORTH_TELLING_S = 0.1
+"""Saved per job: below this the seconds are not told."""
 MARK_ROOM = 160
 
 _PLAIN = re.compile(r"[\w./:@%+,=-]+( +[\w./:@%+,=-]+)*", re.ASCII)
@@ -145,6 +147,8 @@ class WarmStarts:
         """What warm starts have saved so far, for people; empty if there were none."""
         if not self.jobs:
             return []
+        if self.saved_s < WORTH_TELLING_S * self.jobs:
+            return [f"{self.jobs} jobs started warm, which saved next to nothing"]
         warm_s = self.spent_s / self.jobs
         cold_s = warm_s + self.saved_s / self.jobs
         return [f"{self.jobs} jobs started warm: imports took {warm_s:.2f} s each instead of {cold_s:.1f} s"]

@@ -55,5 +55,5 @@ def arf_study_finished(study: Study, directory: Path, summary: Mapping[str, Any]
     from arf_plugins.report.files import write_report
 
     _files.pop(study, None)
-    for line in write_report(directory).notes:
+    for line in write_report(directory, state=summary.get("state")).notes:
         _log.warning("%s", line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from arf_plugins.report.page import render
 from arf_plugins.report.results import RESULTS, ResultsFile, replace
@@ -21,12 +21,15 @@ class Written:
     """What could not be written, and what to do about it."""
 
 
-def write_report(directory: Path) -> Written:
+def write_report(directory: Path, *, state: str | None = None) -> Written:
     """Write the three files of a study, running or not. Raises StoreError if it cannot be read.
 
-    Without matplotlib there is no plot, and a note that says so.
+    `state` is how a study ended whose arf still holds its lock, and so looks as if it ran. Without
+    matplotlib there is no plot, and a note that says so.
     """
     story = read_story(directory)
+    if state is not None:
+        story = evolve(story, summary={**story.summary, "state": state})
     ResultsFile(directory / RESULTS, story.objective.metric, story.experiments)
     paths, notes = [directory / RESULTS], []
     plot = b""

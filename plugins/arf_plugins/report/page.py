@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
 
 from arf.types import Experiment, Objective, Verdict
 from arf_plugins.report.results import number, one_line
@@ -185,22 +184,31 @@ def _final(story: Story) -> str:
     final = story.summary["final"]
     if not final:
         return "<p>The gain has not been confirmed by fresh runs.</p>"
-    cells = "".join(
-        f"<div><dt>{_text(key.replace('_', ' '))}</dt><dd>{_text(_value(value))}</dd></div>"
-        for key, value in final.items()
-        if value is not None
+    facts = {"gain": _signed(final["gain"])}
+    if final["percent"] is not None:
+        facts["gain"] += f" ({final['percent']:+.2f} %)"
+    if final["low"] is not None and final["high"] is not None:
+        facts["95 % interval"] = f"{_signed(final['low'])} to {_signed(final['high'])}"
+    if final["p"] is not None:
+        facts["p, two-sided"] = f"{final['p']:.2g}"
+    which = "fresh run" if final["fresh"] else "run"
+    facts[f"best, #{final['experiment']}, {_runs(final['best_runs'], which)}"] = number(final["best"])
+    facts[f"baseline, {_runs(final['baseline_runs'], 'run')}"] = number(final["baseline"])
+    cells = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
+    told = (
+        "The runs of the best are ones that no choice was made by."
+        if final["fresh"]
+        else "The best was chosen by these runs, so its gain is likely too good."
     )
-    return f"<dl>{cells}</dl>"
+    return f'<dl>{cells}</dl><p class="soft">{told}</p>'
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else "unbounded"
-    if isinstance(value, list | tuple):
-        return " to ".join(map(_value, value))
-    return str(value)
+def _signed(value: float) -> str:
+    return f"{value:+.4g}" if math.isfinite(value) else "unbounded"
+
+
+def _runs(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _kept(story: Story) -> str:
