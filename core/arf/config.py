@@ -180,6 +180,13 @@ class Naming:
         validator=_in_range(0, 2**31 - 1),
         metadata={"help": "The strategy's randomness and the first seed of the runs come from it."},
     )
+    fallback: str | None = field(
+        default=None,
+        metadata={
+            "help": "An agent that needs no options, such as offline, which answers when the study's own "
+            "stays away. null: then the study ends once nothing is left to try."
+        },
+    )
 
 
 @frozen(kw_only=True)

@@ -15,12 +15,15 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 from attrs import define, evolve, frozen
 
+from arf import orders
+from arf.desk import OwnDesk, read_mail
 from arf.errors import AgentError, ArfError, ConflictError, UsageError
-from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy
+from arf.interfaces import Agent, Backend, Brief, MetricParser, Standing, Strategy
 from arf.judge import confirm_plans, judge
 from arf.logs import LogTail, Watch, WatchLimits, counted_metrics, last_lines, objective_value
 from arf.stats import final_gain
@@ -30,6 +33,7 @@ from arf.summary import summarize
 from arf.types import (
     Answer,
     Ask,
+    AskKind,
     Draft,
     Experiment,
     ExperimentState,
@@ -38,19 +42,26 @@ from arf.types import (
     Job,
     JobResult,
     JobState,
+    Order,
     Plan,
+    Reading,
     Role,
+    Submission,
+    SubmissionState,
     Usage,
     Verdict,
 )
 
 if TYPE_CHECKING:
     from arf.config import Config
+    from arf.mailbox import Mailbox
     from arf.plugins import Events
     from arf.trees import WorkTree
     from arf.workspace import Composed, Workspace
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
 """Runs of one experiment: preempted and lost jobs are run again, twice at most."""
@@ -64,6 +75,8 @@ STALL_FACTOR = 10
 """A stall is silence this many times longer than the longest that the baseline had."""
 RECENT_RUNS = 8
 """How long an experiment takes is told by so many of the last ones."""
+STANDING_INTERVAL_S = 60.0
+"""How often is noted what the backend holds, such as clusters, and what that costs."""
 MAX_AGENT_FAILURES = 5
 AGENT_RETRY_S = 10.0
 
@@ -96,10 +109,39 @@ class _Made:
 @frozen
 class _Answered:
     ask_id: int
+    agent: Agent
     answer: Answer
     error: AgentError | None
     ideas: tuple[_Made, ...] = ()
     factors: tuple[tuple[str, tuple[_Made, ...]], ...] = ()
+    submissions: tuple[_Submitted, ...] = ()
+
+
+@frozen
+class _Submitted:
+    """A submission with the commit that its draft became, or why it cannot be carried out."""
+
+    submission: Submission
+    base: str
+    made: _Made | None
+    problem: str
+
+
+@frozen(eq=False)
+class _Ordered:
+    """A request from the desk."""
+
+    key: str
+    submissions: tuple[_Submitted, ...]
+    reply: asyncio.Future[list[int]]
+    """The numbers of its orders, once they are recorded."""
+
+
+@frozen(eq=False)
+class _Withdrawn:
+    orders: tuple[int, ...]
+    experiments: tuple[int, ...]
+    reply: asyncio.Future[str]
 
 
 class _Trees:
@@ -153,6 +195,8 @@ class _Run:
     handle: str = ""
     problem: str = ""
     """Why arf ended it early."""
+    withdrawn: bool = False
+    """Whether it is ended because whoever wanted it does not want it any more."""
 
 
 class Engine:
@@ -172,8 +216,10 @@ class Engine:
         events: Events,
         job_env: Mapping[str, str],
         command: str | tuple[str, ...],
+        fallback: Agent | None = None,
         resumed: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        mailbox: Mailbox | None = None,
         tail: Callable[[Path], LogTail] = LogTail,
         watch_interval_s: float = WATCH_INTERVAL_S,
     ) -> None:
@@ -184,6 +230,8 @@ class Engine:
         self.directory = store.directory
         self._strategy = strategy
         self._agent = agent
+        self._agent_name = config.agent.name
+        self._fallback = fallback
         self._backend = backend
         self._parser = parser
         self._events = events
@@ -193,7 +241,18 @@ class Engine:
         self._now = now
         self._tail = tail
         self._watch_interval_s = watch_interval_s
-        self._inbox: deque[_Ended | _Refused | _Answered] = deque()
+        self._mailbox = mailbox
+        self._desk = OwnDesk(self)
+        self._inbox: deque[_Ended | _Refused | _Answered | _Ordered | _Withdrawn] = deque()
+        self._replies: list[Callable[[], None]] = []
+        """What is told once the transaction is written."""
+        self._tried_out: dict[str, int] = {}
+        """Slots in use for trying changes out, by tier."""
+        self._next_order = store.last_order() + 1
+        self._usable = 0
+        """Counts the ideas and orders that could be used."""
+        self._usable_at: dict[int, int] = {}
+        """The same when an ask for experiments was opened: they may be ordered while it is open."""
         self._wake = asyncio.Event()
         self._runs: dict[int, _Run] = {}
         self._ask_tasks: dict[int, asyncio.Task[None]] = {}
@@ -209,6 +268,10 @@ class Engine:
         self._agent_failures = 0
         self._agent_back_at = 0.0
         self._agent_away = False
+        self._away: Agent | None = None
+        """The study's own agent, if another has taken over."""
+        self._standing_usd = float(store.meta("standing_usd", 0.0))
+        """Dollars that what stands has cost; more than slots in use, where machines also stand idle."""
         self._stall_s = config.limits.stall_s
         self._began = 0.0
         self._elapsed_before_s = float(store.meta("elapsed_s", 0.0))
@@ -254,6 +317,8 @@ class Engine:
             self._recover()
             await self._set_up()
             self._events.arf_study_started(study=self.study, directory=self.directory, resumed=self._resumed)
+            if self._mailbox is not None:
+                self._spawn(read_mail(self, self._mailbox))
             await self._loop()
         finally:
             watcher.cancel()
@@ -266,12 +331,17 @@ class Engine:
             if self._stopping or self._fatal is not None:
                 await self._end_jobs()
                 return
-            if not self._runs and not self._ask_tasks and not self._waiting_for_agent():
+            if self._is_over():
                 return
             await asyncio.sleep(0)  # what was decided is started first
             self._prepare_ahead()
             await self._wake.wait()
             self._wake.clear()
+
+    def _is_over(self) -> bool:
+        """Whether nothing is under way that could bring anything more."""
+        under_way = self._runs or self._ask_tasks or self._inbox or any(self._tried_out.values())
+        return not under_way and not self._waiting_for_agent()
 
     # ---- A turn -----------------------------------------------------------------------------
 
@@ -287,15 +357,25 @@ class Engine:
                 self._decide(accepted, asked)
             self.store.set_meta("elapsed_s", round(self.elapsed_s, 3))
         self._announce()
+        replies, self._replies = self._replies, []
+        for reply in replies:
+            reply()
         for experiment in accepted:
             self._start(experiment)
         for ask_id, ask in asked:
             self._ask(ask_id, ask)
 
-    def _take_in(self, item: _Ended | _Refused | _Answered) -> None:
+    def _take_in(self, item: _Ended | _Refused | _Answered | _Ordered | _Withdrawn) -> None:
         if isinstance(item, _Answered):
             self._take_answer(item)
-            return
+        elif isinstance(item, _Ordered):
+            self._take_order(item)
+        elif isinstance(item, _Withdrawn):
+            self._take_withdrawal(item)
+        else:
+            self._take_end(item)
+
+    def _take_end(self, item: _Ended | _Refused) -> None:
         run = self._runs.get(item.experiment_id)
         if run is None or run.experiment.attempt != item.attempt:
             return
@@ -326,6 +406,9 @@ class Engine:
                 experiment = self.study.experiments[experiment_id]
                 reason = f"not decided before the budget ended ({self._search_over})"
                 self._put(evolve(experiment, verdict=Verdict.DISCARD, reason=reason))
+        if self._search_over:
+            for order in list(self.study.waiting.values()):
+                self._end_order(order, f"the study's budget is used up ({self._search_over})")
 
     def _decide(self, accepted: list[Experiment], asked: list[tuple[int, Ask]]) -> None:
         """Fill the free slots: what the judge wants first, then the strategy, at last the confirmation."""
@@ -350,11 +433,12 @@ class Engine:
     def _wanted(self, free: Mapping[str, int]) -> list[Plan | Ask]:
         if self._search_over:
             return self._confirmation()
-        replicates = list(judge(self.study).replicates)
-        decided = list(self._strategy.decide(self.study, free))
-        if not decided and not replicates:
+        replicates = judge(self.study).replicates
+        ordered = orders.wanted(self.study, sum(free.values())) if self.study.waiting else ()
+        decided = self._strategy.decide(self.study, free)
+        if not decided and not replicates and not ordered:
             return self._confirmation()
-        return [*replicates, *decided]
+        return [*replicates, *ordered, *decided]
 
     def _confirmation(self) -> list[Plan | Ask]:
         """Fresh runs of the best, once nothing is under way that could still replace it."""
@@ -370,10 +454,10 @@ class Engine:
         return limit is not None and self.elapsed_s >= limit
 
     def _free(self) -> dict[str, int]:
-        free = dict(self._slots)
-        for experiment_id in self.study.running:
-            free[self.study.experiments[experiment_id].tier] -= 1
-        return free
+        return {
+            tier: slots - self.study.running_on(tier) - self._tried_out.get(tier, 0)
+            for tier, slots in self._slots.items()
+        }
 
     def _tier_for(self, plan: Plan, free: Mapping[str, int]) -> str | None:
         if plan.tier is not None:
@@ -440,7 +524,8 @@ class Engine:
         price = {tier.name: tier.usd_per_hour / 3600 for tier in self.study.tiers}
         used = sum(price[tier] * seconds for tier, seconds in self.study.slot_s.items())
         running = sum(price[self.study.experiments[e].tier] * typical_s for e in self.study.running)
-        return self.study.usage.usd + used + running + max(price.values()) * typical_s
+        machines = max(used + running, self._standing_usd)
+        return self.study.usage.usd + machines + max(price.values()) * typical_s
 
     # ---- Accepting and starting -------------------------------------------------------------
 
@@ -452,6 +537,8 @@ class Engine:
         except (ConflictError, UsageError) as error:
             self.store.refuse(plan.parent, plan.ideas, str(error), self._seq())
             self.study.refuse(plan.parent, plan.ideas, str(error))
+            if plan.order is not None:
+                self._end_order(self.study.waiting[plan.order], str(error))
             return None
         group = self.study.group(composed.tree, tier, plan.budget)
         seed = self.study.run_seed(len(group.experiments) if group else 0) if plan.seed is None else plan.seed
@@ -476,6 +563,8 @@ class Engine:
         self.store.insert_experiment(experiment, self._seq())
         self.study.put(experiment)
         self._changed.append(experiment)
+        if plan.order is not None:
+            self._count_run(self.study.waiting[plan.order], experiment.id)
         return experiment
 
     def _compose(self, plan: Plan) -> Composed:
@@ -486,10 +575,12 @@ class Engine:
         if plan.role in (Role.BASELINE, Role.REPLICATE, Role.PROMOTION):
             return
         group = self.study.group(composed.tree, tier, plan.budget)
-        for number in group.experiments if group else ():
-            # A cell of a design was only measured: the best cell may still stand as a candidate.
-            if plan.role is Role.CELL or self.study.experiments[number].role is not Role.CELL:
-                raise UsageError(f"the same code as experiment {number}")
+        if group is not None:
+            roles = {self.study.experiments[number].role for number in group.experiments}
+            # The cells of a design were only measured: the best one may still stand as a candidate.
+            measured = Role.CELL in roles and roles <= {Role.CELL, Role.REPLICATE}
+            if plan.role is Role.CELL or not measured:
+                raise UsageError(f"the same code as experiment {group.experiments[0]}")
         if composed.tree == self.study.base_tree:
             raise UsageError("the same code as the baseline")
 
@@ -567,6 +658,8 @@ class Engine:
         self._announce()
         if self._stopping:
             self._wake.set()
+        if run.withdrawn:
+            self._spawn(self._cancel(run.handle))
 
     def _prepare_ahead(self) -> None:
         """Fill the spare tree with what the next free slot will probably run."""
@@ -614,6 +707,8 @@ class Engine:
 
     def _is_to_run_again(self, run: _Run, result: JobResult) -> bool:
         """It ended for no fault of its own: the machine was taken away, or the study was stopped."""
+        if run.withdrawn:
+            return False
         if result.state is JobState.CANCELLED and (self._stopping or self._fatal is not None):
             return not run.problem
         again = result.state in (JobState.PREEMPTED, JobState.LOST, JobState.CANCELLED)
@@ -647,6 +742,8 @@ class Engine:
 
     def _read_result(self, run: _Run, result: JobResult) -> tuple[float | None, Verdict | None, str]:
         """(objective, verdict, reason); the verdict is None where the judge must decide."""
+        if run.withdrawn and result.state is JobState.CANCELLED:
+            return None, Verdict.CANCELLED, "withdrawn by whoever had submitted it"
         if run.problem:
             return None, Verdict.CRASH, run.problem
         if result.state is JobState.TIMED_OUT:
@@ -692,6 +789,7 @@ class Engine:
 
     async def _watch(self) -> None:
         """Look at the logs of running jobs about once a second; end those that have gone wrong."""
+        look_at = asyncio.get_running_loop().time() + self._watch_interval_s
         while True:
             await asyncio.sleep(self._watch_interval_s)
             now = asyncio.get_running_loop().time()
@@ -705,9 +803,28 @@ class Engine:
                 if problem:
                     run.problem = problem
                     self._spawn(self._cancel(run.handle))
+            if now >= look_at:
+                look_at = now + STANDING_INTERVAL_S
+                self._spawn(self._look_at_standing())
             if self._agent_back_at and (now >= self._agent_back_at or self._is_time_up()):
                 self._agent_back_at = 0.0
                 self._wake.set()
+
+    async def _look_at_standing(self) -> None:
+        """Note what the backend holds whether or not it is used, and what that has cost so far."""
+        if type(self._backend).standing is Backend.standing:
+            return
+        standing = await self._backend.standing()
+        now = self._now()
+        before = self.store.meta("standing_at")
+        since_s = now.timestamp() - before if before is not None else 0.0
+        rate = self.store.meta("standing_usd_per_hour", 0.0)
+        self._standing_usd += rate * since_s / 3600
+        with self.store.transaction(durable=False):
+            self.store.set_meta("standing", [_standing_json(one) for one in standing])
+            self.store.set_meta("standing_at", now.timestamp())
+            self.store.set_meta("standing_usd_per_hour", sum(one.usd_per_hour for one in standing))
+            self.store.set_meta("standing_usd", self._standing_usd)
 
     def _watch_limits(self) -> WatchLimits:
         limits = self.config.limits
@@ -732,6 +849,8 @@ class Engine:
             return False
         ask_id = self._next_ask
         self._next_ask += 1
+        if ask.kind is AskKind.EXPERIMENTS:
+            self._usable_at[ask_id] = self._usable
         self.store.open_ask(ask_id, ask, self._seq(), self._now())
         self.store.set_meta("asks", ask_id)
         self.study.open_ask(ask_id, ask)
@@ -743,12 +862,15 @@ class Engine:
 
     async def _think(self, ask_id: int, ask: Ask) -> None:
         brief = evolve(
-            agent_brief(self.study, self.workspace, ask.base, self.directory), budget_left=self._budget_left()
+            agent_brief(self.study, self.workspace, ask.base, self.directory),
+            budget_left=self._budget_left(),
+            desk=self._desk,
         )
         answer = Answer()
         failure: AgentError | None = None
+        agent = self._agent
         try:
-            answer = await self._agent.answer(ask, brief)
+            answer = await agent.answer(ask, brief)
         except AgentError as error:
             failure = error
         except ArfError as error:
@@ -758,46 +880,51 @@ class Engine:
             failure = AgentError(f"{type(error).__name__}: {error}")
         ideas = await self._make(answer.ideas, ask)
         factors = [(factor.name, await self._make(factor.levels, ask)) for factor in answer.factors]
-        self._inbox.append(_Answered(ask_id, answer, failure, ideas, tuple(factors)))
+        submissions = await self._make_submissions(answer.submissions)
+        self._inbox.append(_Answered(ask_id, agent, answer, failure, ideas, tuple(factors), submissions))
         self._wake.set()
 
     async def _make(self, drafts: Sequence[Draft], ask: Ask) -> tuple[_Made, ...]:
         """Commit drafts, one at a time, so that a job that ends meanwhile does not wait for all of them."""
         made = []
         for draft in drafts:
-            try:
-                commit = self.workspace.make_idea(draft, ask.base, message=_message(draft))
-                made.append(_Made(draft, commit, ""))
-            except (ConflictError, UsageError) as error:
-                made.append(_Made(draft, "", str(error)))
+            made.append(self._make_one(draft, ask.base))
             await asyncio.sleep(0)
         return tuple(made)
+
+    def _make_one(self, draft: Draft, base: str) -> _Made:
+        try:
+            return _Made(draft, self.workspace.make_idea(draft, base, message=_message(draft)), "")
+        except (ConflictError, UsageError) as error:
+            return _Made(draft, "", str(error))
 
     def _take_answer(self, item: _Answered) -> None:
         del self._ask_tasks[item.ask_id]
         ask = self.study.open_asks[item.ask_id]
         answer = item.answer
-        note = answer.note
-        ideas_before = len(self.study.ideas)
+        note, usage = answer.note, answer.usage
+        usable_before = self._usable_at.pop(item.ask_id, self._usable)
         if item.error is not None:
             note = str(item.error)
-            self._agent_failed(item.error)
+            usage = item.error.usage or usage
+            self._agent_failed(item.agent, item.error)
         else:
             self._agent_failures = 0
             for made in item.ideas:
-                self._take_idea(item.ask_id, ask, made)
+                self._take_idea(item.ask_id, ask.base, made)
             for name, levels in item.factors:
                 self._take_factor(item.ask_id, ask, name, levels)
-        if item.error is None:
-            barren = len(self.study.ideas) == ideas_before
+            for submitted in item.submissions:
+                self._take_submission(f"ask/{item.ask_id}", submitted, item.ask_id)
+            barren = self._usable == usable_before
             self._barren_answers = self._barren_answers + 1 if barren else 0
         exhausted = answer.exhausted or self._barren_answers >= MAX_BARREN_ANSWERS
-        self.store.close_ask(item.ask_id, answer.usage, exhausted, self._seq(), self._now(), note)
-        self.study.close_ask(item.ask_id, answer.usage, exhausted)
+        self.store.close_ask(item.ask_id, usage, exhausted, self._seq(), self._now(), note)
+        self.study.close_ask(item.ask_id, usage, exhausted)
         if note:
             self.store.add_event("agent", note, self._now())
 
-    def _take_idea(self, ask_id: int, ask: Ask, made: _Made) -> int | None:
+    def _take_idea(self, ask_id: int | None, base: str, made: _Made) -> int | None:
         """The id of the idea that a draft became; None if it cannot be used, which is recorded."""
         draft = made.draft
         if made.problem:
@@ -808,38 +935,206 @@ class Engine:
             id=self._next_idea,
             title=draft.title,
             reason=draft.reason,
-            base=ask.base,
+            base=base,
             commit=made.commit,
             constants=dict(draft.constants),
-            agent=self.config.agent.name,
+            agent=self._agent_name,
             ask=ask_id,
             expected=draft.expected,
         )
         self._next_idea += 1
+        self._usable += 1
         self.workspace.keep_idea(self.study.name, idea.id, idea.commit)
         self.store.add_idea(idea, self._seq())
         self.study.add_idea(idea)
         return idea.id
 
     def _take_factor(self, ask_id: int, ask: Ask, name: str, levels: tuple[_Made, ...]) -> None:
-        ideas = [self._take_idea(ask_id, ask, level) for level in levels]
+        ideas = [self._take_idea(ask_id, ask.base, level) for level in levels]
         usable = tuple(idea for idea in ideas if idea is not None)
         if usable:
             factor = Factor(name=name, levels=usable, ask=ask_id)
             self.store.add_factor(factor, self._seq())
             self.study.add_factor(factor)
 
-    def _agent_failed(self, error: AgentError) -> None:
+    # ---- Orders of agents and people --------------------------------------------------------
+
+    async def order(self, key: str, submissions: Sequence[Submission]) -> list[int]:
+        """Take submissions up, and give the numbers of their orders once they are recorded.
+
+        Idempotent in `key`. What cannot be carried out is an order too, refused with the reason.
+        """
+        known = self.store.orders_of(key)
+        if known:
+            return [order.id for order in known]
+        made = await self._make_submissions(submissions)
+        reply: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._inbox.append(_Ordered(key, made, reply))
+        self._wake.set()
+        return await reply
+
+    async def withdraw(self, numbers: Sequence[int], experiments: Sequence[int] = ()) -> str:
+        """Withdraw orders, and end experiments; gives a line on what was done."""
+        reply: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._inbox.append(_Withdrawn(tuple(numbers), tuple(experiments), reply))
+        self._wake.set()
+        return await reply
+
+    async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
+        """Run a change for a short time on a free slot, and give a few lines on how that went."""
+        tier = next((tier for tier, count in self._free().items() if count > 0), None)
+        if tier is None:
+            return "no slot is free to try it out; it was only checked that the change applies"
+        base = orders.base_of(self.study, Submission(draft=draft, base=base))
+        commit = self.workspace.make_idea(draft, base, message=_message(draft))
+        self._tried_out[tier] = self._tried_out.get(tier, 0) + 1
+        tree = self._trees.take()
+        try:
+            return await self._try_commit(commit, tree, tier, min(seconds, self.config.limits.time_limit_s))
+        finally:
+            self._trees.give_back(tree)
+            self._tried_out[tier] -= 1
+            self._wake.set()
+
+    async def _try_commit(self, commit: str, tree: WorkTree, tier: str, seconds: float) -> str:
+        seed = self.study.run_seed(0)
+        tree.fill(commit, seed)
+        path = self.directory / "logs" / f"try-{commit[:12]}.log"
+        job = Job(
+            key=f"try-{commit[:12]}-{int(self._now().timestamp() * 1000)}",
+            directory=tree.cwd,
+            command=self._command,
+            env={**self._env, "ARF_SEED": str(seed), "ARF_STUDY": self.study.name, "ARF_COMMIT": commit},
+            log=path,
+            tier=tier,
+            time_limit_s=seconds,
+        )
+        handle = await self._backend.submit(job)
+        try:
+            result = await self._backend.wait(handle)
+        except asyncio.CancelledError:
+            await self._cancel(handle)
+            raise
+        watch = Watch(tail=self._tail(path), parser=self._parser, objective=self.study.objective)
+        readings = watch.finish(asyncio.get_running_loop().time(), self._watch_limits())
+        return _tried_out(result, seconds, readings, last_lines(path, 8))
+
+    async def _make_submissions(self, submissions: Sequence[Submission]) -> tuple[_Submitted, ...]:
+        made = []
+        for submission in submissions:
+            made.append(self._make_submission(submission))
+            await asyncio.sleep(0)
+        return tuple(made)
+
+    def _make_submission(self, submission: Submission) -> _Submitted:
+        try:
+            orders.check(self.study, submission)
+            base = orders.base_of(self.study, submission)
+        except UsageError as error:
+            return _Submitted(submission, "", None, str(error))
+        if submission.draft is None:
+            return _Submitted(submission, base, None, "")
+        made = self._make_one(submission.draft, base)
+        return _Submitted(submission, base, made, made.problem)
+
+    def _take_order(self, item: _Ordered) -> None:
+        taken = self.store.orders_of(item.key)  # the same request may have come twice at a time
+        if not taken:
+            taken = [self._take_submission(item.key, submitted, None) for submitted in item.submissions]
+        self._tell(item.reply, [order.id for order in taken])
+
+    def _take_submission(self, key: str, submitted: _Submitted, ask_id: int | None) -> Order:
+        """Record what was submitted, as an order that waits for its slots or as a refused one."""
+        submission, problem = submitted.submission, submitted.problem
+        if self._search_over and not problem:
+            problem = f"the study's budget is used up ({self._search_over})"
+        plan = Plan(parent=submitted.base or self.study.base, ideas=submission.ideas)
+        title = submission.draft.title if submission.draft else ""
+        if not problem:
+            idea = self._take_idea(ask_id, submitted.base, submitted.made) if submitted.made else None
+            plan = orders.first_plan(self.study, submission, submitted.base, idea)
+            problem = self.study.refusals.get((plan.parent, plan.ideas), "")
+            title = plan.title or self._title(plan)
+        order = Order(
+            id=self._next_order,
+            key=key,
+            plan=evolve(plan, order=self._next_order),
+            runs=submission.runs,
+            title=title or "?",
+            state=SubmissionState.REFUSED if problem else SubmissionState.WAITING,
+            problem=problem,
+        )
+        self._next_order += 1
+        self._usable += not problem
+        self._put_order(order)
+        return order
+
+    def _take_withdrawal(self, item: _Withdrawn) -> None:
+        said = []
+        for number in item.orders:
+            waiting = self.study.waiting.get(number)
+            if waiting is None:
+                said.append(f"nothing of {number} waits")
+            else:
+                self._put_order(evolve(waiting, state=SubmissionState.CANCELLED))
+                said.append(f"{number} is withdrawn")
+        for number in item.experiments:
+            run = self._runs.get(number)
+            if run is None:
+                said.append(f"experiment {number} does not run")
+                continue
+            run.withdrawn = True
+            said.append(f"experiment {number} is ended")
+            if run.handle:
+                self._spawn(self._cancel(run.handle))
+        self._tell(item.reply, "; ".join(said))
+
+    def _count_run(self, order: Order, experiment_id: int) -> None:
+        runs = (*order.experiments, experiment_id)
+        state = SubmissionState.ACCEPTED if len(runs) == order.runs else order.state
+        self._put_order(evolve(order, experiments=runs, state=state))
+
+    def _end_order(self, order: Order, problem: str) -> None:
+        self._put_order(evolve(order, state=SubmissionState.REFUSED, problem=problem))
+
+    def _put_order(self, order: Order) -> None:
+        self.store.put_order(order, self._seq())
+        self.study.put_order(order)
+
+    def _tell(self, reply: asyncio.Future[T], what: T) -> None:
+        """Answer a request once the transaction is written."""
+
+        def tell() -> None:
+            if not reply.done():
+                reply.set_result(what)
+
+        self._replies.append(tell)
+
+    # ---- The agent's absence ----------------------------------------------------------------
+
+    def _agent_failed(self, agent: Agent, error: AgentError) -> None:
+        if agent is not self._agent:
+            return  # it was replaced meanwhile
         self._agent_failures += 1
         delay_s = error.retry_after_s
         if delay_s is None or self._agent_failures >= MAX_AGENT_FAILURES:
-            self._agent_away = True
-            log.warning("the agent is not asked any more: %s", error)
+            self._replace_agent(error)
             return
         log.warning("the agent cannot answer now, and is asked again later: %s", error)
         self._agent_back_at = asyncio.get_running_loop().time() + max(
             delay_s, AGENT_RETRY_S * 2 ** (self._agent_failures - 1)
         )
+
+    def _replace_agent(self, error: AgentError) -> None:
+        """The agent stays away: the one that the user has named for that takes over, if there is one."""
+        if self._fallback is None:
+            self._agent_away = True
+            log.warning("the agent is not asked any more: %s", error)
+            return
+        log.warning("%s answers from now on: %s", self.config.study.fallback, error)
+        self._away, self._agent, self._fallback = self._agent, self._fallback, None
+        self._agent_name = self.config.study.fallback or ""
+        self._agent_failures = self._barren_answers = 0
 
     def _waiting_for_agent(self) -> bool:
         return bool(self._agent_back_at) and not self._agent_away and not self._search_over
@@ -921,9 +1216,20 @@ class Engine:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._agent.aclose()
+        for agent in (self._agent, self._away, self._fallback):
+            if agent is not None:
+                await agent.aclose()
+        await self._take_down()
         await self._backend.aclose()
         self.workspace.close()
+
+    async def _take_down(self) -> None:
+        """Nothing that costs money outlives its study unnoticed."""
+        try:
+            await self._backend.down()
+            await self._look_at_standing()
+        except (ArfError, OSError) as error:
+            log.warning("%s; `arf stop --down` tries again", error)
 
     def _finish(self) -> dict[str, Any]:
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
@@ -995,7 +1301,24 @@ def agent_brief(study: Study, workspace: Workspace, base: str, home: Path) -> Br
         logs=home / "logs",
         diff=workspace.diff,
         is_editable=workspace.may_change,
+        checkout=lambda commit, directory: workspace.work_tree(directory).fill(commit, None),
     )
+
+
+def _tried_out(result: JobResult, seconds: float, readings: Sequence[Reading], tail: Sequence[str]) -> str:
+    """How a short run of a change went, for an agent: its output is data."""
+    how = {
+        JobState.SUCCEEDED: "it ran to its end",
+        JobState.TIMED_OUT: f"it still ran after {seconds:g} s, as it should",
+    }.get(result.state, f"it ended as {result.state} with exit code {result.exit_code}")
+    last = {reading.name: f"{reading.name} {reading.value:.6g}" for reading in readings}
+    lines = [how, f"readings: {', '.join(last.values()) or 'none'}"]
+    return "\n".join([*lines, "the last lines of its log:", *(line[:300] for line in tail)])
+
+
+def _standing_json(standing: Standing) -> dict[str, Any]:
+    since = standing.since.isoformat() if standing.since else None
+    return {**attrs.asdict(standing), "since": since}
 
 
 def _message(draft: Draft) -> str:

@@ -17,6 +17,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from arf.types import Usage
 
 
 class ArfError(Exception):
@@ -77,11 +81,23 @@ class BackendError(ArfError):
 
 
 class AgentError(ArfError):
-    """An agent cannot answer. `retry_after_s` is when it may be asked again; None means never."""
+    """An agent cannot answer.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "") -> None:
+    `retry_after_s` is when it may be asked again; None means never. `usage` is what the ask has cost
+    nevertheless.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        usage: Usage | None = None,
+        hint: str = "",
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+        self.usage = usage
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

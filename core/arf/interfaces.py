@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from arf.types import Answer, Ask, Job, JobResult, Plan, Reading, Tier
+from arf.types import Answer, Ask, Draft, Job, JobResult, Plan, Reading, Receipt, Submission, Tier
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from arf.study import Study
 
 
@@ -40,6 +42,47 @@ class Strategy(ABC):
         """
 
 
+class Desk(ABC):
+    """Where a running study takes orders from agents and people. The engine's own works in its process;
+    `arf.mailbox.MailDesk` is the same from another process."""
+
+    @abstractmethod
+    async def submit(self, key: str, submissions: Sequence[Submission]) -> Sequence[Receipt]:
+        """Hand in what is to be run; one receipt for each, refused ones included. Never waits for a run.
+
+        Idempotent in `key`: the same key gives the same receipts, as they stand now, and submits nothing.
+        """
+
+    @abstractmethod
+    async def known(self, key: str) -> Sequence[Receipt]:
+        """What was handed in with a key, as it stands now; empty if nothing was."""
+
+    @abstractmethod
+    async def receipts(self, submissions: Sequence[int]) -> Sequence[Receipt]:
+        """How submissions stand now. Unknown numbers are left out."""
+
+    @abstractmethod
+    async def wait(
+        self, submissions: Sequence[int], timeout_s: float, *, any_done: bool = False
+    ) -> Sequence[Receipt]:
+        """As `receipts`, once all (or one) of them are done or the time is over.
+
+        A submission is done when nothing of it waits and each of its experiments has its verdict.
+        """
+
+    @abstractmethod
+    async def cancel(self, submissions: Sequence[int], experiments: Sequence[int] = ()) -> str:
+        """Withdraw what waits and end what runs; a line that says what was done. Unknown ones are told."""
+
+    @abstractmethod
+    async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
+        """Run a change for so long on a free slot, as a check: a few lines on how that went.
+
+        No experiment, no verdict: it says whether the script starts, trains and keeps within memory. Says so,
+        without running, where no slot is free or the change cannot be applied.
+        """
+
+
 @frozen(kw_only=True)
 class Brief:
     """What an agent is told with an ask."""
@@ -56,10 +99,14 @@ class Brief:
     """The folder of the runs' logs: experiment 12 wrote `000012.log`."""
     diff: Callable[[str, str], str] | None = None
     """The unified diff of two commits."""
+    checkout: Callable[[str, Path], None] | None = None
+    """Makes a folder the tree of the whole repository at a commit; only what differs is written."""
     is_editable: Callable[[str], bool] | None = None
     """Whether a path, relative to the workspace, may be changed or made; None: only `files` may."""
     budget_left: Mapping[str, float] = field(factory=dict)
     """What is left of the budgets that are set: `experiments`, `seconds`, `slot_hours`, `usd`, `tokens`."""
+    desk: Desk | None = None
+    """Where an ask for experiments may submit while it is answered; None in tests that need none."""
     extra: Mapping[str, Any] = field(factory=dict)
 
 
@@ -94,6 +141,33 @@ class Agent(ABC):
     async def aclose(self) -> None:
         """Release what is held. Called once, at the end."""
         return
+
+
+@frozen(kw_only=True)
+class Standing:
+    """Something that a backend holds whether or not a job runs on it, such as a cluster of machines."""
+
+    name: str
+    tier: str = ""
+    state: str = ""
+    """In the words of what it runs on: `UP`, `STOPPED`, `PENDING`."""
+    usd_per_hour: float = 0.0
+    """What it costs now, as a whole."""
+    since: datetime | None = None
+    """When it came up; None if that is not known."""
+    detail: str = ""
+
+
+@frozen(kw_only=True)
+class Finding:
+    """One thing that was checked, for `arf doctor`."""
+
+    what: str
+    detail: str = ""
+    problem: str = ""
+    """Empty if it is well."""
+    hint: str = ""
+    """What to do about the problem."""
 
 
 class Backend(ABC):
@@ -135,6 +209,31 @@ class Backend(ABC):
     def notes(self) -> Sequence[str]:
         """What people may want to know about the jobs so far, a line each; empty if nothing."""
         return ()
+
+    async def check(self) -> Sequence[Finding]:
+        """What `arf doctor` tells about it before a job is tried: commands, credentials, folders.
+
+        Never raises for what is missing; that is a finding. Callable before `tiers`.
+        """
+        return ()
+
+    async def standing(self) -> Sequence[Standing]:
+        """What is up on behalf of this study and may cost money; also in another process, after a crash."""
+        return ()
+
+    async def down(self) -> None:
+        """Take down all that `standing` tells. Idempotent. Called at a study's end and by `arf stop --down`.
+
+        Raises BackendError that names what is still up.
+        """
+        return
+
+    async def set_aside(self, slot: str, reason: str) -> bool:
+        """Give no more jobs to a place that seems broken, by the name that `JobResult.slot` had.
+
+        False if that cannot be done, such as for the last place of a tier; jobs that run there go on.
+        """
+        return False
 
     async def aclose(self) -> None:
         """Release what is held. Jobs go on: whoever wants them ended cancels them first."""

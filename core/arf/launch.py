@@ -15,6 +15,7 @@ from arf import __version__
 from arf.config import VERSIONS_KEY, Config, dump, is_secret_name, load
 from arf.engine import Engine, agent_brief
 from arf.errors import StoreError, UsageError
+from arf.mailbox import Mailbox
 from arf.plugins import Plugins
 from arf.store import DATABASE, Store, StudyLock
 from arf.study import Study
@@ -117,6 +118,7 @@ class _Parts:
         self.strategy = plugins.make("strategy", config.strategy.name, config.strategy.options)
         self.agent = plugins.make("agent", config.agent.name, config.agent.options)
         self.parser = plugins.make("parser", config.parser.name, config.parser.options)
+        self.fallback = plugins.make("agent", config.study.fallback) if config.study.fallback else None
         self.backend = plugins.make("backend", config.backend.name, config.backend.options, home / "backend")
 
     def engine(self, study: Study, store: Store, workspace: Workspace, *, resumed: bool) -> Engine:
@@ -130,12 +132,14 @@ class _Parts:
             ),
             strategy=self.strategy,
             agent=self.agent,
+            fallback=self.fallback,
             backend=self.backend,
             parser=self.parser,
             events=self._plugins.events,
             job_env=job_environment(workspace, settings.env, settings.pass_env),
             command=with_interpreter(settings.command),
             resumed=resumed,
+            mailbox=Mailbox(store.directory),
         )
 
 

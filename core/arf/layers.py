@@ -438,14 +438,23 @@ def _read_float(leaf: Leaf, _: Any) -> float:
 
 
 def _read_seconds(leaf: Leaf, _: Any) -> float:
-    """`8h`, `90s`, `1h30m`, `1.5d`; a bare number is seconds."""
     if not isinstance(leaf.value, str):
         return _read_float(leaf, _)
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])\s*", leaf.text)
+    try:
+        return seconds(leaf.text)
+    except ValueError:
+        raise _Mismatch from None
+
+
+def seconds(text: str) -> float:
+    """`8h`, `90s`, `1h30m`, `1.5d`; a bare number is seconds. Raises ValueError for anything else."""
+    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])\s*", text)
     units = [unit for _, unit in parts]
-    rest = re.sub(r"(\d+(?:\.\d+)?)\s*([dhms])\s*", "", leaf.text).strip()
+    rest = re.sub(r"(\d+(?:\.\d+)?)\s*([dhms])\s*", "", text).strip()
     if not parts or rest or units != sorted(set(units), key="dhms".index):
-        raise _Mismatch
+        raise ValueError(text)
     return sum(float(number) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
 
 

@@ -12,11 +12,13 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
+
+from attrs import asdict, evolve
 
 from arf.errors import StoreError
 from arf.study import Study
@@ -31,8 +33,11 @@ from arf.types import (
     JobState,
     NoiseRule,
     Objective,
+    Order,
     Pick,
+    Plan,
     Role,
+    SubmissionState,
     Tier,
     Usage,
     Verdict,
@@ -40,7 +45,7 @@ from arf.types import (
 
 DATABASE = "arf.db"
 LOCK = "lock"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -73,6 +78,12 @@ CREATE TABLE experiments (
     started_at REAL, ended_at REAL, value REAL, metrics TEXT NOT NULL, curve TEXT NOT NULL,
     verdict TEXT, reason TEXT NOT NULL, slot_s REAL NOT NULL
 );
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, key TEXT NOT NULL, plan TEXT NOT NULL,
+    runs INTEGER NOT NULL, title TEXT NOT NULL, state TEXT NOT NULL, experiments TEXT NOT NULL,
+    problem TEXT NOT NULL
+);
+CREATE INDEX orders_key ON orders (key);
 CREATE INDEX experiments_open ON experiments (id) WHERE state <> 'ended';
 CREATE INDEX experiments_judged ON experiments (judged_seq) WHERE judged_seq IS NOT NULL;
 CREATE INDEX experiments_kept ON experiments (judged_seq) WHERE verdict = 'keep';
@@ -310,6 +321,24 @@ class Store:
     def refuse(self, parent: str, ideas: tuple[int, ...], reason: str, seq: int) -> None:
         self._db.execute("INSERT INTO refusals VALUES (?, ?, ?, ?)", (seq, parent, _dumps(ideas), reason))
 
+    def put_order(self, order: Order, seq: int) -> None:
+        """Write an order that is new or has changed."""
+        plan = asdict(order.plan, filter=lambda _, value: value not in (None, "", ()))
+        self._db.execute(
+            "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                order.id,
+                seq,
+                order.key,
+                _dumps(plan),
+                order.runs,
+                order.title,
+                order.state,
+                _dumps(order.experiments),
+                order.problem,
+            ),
+        )
+
     def insert_experiment(self, experiment: Experiment, seq: int) -> None:
         """A new one; its state is *accepted*."""
         e = experiment
@@ -420,6 +449,10 @@ class Store:
             if row[2] is not None:
                 usage = Usage(input_tokens=row[7], cached_tokens=row[8], output_tokens=row[9], usd=row[10])
                 yield row[2], _call(study.close_ask, row[0], usage, bool(row[6]))
+        for row in self._db.execute(
+            "SELECT seq, id, key, plan, runs, title, state, experiments, problem FROM orders"
+        ):
+            yield row[0], _call(study.put_order, _order(row[1:]))
         for seq, parent, ideas, reason in self._db.execute("SELECT * FROM refusals"):
             yield seq, _call(study.refuse, parent, tuple(json.loads(ideas)), reason)
         for row in self._db.execute(
@@ -434,6 +467,7 @@ class Store:
                 "SELECT max(coalesce((SELECT max(seq) FROM ideas), 0),"
                 " coalesce((SELECT max(seq) FROM factors), 0), coalesce((SELECT max(seq) FROM refusals), 0),"
                 " coalesce((SELECT max(max(opened_seq, coalesce(closed_seq, 0))) FROM asks), 0),"
+                " coalesce((SELECT max(seq) FROM orders), 0),"
                 " coalesce((SELECT max(changed_seq) FROM experiments), 0))"
             ).fetchone()[0]
         )
@@ -488,6 +522,26 @@ class Store:
         ).fetchone()
         return _idea(row) if row else None
 
+    def orders(self, numbers: Sequence[int]) -> list[Order]:
+        """Orders by their numbers, in that order; unknown ones are left out."""
+        marks = ",".join("?" * len(numbers))
+        found = {order.id: order for order in self._orders(f"WHERE id IN ({marks})", tuple(numbers))}
+        return [found[number] for number in numbers if number in found]
+
+    def orders_of(self, key: str) -> list[Order]:
+        """The orders that came with one request; empty if it was never taken in."""
+        return self._orders("WHERE key = ? ORDER BY id", (key,))
+
+    def last_order(self) -> int:
+        """The number of the newest order; 0 if there is none."""
+        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM orders").fetchone()[0])
+
+    def _orders(self, where: str, values: tuple[Any, ...]) -> list[Order]:
+        rows = self._db.execute(
+            f"SELECT id, key, plan, runs, title, state, experiments, problem FROM orders {where}", values
+        )
+        return [_order(row) for row in rows]
+
     def totals(self) -> dict[str, float]:
         """`experiments`, `ended`, `verdict/<verdict>`, `slot_s/<tier>`, `usd`, `tokens`."""
         return dict(self._db.execute("SELECT name, value FROM totals"))
@@ -539,8 +593,6 @@ def _experiment_story(
     study: Study, sequence: tuple[int, int | None, int | None], experiment: Experiment
 ) -> Iterator[tuple[int, Any]]:
     """What was told of an experiment: that it was accepted, that it ended, and its verdict."""
-    from attrs import evolve
-
     accepted_seq, ended_seq, judged_seq = sequence
     ended = evolve(experiment, verdict=None)
     accepted = ended if ended_seq is None else evolve(ended, state=ExperimentState.RUNNING, value=None)
@@ -567,6 +619,21 @@ def _idea(row: tuple[Any, ...]) -> Idea:
         agent=row[6],
         ask=row[7],
         expected=row[8],
+    )
+
+
+def _order(row: tuple[Any, ...]) -> Order:
+    plan = json.loads(row[2])
+    plan["ideas"] = tuple(plan.get("ideas", ()))
+    return Order(
+        id=row[0],
+        key=row[1],
+        plan=Plan(**{**plan, "role": Role(plan["role"])}),
+        runs=row[3],
+        title=row[4],
+        state=SubmissionState(row[5]),
+        experiments=tuple(json.loads(row[6])),
+        problem=row[7],
     )
 
 

@@ -25,6 +25,7 @@ from arf.types import (
     Idea,
     NoiseRule,
     Objective,
+    Order,
     Role,
     Tier,
     Usage,
@@ -149,6 +150,8 @@ class Study:
         self._verdicts: dict[Verdict, int] = {}
         self._slot_s: dict[str, float] = {}
         self._exhausted: set[str] = set()
+        self._waiting: dict[int, Order] = {}
+        self._running_on: dict[str, int] = {}
         self._by_role: dict[Role, list[int]] = {role: [] for role in Role}
         self._trees = {base: base_tree}
 
@@ -191,6 +194,20 @@ class Study:
     @property
     def running_count(self) -> int:
         return len(self._running)
+
+    def running_on(self, tier: str) -> int:
+        """How many experiments were accepted on a tier and have not ended."""
+        return self._running_on.get(tier, 0)
+
+    @property
+    def waiting(self) -> Mapping[int, Order]:
+        """Orders of agents and people that still wait for a slot, by their id, oldest first."""
+        return MappingProxyType(self._waiting)
+
+    @property
+    def waiting_runs(self) -> int:
+        """How many runs the waiting orders still want."""
+        return sum(order.runs_left for order in self._waiting.values())
 
     @property
     def undecided(self) -> Iterable[int]:
@@ -306,6 +323,16 @@ class Study:
         self.usage = self.usage + usage
         self.happened += 1
 
+    def put_order(self, order: Order) -> None:
+        """Record an order that is new or has changed. Its ideas are spoken for: no strategy need try them."""
+        for idea in order.plan.ideas:
+            self._untried.pop(idea, None)
+        if order.runs_left:
+            self._waiting[order.id] = order
+        else:
+            self._waiting.pop(order.id, None)
+        self.happened += 1
+
     def refuse(self, parent: str, ideas: tuple[int, ...], reason: str) -> None:
         self._refusals[(parent, ideas)] = reason
         for idea in ideas:
@@ -340,6 +367,7 @@ class Study:
         group.running += 1
         self._trees[experiment.commit] = experiment.tree
         self._running[experiment.id] = None
+        self._running_on[experiment.tier] = self._running_on.get(experiment.tier, 0) + 1
         self._by_role[experiment.role].append(experiment.id)
         self._planned.setdefault((experiment.parent, experiment.ideas), []).append(experiment.id)
         if experiment.round:
@@ -351,7 +379,9 @@ class Study:
             self.incumbent_experiment = experiment.id
 
     def _ended(self, experiment: Experiment) -> None:
-        self._running.pop(experiment.id, None)
+        if experiment.id in self._running:
+            del self._running[experiment.id]
+            self._running_on[experiment.tier] -= 1
         self._undecided[experiment.id] = None
         self._slot_s[experiment.tier] = self._slot_s.get(experiment.tier, 0.0) + experiment.slot_s
         group = self.group_of(experiment)

@@ -71,8 +71,10 @@ class WorkTree:
 
     # ---- filling ----------------------------------------------------------------------------------
 
-    def fill(self, commit: str, seed: int) -> None:
+    def fill(self, commit: str, seed: int | None) -> None:
         """Make the folder exactly the commit's tree, with its links and, if need be, its seeds set.
+
+        Without a seed the files are as they are in the commit.
 
         Only what differs is written. Raises WorkspaceError if the folder cannot be made so.
         """
@@ -99,9 +101,9 @@ class WorkTree:
         self._expect(commit, seed)
         self._seen = {}
 
-    def _expect(self, commit: str, seed: int) -> None:
+    def _expect(self, commit: str, seed: int | None) -> None:
         files = self._workspace.git.files(commit)
-        seeded = self._workspace.seeded(commit, seed)
+        seeded = {} if seed is None else self._workspace.seeded(commit, seed)
         self._links = self._workspace.links()
         self._content = {path: file.data for path, file in seeded.items()}
         wanted = {path: entry for path, entry in files.items() if path not in self._links}

@@ -102,6 +102,8 @@ class Verdict(StrEnum):
 class AskKind(StrEnum):
     IDEAS = "ideas"
     FACTORS = "factors"
+    EXPERIMENTS = "experiments"
+    """What to run next: the agent plans by itself and answers with submissions."""
 
 
 @frozen(kw_only=True)
@@ -259,6 +261,8 @@ class Plan:
     """The strategy's own label, such as a design or a rung."""
     title: str = ""
     """For people; the titles of the ideas where empty."""
+    order: int | None = None
+    """The order that it carries out; only the engine sets it."""
 
 
 @frozen(kw_only=True)
@@ -292,11 +296,91 @@ class Usage:
 
 
 @frozen(kw_only=True)
+class Submission:
+    """What an agent or a person wants run, whatever the strategy plans: one change, `runs` times.
+
+    Either a new change (`draft`), ideas of the study put together (`ideas`), both, or another run of
+    what an experiment ran (`again`).
+    """
+
+    draft: Draft | None = None
+    ideas: tuple[int, ...] = ()
+    """Ideas of the study that are applied, the new one after them."""
+    again: int | None = None
+    """An experiment whose commit is run again, with the next seeds."""
+    base: str = ""
+    """The commit that the change is made for and applied to; empty: the incumbent."""
+    tier: str | None = None
+    """None: the first tier that has a free slot."""
+    runs: int = 1
+    """How many runs, each with a seed of its own; at least 1."""
+    budget: float | None = None
+    """A share of the full training budget, for a cheaper look; None for all of it."""
+
+
+class SubmissionState(StrEnum):
+    WAITING = "waiting"
+    """For a free slot."""
+    ACCEPTED = "accepted"
+    """All its runs are experiments, which may still be running."""
+    REFUSED = "refused"
+    """It cannot be run, or not as often as wanted; the problem says why."""
+    CANCELLED = "cancelled"
+
+
+@frozen(kw_only=True)
+class Receipt:
+    """What became of a submission so far."""
+
+    id: int
+    """Its number in the study."""
+    title: str = ""
+    state: SubmissionState = SubmissionState.WAITING
+    experiments: tuple[int, ...] = ()
+    """The experiments that it became, in the order of their start."""
+    problem: str = ""
+    """Why it was refused; one line with what to do."""
+
+
+@frozen(kw_only=True)
+class Order:
+    """A submission that the study has taken up."""
+
+    id: int
+    key: str
+    """The request that it came with; several orders of one request share it."""
+    plan: Plan
+    """Its first run."""
+    runs: int
+    """How many it wants; all but the first are replicates of the first."""
+    title: str
+    state: SubmissionState = SubmissionState.WAITING
+    experiments: tuple[int, ...] = ()
+    problem: str = ""
+
+    @property
+    def runs_left(self) -> int:
+        return self.runs - len(self.experiments) if self.state is SubmissionState.WAITING else 0
+
+    @property
+    def receipt(self) -> Receipt:
+        return Receipt(
+            id=self.id,
+            title=self.title,
+            state=self.state,
+            experiments=self.experiments,
+            problem=self.problem,
+        )
+
+
+@frozen(kw_only=True)
 class Answer:
     """What an agent says to an ask."""
 
     ideas: tuple[Draft, ...] = ()
     factors: tuple[FactorDraft, ...] = ()
+    submissions: tuple[Submission, ...] = ()
+    """To an ask for experiments; what was submitted at `Brief.desk` meanwhile is not repeated here."""
     usage: Usage = Usage()
     exhausted: bool = False
     """It has nothing more for this base, now or later: do not ask again until the base changes."""

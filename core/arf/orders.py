@@ -1,0 +1,92 @@
+"""Submissions of agents and people: whether they can be carried out, and as which plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from arf.errors import UsageError, nearest
+from arf.study import Study
+from arf.types import Order, Plan, Role, Submission
+
+MAX_RUNS = 32
+"""Runs of one submission, at most."""
+
+
+def check(study: Study, submission: Submission) -> None:
+    """Raises UsageError with what is wrong, as far as it can be seen before anything is made of it."""
+    if submission.again is not None:
+        if submission.draft is not None or submission.ideas:
+            raise UsageError("a run again has no change of its own", hint="leave out `again`, or the change")
+        if submission.again not in study.experiments:
+            raise UsageError(f"there is no experiment {submission.again} to run again")
+    elif submission.draft is None and not submission.ideas:
+        raise UsageError("a submission needs a change, ideas to put together, or an experiment to run again")
+    for idea in submission.ideas:
+        if idea not in study.ideas:
+            raise UsageError(f"there is no idea {idea}")
+    if len(set(submission.ideas)) < len(submission.ideas):
+        raise UsageError("an idea is named twice")
+    tiers = [tier.name for tier in study.tiers]
+    if submission.tier is not None and submission.tier not in tiers:
+        raise UsageError(f"there is no tier {submission.tier!r}", hint=nearest(submission.tier, tiers))
+    if not 1 <= submission.runs <= MAX_RUNS:
+        raise UsageError(f"runs must be from 1 to {MAX_RUNS}, and not {submission.runs}")
+    if submission.budget is not None and not 0 < submission.budget <= 1:
+        raise UsageError("budget is a share of the full training budget, above 0 and at most 1")
+
+
+def base_of(study: Study, submission: Submission) -> str:
+    """The commit that a submission is for. Raises UsageError if the study has none like it."""
+    given = submission.base
+    if not given or study.group_at(given, study.tiers[0].name) is not None or given == study.base:
+        return given or study.incumbent_commit
+    known = {study.base, study.incumbent_commit, *(e.commit for e in study.experiments.values())}
+    matches = sorted(commit for commit in known if commit.startswith(given.lower()))
+    if len(matches) != 1 or len(given) < 4:
+        what = "could be several" if len(matches) > 1 else "is no commit of this study"
+        raise UsageError(f"base {given!r} {what}", hint="give the commit of an experiment, or leave it out")
+    return matches[0]
+
+
+def first_plan(study: Study, submission: Submission, base: str, idea: int | None) -> Plan:
+    """The plan of its first run; `idea` is what its draft became."""
+    tier, budget = submission.tier, submission.budget
+    if submission.again is None:
+        ideas = (*submission.ideas, idea) if idea is not None else submission.ideas
+        return Plan(parent=base, ideas=ideas, tier=tier, budget=budget)
+    experiment = study.experiments[submission.again]
+    if experiment.ideas and _is_new_on_tier(study, submission):
+        # It is judged there by itself: what one tier says is no proof on another.
+        return Plan(parent=experiment.parent, ideas=experiment.ideas, tier=tier, budget=budget)
+    title = f"again: {experiment.title}".replace("again: again: ", "again: ")
+    tier = tier or experiment.tier
+    return Plan(parent=experiment.commit, role=Role.REPLICATE, tier=tier, budget=budget, title=title)
+
+
+def _is_new_on_tier(study: Study, submission: Submission) -> bool:
+    assert submission.again is not None
+    experiment = study.experiments[submission.again]
+    tier = submission.tier or experiment.tier
+    return study.group(experiment.tree, tier, submission.budget) is None
+
+
+def next_plan(study: Study, order: Order) -> Plan:
+    """The plan of an order's next run."""
+    if not order.experiments:
+        return order.plan
+    first = study.experiments[order.experiments[0]]
+    title = first.title if first.role is Role.REPLICATE else f"again: {first.title}"
+    return Plan(
+        parent=first.commit,
+        role=Role.REPLICATE,
+        tier=first.tier,
+        budget=first.budget,
+        title=title,
+        order=order.id,
+    )
+
+
+def wanted(study: Study, slots: int) -> Sequence[Plan]:
+    """The runs that waiting orders want next, oldest first, at most one for each order and slot."""
+    return [next_plan(study, order) for order in islice(study.waiting.values(), max(1, 4 * slots))]
