@@ -95,7 +95,10 @@ class Mailbox:
 
 
 class MailDesk(Desk):
-    """The desk of a study that another process runs. `home` is the study's folder."""
+    """The desk of a study that another process runs. `home` is the study's folder.
+
+    What orders something raises StoreError if no arf runs the study; `wait` then tells how things stand.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -132,6 +135,8 @@ class MailDesk(Desk):
                 left_s = until - loop.time()
                 if all(done) or (any_done and any(done)) or left_s <= 0:
                     return [order.receipt for order in orders]
+                if lock_owner(self.home) is None:  # nothing more will come
+                    return await self.receipts(submissions)
                 await asyncio.sleep(min(left_s, 2 * LOOK_S))
         finally:
             store.close()

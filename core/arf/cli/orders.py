@@ -109,7 +109,7 @@ def _entry(home: Path, **given: Any) -> dict[str, Any]:
     if patch := entry.get("patch"):
         entry["patch"] = _read(patch)
     if entry.pop("changes", False):
-        entry["edits"] = _changes(home, entry.get("base", ""))
+        entry["edits"], entry["base"] = _changes(home, entry.get("base", ""))
     return entry
 
 
@@ -181,8 +181,11 @@ def _draft(entry: dict[str, Any]) -> Draft | None:
     )
 
 
-def _changes(home: Path, base: str) -> list[dict[str, str]]:
-    """What the checkout's editable files differ by from the base, as edits of whole files."""
+def _changes(home: Path, base: str) -> tuple[list[dict[str, str]], str]:
+    """What the checkout's editable files differ by from a commit, as edits of whole files; and the commit.
+
+    Without one it is the commit that the study began with: that is what the checkout usually holds.
+    """
     from arf.config import disabled_plugins
     from arf.launch import CONFIG_FILE, load_study_config
     from arf.plugins import Plugins
@@ -193,7 +196,7 @@ def _changes(home: Path, base: str) -> list[dict[str, str]]:
     config = load_study_config(home, plugins)
     store = Store.open(home)
     try:
-        folder, commit = Path(store.meta("workspace")), base or _best(store)
+        folder, commit = Path(store.meta("workspace")), base or str(store.meta("study")["base"])
     finally:
         store.close()
     workspace = Workspace.open(folder, config.workspace, clean=False)
@@ -206,7 +209,7 @@ def _changes(home: Path, base: str) -> list[dict[str, str]]:
         raise UsageError(
             f"the editable files in {folder} are as in {commit[:12]}", hint="change them, then submit"
         )
-    return edits
+    return edits, commit
 
 
 def _edits(folder: Path, files: dict[str, str]) -> Iterable[dict[str, str]]:
@@ -215,11 +218,6 @@ def _edits(folder: Path, files: dict[str, str]) -> Iterable[dict[str, str]]:
         new = here.read_text("utf-8", "replace") if here.is_file() else old
         if new != old:
             yield {"path": path, "old": old, "new": new}
-
-
-def _best(store: Store) -> str:
-    kept = store.kept()
-    return kept[-1].commit if kept else str(store.meta("study")["base"])
 
 
 def _key_of(entries: list[dict[str, Any]]) -> str:
