@@ -325,7 +325,8 @@ def test_whatever_a_model_says_is_either_a_draft_or_a_reason(tmp_path: Path) -> 
             checker.factor(raw)
         with contextlib.suppress(UsageError):
             entries(read_json(json.dumps(raw)), checker.ask)
-        text, failed = call(Bench(checker, lambda text: None), "set_constants", raw)
+        bench = Bench(checker, lambda text: None)
+        text, failed = asyncio.run(call(bench, "set_constants", raw, key="k"))
         assert text or not failed
 
 

@@ -112,7 +112,7 @@ class ModelAgent(Agent):
             return render(brief, ask, max_chars=max(chars, MIN_CHARS))
 
         def remember(text: str) -> None:
-            _remember(brief.directory, text)
+            remember_in(brief.directory, text)
 
         try:
             if self.options.mode == "tools":
@@ -234,7 +234,7 @@ def _begin_notes(directory: Path | None, source: str) -> None:
     (directory / NOTES).write_text(text[-MAX_NOTES_CHARS:], encoding="utf-8")
 
 
-def _remember(directory: Path | None, text: str) -> None:
+def remember_in(directory: Path | None, text: str) -> None:
     """Add to the notes what is not in them; the oldest lines go when they become too long."""
     line = " ".join(text.split())[:600]
     before = notes(directory)

@@ -12,7 +12,7 @@ from arf.types import Answer
 from arf_plugins.llm.drafts import Checker
 from arf_plugins.llm.faults import Fault, FaultKind
 from arf_plugins.llm.session import OutOfBudget, Session
-from arf_plugins.llm.tools import TOOLS, Bench, call
+from arf_plugins.llm.tools import Bench, call, replay, tools_of
 from arf_plugins.llm.turns import Question, Reply, Request, Result, Results, Stop, ToolCall, Turn
 
 SYSTEM = (
@@ -59,7 +59,10 @@ class Loop:
             at += 1
             if not isinstance(turn, Reply):
                 continue
-            following = self._act(turn)
+            if at < len(conversation.turns) and isinstance(conversation.turns[at], Results):
+                await self._replay(turn)
+                continue
+            following = await self._act(turn)
             if following is None:
                 break
             if at == len(conversation.turns):
@@ -99,7 +102,7 @@ class Loop:
             system=SYSTEM,
             turns=trimmed(turns) if self._trimmed else tuple(turns),
             max_output=self.session.options.max_output_tokens,
-            tools=tuple(tool.spec for tool in TOOLS),
+            tools=tuple(tool.spec for tool in tools_of(self.bench)),
             cache_key=f"arf-{study.name}-{ask.base[:12]}-tools",
         )
 
@@ -112,14 +115,14 @@ class Loop:
 
     # ---- Acting -----------------------------------------------------------------------------
 
-    def _act(self, reply: Reply) -> Turn | None:
+    async def _act(self, reply: Reply) -> Turn | None:
         """Do what the reply asks for, and what to say to it; None ends the conversation."""
         if reply.stop is Stop.REFUSED:
             self.note = f"the model refused to go on{f': {reply.why}' if reply.why else ''}"
             return None
         if not reply.calls:
             return self._nudge(reply)
-        results = tuple(self._call(one) for one in reply.calls)
+        results = tuple([await self._call(one) for one in reply.calls])
         if self._same_count >= SAME_CALLS_END:
             self.note = f"the conversation went in circles: {self._same[0]} {self._same_count} times"
             return None
@@ -129,16 +132,31 @@ class Loop:
             results = (*results[:-1], attrs.evolve(last, text=text))
         return Results(results=self._with_warning(results))
 
-    def _call(self, one: ToolCall) -> Result:
+    async def _replay(self, reply: Reply) -> None:
+        """Go through a reply that was acted on before the conversation was broken off."""
+        for one in reply.calls:
+            if not self.bench.done:
+                self._count_same(one)
+                await replay(self.bench, one.name, one.object(), key=self._key(one))
+
+    async def _call(self, one: ToolCall) -> Result:
         if self.bench.done:
             return Result(call=one.id, text="the conversation has ended", failed=True)
-        this = (one.name, one.arguments)
-        self._same_count = self._same_count + 1 if this == self._same else 1
-        self._same = this
-        text, failed = call(self.bench, one.name, one.object())
+        self._count_same(one)
+        text, failed = await call(self.bench, one.name, one.object(), key=self._key(one))
         if self._same_count >= SAME_CALLS_WARN:
             text += f"\nYou have made this very call {self._same_count} times: do something else."
         return Result(call=one.id, text=text, failed=failed)
+
+    def _count_same(self, one: ToolCall) -> None:
+        this = (one.name, one.arguments)
+        self._same_count = self._same_count + 1 if this == self._same else 1
+        self._same = this
+
+    def _key(self, one: ToolCall) -> str:
+        """What this call, and no other of the study, is known by."""
+        path = self.session.conversation.path
+        return f"{path.stem if path else id(self.session.conversation)}/{one.id}"
 
     def _with_warning(self, results: tuple[Result, ...]) -> tuple[Result, ...]:
         left = self.session.options.max_turns - self.session.conversation.replies()
