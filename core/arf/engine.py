@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,37 +17,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-from attrs import define, evolve, frozen
+from attrs import evolve, frozen
 
 from arf import orders
+from arf.budgets import Budgets
 from arf.desk import OwnDesk, read_mail
-from arf.errors import AgentError, ArfError, ConflictError, UsageError
+from arf.errors import ArfError, ConflictError, UsageError
 from arf.interfaces import Agent, Backend, Brief, MetricParser, Standing, Strategy
 from arf.judge import confirm_plans, judge
-from arf.logs import LogTail, Watch, WatchLimits, counted_metrics, last_lines, objective_value
+from arf.ledger import Ledger
+from arf.logs import LogTail, Watch, WatchLimits, counted_metrics, last_lines
+from arf.orders import OrderBook, Submitted
+from arf.runs import Ready, Run, Trees, read_result, tried_out
 from arf.stats import final_gain
 from arf.store import Store
 from arf.study import Study
 from arf.summary import summarize
+from arf.thinking import Answered, Thinker
 from arf.types import (
-    Answer,
     Ask,
-    AskKind,
     Draft,
     Experiment,
     ExperimentState,
-    Factor,
-    Idea,
     Job,
     JobResult,
     JobState,
-    Order,
     Plan,
-    Reading,
     Role,
     Submission,
-    SubmissionState,
-    Usage,
     Verdict,
 )
 
@@ -65,20 +61,14 @@ T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
 """Runs of one experiment: preempted and lost jobs are run again, twice at most."""
-MAX_BARREN_ANSWERS = 5
-"""Answers in a row without one usable idea, after which the agent is taken to have nothing more."""
 MAX_REFUSED_JOBS = 3
 """Jobs in a row that the backend would not take, after which the study ends."""
 WATCH_INTERVAL_S = 1.0
 MIN_STALL_S = 120.0
 STALL_FACTOR = 10
 """A stall is silence this many times longer than the longest that the baseline had."""
-RECENT_RUNS = 8
-"""How long an experiment takes is told by so many of the last ones."""
 STANDING_INTERVAL_S = 60.0
 """How often is noted what the backend holds, such as clusters, and what that costs."""
-MAX_AGENT_FAILURES = 5
-AGENT_RETRY_S = 10.0
 
 
 @frozen
@@ -97,42 +87,12 @@ class _Refused:
     error: Exception
 
 
-@frozen
-class _Made:
-    """A draft with the commit that it became, or why it cannot be used."""
-
-    draft: Draft
-    commit: str
-    problem: str
-
-
-@frozen
-class _Answered:
-    ask_id: int
-    agent: Agent
-    answer: Answer
-    error: AgentError | None
-    ideas: tuple[_Made, ...] = ()
-    factors: tuple[tuple[str, tuple[_Made, ...]], ...] = ()
-    submissions: tuple[_Submitted, ...] = ()
-
-
-@frozen
-class _Submitted:
-    """A submission with the commit that its draft became, or why it cannot be carried out."""
-
-    submission: Submission
-    base: str
-    made: _Made | None
-    problem: str
-
-
 @frozen(eq=False)
 class _Ordered:
     """A request from the desk."""
 
     key: str
-    submissions: tuple[_Submitted, ...]
+    submissions: tuple[Submitted, ...]
     reply: asyncio.Future[list[int]]
     """The numbers of its orders, once they are recorded."""
 
@@ -142,61 +102,6 @@ class _Withdrawn:
     orders: tuple[int, ...]
     experiments: tuple[int, ...]
     reply: asyncio.Future[str]
-
-
-class _Trees:
-    """Work trees that are used again and again: one for each running job, and a spare."""
-
-    def __init__(self, workspace: Workspace, directory: Path) -> None:
-        self._workspace = workspace
-        self._directory = directory
-        self._free: list[WorkTree] = []
-        self._used: set[str] = set()
-
-    def take(self) -> WorkTree:
-        """A tree that nobody uses: the one that was given back last, or a new one."""
-        if self._free:
-            tree = self._free.pop()
-            self._used.add(tree.directory.name)
-            return tree
-        number = 1
-        while str(number) in self._used:
-            number += 1
-        return self.claim(str(number))
-
-    def claim(self, name: str) -> WorkTree:
-        """The tree of that name, which an earlier process may have left in use."""
-        self._used.add(name)
-        return self._workspace.work_tree(self._directory / name)
-
-    def give_back(self, tree: WorkTree) -> None:
-        self._used.discard(tree.directory.name)
-        self._free.append(tree)
-
-
-@frozen
-class _Ready:
-    """A tree that holds what will probably run next, for the first seed."""
-
-    commit: str
-    tree: WorkTree
-
-
-@define
-class _Run:
-    """What the engine holds for an experiment that has not ended."""
-
-    experiment: Experiment
-    tree: WorkTree
-    watch: Watch
-    filled: bool = False
-    """Whether its tree was made ready ahead."""
-    task: asyncio.Task[None] | None = None
-    handle: str = ""
-    problem: str = ""
-    """Why arf ended it early."""
-    withdrawn: bool = False
-    """Whether it is ended because whoever wanted it does not want it any more."""
 
 
 class Engine:
@@ -229,9 +134,6 @@ class Engine:
         self.config = config
         self.directory = store.directory
         self._strategy = strategy
-        self._agent = agent
-        self._agent_name = config.agent.name
-        self._fallback = fallback
         self._backend = backend
         self._parser = parser
         self._events = events
@@ -243,42 +145,38 @@ class Engine:
         self._watch_interval_s = watch_interval_s
         self._mailbox = mailbox
         self._desk = OwnDesk(self)
-        self._inbox: deque[_Ended | _Refused | _Answered | _Ordered | _Withdrawn] = deque()
+        self._inbox: deque[_Ended | _Refused | Answered | _Ordered | _Withdrawn] = deque()
         self._replies: list[Callable[[], None]] = []
         """What is told once the transaction is written."""
         self._tried_out: dict[str, int] = {}
         """Slots in use for trying changes out, by tier."""
-        self._next_order = store.last_order() + 1
-        self._usable = 0
-        """Counts the ideas and orders that could be used."""
-        self._usable_at: dict[int, int] = {}
-        """The same when an ask for experiments was opened: they may be ordered while it is open."""
         self._wake = asyncio.Event()
-        self._runs: dict[int, _Run] = {}
-        self._ask_tasks: dict[int, asyncio.Task[None]] = {}
+        self._runs: dict[int, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._trees = _Trees(workspace, self.directory / "trees")
-        self._ready: _Ready | None = None
+        self._trees = Trees(workspace, self.directory / "trees")
+        self._ready: Ready | None = None
         self._stopping = ""
         self._fatal: ArfError | None = None
         self._search_over = ""
-        self._recent_s: deque[float] = deque(maxlen=RECENT_RUNS)
         self._refused_jobs = 0
-        self._barren_answers = 0
-        self._agent_failures = 0
-        self._agent_back_at = 0.0
-        self._agent_away = False
-        self._away: Agent | None = None
-        """The study's own agent, if another has taken over."""
-        self._standing_usd = float(store.meta("standing_usd", 0.0))
-        """Dollars that what stands has cost; more than slots in use, where machines also stand idle."""
         self._stall_s = config.limits.stall_s
         self._began = 0.0
         self._elapsed_before_s = float(store.meta("elapsed_s", 0.0))
-        self._changed: list[Experiment] = []
-        self._next_experiment = max(study.experiments, default=0) + 1
-        self._next_idea = max(study.ideas, default=0) + 1
-        self._next_ask = int(store.meta("asks", 0)) + 1
+        self._ledger = Ledger(study, store, now)
+        self._budgets = Budgets(config.budget, study, lambda: self.elapsed_s)
+        self._budgets.standing_usd = float(store.meta("standing_usd", 0.0))
+        self._book = OrderBook(self._ledger, workspace, self._closed)
+        self._thinker = Thinker(
+            agent,
+            config.agent.name,
+            fallback=fallback,
+            fallback_name=config.study.fallback or "",
+            ledger=self._ledger,
+            book=self._book,
+            workspace=workspace,
+            brief=self._brief,
+            tell=self._tell_answer,
+        )
         self._slots = {tier.name: tier.slots for tier in study.tiers}
 
     # ---- From outside -----------------------------------------------------------------------
@@ -340,8 +238,11 @@ class Engine:
 
     def _is_over(self) -> bool:
         """Whether nothing is under way that could bring anything more."""
-        under_way = self._runs or self._ask_tasks or self._inbox or any(self._tried_out.values())
-        return not under_way and not self._waiting_for_agent()
+        under_way = self._runs or self._thinker.is_busy or self._inbox or any(self._tried_out.values())
+        return not under_way and not self._is_waiting_for_agent()
+
+    def _is_waiting_for_agent(self) -> bool:
+        return self._thinker.is_waited_for and not self._search_over
 
     # ---- A turn -----------------------------------------------------------------------------
 
@@ -362,12 +263,12 @@ class Engine:
             reply()
         for experiment in accepted:
             self._start(experiment)
-        for ask_id, ask in asked:
-            self._ask(ask_id, ask)
+        for number, ask in asked:
+            self._thinker.start(number, ask, self._spawn(self._thinker.think(number, ask)))
 
-    def _take_in(self, item: _Ended | _Refused | _Answered | _Ordered | _Withdrawn) -> None:
-        if isinstance(item, _Answered):
-            self._take_answer(item)
+    def _take_in(self, item: _Ended | _Refused | Answered | _Ordered | _Withdrawn) -> None:
+        if isinstance(item, Answered):
+            self._thinker.take(item)
         elif isinstance(item, _Ordered):
             self._take_order(item)
         elif isinstance(item, _Withdrawn):
@@ -387,7 +288,7 @@ class Engine:
             self._take_result(run, item.result)
         self._trees.give_back(run.tree)
 
-    def _take_refusal(self, run: _Run, error: Exception) -> None:
+    def _take_refusal(self, run: Run, error: Exception) -> None:
         self._refused_jobs += 1
         if self._refused_jobs >= MAX_REFUSED_JOBS:
             self._fatal = error if isinstance(error, ArfError) else ArfError(str(error))
@@ -397,61 +298,82 @@ class Engine:
     def _judge(self) -> None:
         for experiment_id, verdict, reason in judge(self.study).verdicts:
             experiment = self.study.experiments[experiment_id]
-            self._put(evolve(experiment, verdict=verdict, reason=reason))
+            self._ledger.move(evolve(experiment, verdict=verdict, reason=reason))
             if verdict is Verdict.KEEP:
                 self.workspace.publish_best(self.study.name, experiment.commit)
-        self._search_over = self._search_over or self._out_of_budget()
+        self._search_over = self._search_over or self._budgets.exceeded()
         if self._search_over and not self._runs:
             for experiment_id in list(self.study.undecided):
                 experiment = self.study.experiments[experiment_id]
                 reason = f"not decided before the budget ended ({self._search_over})"
-                self._put(evolve(experiment, verdict=Verdict.DISCARD, reason=reason))
+                self._ledger.move(evolve(experiment, verdict=Verdict.DISCARD, reason=reason))
         if self._search_over:
-            for order in list(self.study.waiting.values()):
-                self._end_order(order, f"the study's budget is used up ({self._search_over})")
+            self._book.refuse_all(self._closed())
+
+    def _closed(self) -> str:
+        """Why nothing more can be ordered; empty while something can."""
+        return f"the study's budget is used up ({self._search_over})" if self._search_over else ""
 
     def _decide(self, accepted: list[Experiment], asked: list[tuple[int, Ask]]) -> None:
-        """Fill the free slots: what the judge wants first, then the strategy, at last the confirmation."""
+        """Fill the free slots: what the judge wants, what was ordered, what the strategy plans."""
         while True:
             free = self._free()
-            moved = False
-            for item in self._wanted(free):
-                if isinstance(item, Ask):
-                    moved |= self._open_ask(item, asked)
-                    continue
-                tier = self._tier_for(item, free)
-                if tier is None or self._experiments_left() <= 0:
-                    continue
-                experiment = self._accept(item, tier)
-                moved = True
-                if experiment is not None:
-                    free[tier] -= 1
-                    accepted.append(experiment)
-            if not moved:
-                return
+            if not self._fill(self._wanted(free), free, accepted, asked):
+                planned = self._planned(free)
+                if not self._fill(planned, free, accepted, asked):
+                    return
 
-    def _wanted(self, free: Mapping[str, int]) -> list[Plan | Ask]:
+    def _fill(
+        self,
+        wanted: Sequence[Plan | Ask],
+        free: dict[str, int],
+        accepted: list[Experiment],
+        asked: list[tuple[int, Ask]],
+    ) -> bool:
+        """Take up what can be; whether anything has changed by it."""
+        moved = False
+        for item in wanted:
+            if isinstance(item, Ask):
+                number = self._thinker.open(item, len(asked))
+                if number is not None:
+                    asked.append((number, item))
+                    moved = True
+                continue
+            tier = self._tier_for(item, free)
+            if tier is None or self._budgets.experiments_left <= 0:
+                continue
+            experiment = self._accept(item, tier)
+            moved = True
+            if experiment is not None:
+                free[tier] -= 1
+                accepted.append(experiment)
+        return moved
+
+    def _wanted(self, free: Mapping[str, int]) -> Sequence[Plan]:
+        """What comes before all planning: runs without which something cannot be judged, and orders."""
+        if self._search_over:
+            return ()
+        replicates = judge(self.study).replicates
+        if not self.study.waiting:
+            return replicates
+        return [*replicates, *orders.wanted(self.study, sum(free.values()))]
+
+    def _planned(self, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
         if self._search_over:
             return self._confirmation()
-        replicates = judge(self.study).replicates
-        ordered = orders.wanted(self.study, sum(free.values())) if self.study.waiting else ()
         decided = self._strategy.decide(self.study, free)
-        if not decided and not replicates and not ordered:
-            return self._confirmation()
-        return [*replicates, *ordered, *decided]
+        if decided or self.study.waiting or judge(self.study).replicates:
+            return decided
+        return self._confirmation()
 
-    def _confirmation(self) -> list[Plan | Ask]:
+    def _confirmation(self) -> Sequence[Plan]:
         """Fresh runs of the best, once nothing is under way that could still replace it."""
         searching = any(
             self.study.experiments[e].role not in (Role.REPLICATE, Role.BASELINE) for e in self.study.running
         )
-        if searching or self.study.open_asks or self._is_time_up():
-            return []
-        return list(confirm_plans(self.study))
-
-    def _is_time_up(self) -> bool:
-        limit = self.config.budget.max_time
-        return limit is not None and self.elapsed_s >= limit
+        if searching or self.study.open_asks or self._budgets.is_time_up:
+            return ()
+        return confirm_plans(self.study)
 
     def _free(self) -> dict[str, int]:
         return {
@@ -464,69 +386,6 @@ class Engine:
             return plan.tier if free.get(plan.tier, 0) > 0 else None
         return next((tier for tier, count in free.items() if count > 0), None)
 
-    # ---- Budgets ----------------------------------------------------------------------------
-
-    def _experiments_left(self) -> int:
-        """How many more experiments may be accepted."""
-        limit = self.config.budget.max_experiments
-        return 10**9 if limit is None else limit - len(self.study.experiments)
-
-    def _reserve(self) -> int:
-        """Experiments that are kept back for the confirmation of the best."""
-        limit = self.config.budget.max_experiments
-        if limit is None or self.study.incumbent_tree == self.study.base_tree:
-            return 0
-        return min(self.study.rule.confirm, limit // 5)
-
-    def _typical_s(self) -> float:
-        """Seconds of a slot that experiments have taken lately; 0 until one has ended."""
-        if self._recent_s:
-            return sum(self._recent_s) / len(self._recent_s)
-        ended = len(self.study.experiments) - self.study.running_count
-        return sum(self.study.slot_s.values()) / ended if ended else 0.0
-
-    def _out_of_budget(self) -> str:
-        """Which budget the next experiment would exceed; empty if none."""
-        budget = self.config.budget
-        if self._experiments_left() <= self._reserve():
-            return "max_experiments"
-        typical_s = self._typical_s()
-        confirm_s = 0.0
-        if self.study.incumbent_tree != self.study.base_tree:
-            confirm_s = typical_s * math.ceil(self.study.rule.confirm / max(1, sum(self._slots.values())))
-        if budget.max_time is not None and self.elapsed_s + typical_s + confirm_s > budget.max_time:
-            return "max_time"
-        used_s = sum(self.study.slot_s.values()) + typical_s * (self.study.running_count + 1)
-        if budget.max_slot_hours is not None and used_s / 3600 > budget.max_slot_hours:
-            return "max_slot_hours"
-        if budget.max_usd is not None and self._usd(typical_s) > budget.max_usd:
-            return "max_usd"
-        tokens = self.study.usage.input_tokens + self.study.usage.output_tokens
-        if budget.max_tokens is not None and tokens >= budget.max_tokens:
-            return "max_tokens"
-        return ""
-
-    def _budget_left(self) -> dict[str, float]:
-        """What is left of the budgets that are set; never below 0."""
-        budget, usage = self.config.budget, self.study.usage
-        slot_hours = sum(self.study.slot_s.values()) / 3600
-        used = {
-            "experiments": (budget.max_experiments, len(self.study.experiments)),
-            "seconds": (budget.max_time, self.elapsed_s),
-            "slot_hours": (budget.max_slot_hours, slot_hours),
-            "usd": (budget.max_usd, self._usd(0.0)),
-            "tokens": (budget.max_tokens, usage.input_tokens + usage.output_tokens),
-        }
-        return {name: max(0.0, limit - spent) for name, (limit, spent) in used.items() if limit is not None}
-
-    def _usd(self, typical_s: float) -> float:
-        """Dollars spent if one more experiment of `typical_s` is started, the running ones included."""
-        price = {tier.name: tier.usd_per_hour / 3600 for tier in self.study.tiers}
-        used = sum(price[tier] * seconds for tier, seconds in self.study.slot_s.items())
-        running = sum(price[self.study.experiments[e].tier] * typical_s for e in self.study.running)
-        machines = max(used + running, self._standing_usd)
-        return self.study.usage.usd + machines + max(price.values()) * typical_s
-
     # ---- Accepting and starting -------------------------------------------------------------
 
     def _accept(self, plan: Plan, tier: str) -> Experiment | None:
@@ -535,16 +394,15 @@ class Engine:
             composed = self._compose(plan)
             self._check_new(plan, composed, tier)
         except (ConflictError, UsageError) as error:
-            self.store.refuse(plan.parent, plan.ideas, str(error), self._seq())
-            self.study.refuse(plan.parent, plan.ideas, str(error))
+            self._ledger.refuse(plan, str(error))
             if plan.order is not None:
-                self._end_order(self.study.waiting[plan.order], str(error))
+                self._book.refuse(plan.order, str(error))
             return None
         group = self.study.group(composed.tree, tier, plan.budget)
         seed = self.study.run_seed(len(group.experiments) if group else 0) if plan.seed is None else plan.seed
         tree, filled = self._take_tree(composed.commit, seed)
         experiment = Experiment(
-            id=self._next_experiment,
+            id=self._ledger.next_experiment,
             role=plan.role,
             parent=plan.parent,
             ideas=plan.ideas,
@@ -558,13 +416,10 @@ class Engine:
             directory=tree.directory.relative_to(self.directory).as_posix(),
             accepted_at=self._now(),
         )
-        self._next_experiment += 1
-        self._runs[experiment.id] = _Run(experiment, tree, self._new_watch(experiment), filled)
-        self.store.insert_experiment(experiment, self._seq())
-        self.study.put(experiment)
-        self._changed.append(experiment)
+        self._runs[experiment.id] = Run(experiment, tree, self._new_watch(experiment), filled)
+        self._ledger.accept(experiment)
         if plan.order is not None:
-            self._count_run(self.study.waiting[plan.order], experiment.id)
+            self._book.count_run(plan.order, experiment.id)
         return experiment
 
     def _compose(self, plan: Plan) -> Composed:
@@ -610,7 +465,7 @@ class Engine:
         run = self._runs[experiment.id]
         run.task = self._spawn(self._run_job(run))
 
-    async def _run_job(self, run: _Run) -> None:
+    async def _run_job(self, run: Run) -> None:
         """Bring an experiment to the backend and wait for its end; the rest is for the next turn."""
         experiment = run.experiment
         try:
@@ -627,7 +482,7 @@ class Engine:
             self._inbox.append(_Ended(experiment.id, experiment.attempt, result))
         self._wake.set()
 
-    def _job(self, run: _Run) -> Job:
+    def _job(self, run: Run) -> Job:
         experiment = run.experiment
         env = {
             **self._env,
@@ -648,13 +503,13 @@ class Engine:
             time_limit_s=self.config.limits.time_limit_s,
         )
 
-    def _record_started(self, run: _Run) -> None:
+    def _record_started(self, run: Run) -> None:
         self.workspace.keep(self.study.name, run.experiment.id, run.experiment.commit)
         run.experiment = evolve(
             run.experiment, state=ExperimentState.RUNNING, handle=run.handle, started_at=self._now()
         )
         with self.store.transaction(durable=False):
-            self._put(run.experiment)
+            self._ledger.move(run.experiment)
         self._announce()
         if self._stopping:
             self._wake.set()
@@ -663,9 +518,10 @@ class Engine:
 
     def _prepare_ahead(self) -> None:
         """Fill the spare tree with what the next free slot will probably run."""
-        if any(self._free().values()) or self._experiments_left() <= 0:
+        if any(self._free().values()) or self._budgets.experiments_left <= 0:
             return
-        wanted = self._wanted({next(iter(self._slots)): 1})
+        free = {next(iter(self._slots)): 1}
+        wanted = self._wanted(free) or self._planned(free)
         plan = next((item for item in wanted if isinstance(item, Plan)), None)
         if plan is None:
             return
@@ -677,11 +533,11 @@ class Engine:
             return
         tree = self._ready.tree if self._ready is not None else self._trees.take()
         tree.fill(composed.commit, self.study.run_seed(0))
-        self._ready = _Ready(composed.commit, tree)
+        self._ready = Ready(composed.commit, tree)
 
     # ---- Results ----------------------------------------------------------------------------
 
-    def _take_result(self, run: _Run, result: JobResult) -> None:
+    def _take_result(self, run: Run, result: JobResult) -> None:
         readings = run.watch.finish(asyncio.get_running_loop().time(), self._watch_limits())
         for reading in readings:
             self._events.arf_reading(study=self.study, experiment=run.experiment, reading=reading)
@@ -699,13 +555,15 @@ class Engine:
         if self._is_to_run_again(run, result):
             self._run_again(ended, result)
             return
-        self._recent_s.append(ended.slot_s)
-        value, verdict, reason = self._read_result(run, result)
-        self._put(evolve(ended, value=value, verdict=verdict, reason=reason))
+        self._budgets.ran(ended.slot_s)
+        limit_s = self.config.limits.time_limit_s
+        log_path = self.log_path(ended)
+        value, verdict, reason = read_result(run, result, self.study.objective, limit_s, log_path)
+        self._ledger.move(evolve(ended, value=value, verdict=verdict, reason=reason))
         if ended.role is Role.BASELINE:
             self._learn_from_baseline(run, verdict, reason)
 
-    def _is_to_run_again(self, run: _Run, result: JobResult) -> bool:
+    def _is_to_run_again(self, run: Run, result: JobResult) -> bool:
         """It ended for no fault of its own: the machine was taken away, or the study was stopped."""
         if run.withdrawn:
             return False
@@ -729,47 +587,18 @@ class Engine:
             curve=(),
             reason="interrupted" if stopped else f"{result.state}: {result.message}".rstrip(": "),
         )
-        self._put(again)
+        self._ledger.move(again)
         if not self._stopping and self._fatal is None:
             self._requeue(again)
 
     def _requeue(self, experiment: Experiment) -> None:
         tree = self._trees.take()
         experiment = evolve(experiment, directory=tree.directory.relative_to(self.directory).as_posix())
-        self._put(experiment)
-        self._runs[experiment.id] = _Run(experiment, tree, self._new_watch(experiment))
+        self._ledger.move(experiment)
+        self._runs[experiment.id] = Run(experiment, tree, self._new_watch(experiment))
         asyncio.get_running_loop().call_soon(self._start, experiment)
 
-    def _read_result(self, run: _Run, result: JobResult) -> tuple[float | None, Verdict | None, str]:
-        """(objective, verdict, reason); the verdict is None where the judge must decide."""
-        if run.withdrawn and result.state is JobState.CANCELLED:
-            return None, Verdict.CANCELLED, "withdrawn by whoever had submitted it"
-        if run.problem:
-            return None, Verdict.CRASH, run.problem
-        if result.state is JobState.TIMED_OUT:
-            return None, Verdict.TIMEOUT, f"reached its time limit of {self.config.limits.time_limit_s:g} s"
-        if result.state is JobState.CANCELLED:
-            return None, Verdict.CANCELLED, "cancelled from outside arf"
-        if result.state in (JobState.PREEMPTED, JobState.LOST):
-            return None, Verdict.CRASH, f"{result.state} again: {result.message}".rstrip(": ")
-        if result.state is not JobState.SUCCEEDED:
-            return None, Verdict.CRASH, self._crash_reason(run, result)
-        changed = run.tree.tampered()
-        if changed:
-            return None, Verdict.INVALID, f"changed {', '.join(changed[:3])} while it ran"
-        value, problem = objective_value(self.study.objective, run.watch.objectives)
-        if value is None:
-            verdict = Verdict.INVALID if "times" in problem else Verdict.CRASH
-            return None, verdict, problem
-        return value, None, ""
-
-    def _crash_reason(self, run: _Run, result: JobResult) -> str:
-        lines = last_lines(self.log_path(run.experiment), 1)
-        code = result.exit_code if result.exit_code is not None else 0
-        how = result.message or (f"killed by signal {-code}" if code < 0 else f"exit code {code}")
-        return f"{how}: {lines[0].strip()[:200]}" if lines else how
-
-    def _learn_from_baseline(self, run: _Run, verdict: Verdict | None, reason: str) -> None:
+    def _learn_from_baseline(self, run: Run, verdict: Verdict | None, reason: str) -> None:
         if verdict is None:
             if self._stall_s is None and run.watch.steps_seen >= 5:
                 self._stall_s = max(MIN_STALL_S, STALL_FACTOR * run.watch.longest_silence_s)
@@ -806,8 +635,7 @@ class Engine:
             if now >= look_at:
                 look_at = now + STANDING_INTERVAL_S
                 self._spawn(self._look_at_standing())
-            if self._agent_back_at and (now >= self._agent_back_at or self._is_time_up()):
-                self._agent_back_at = 0.0
+            if self._thinker.is_back(now, give_up=self._budgets.is_time_up):
                 self._wake.set()
 
     async def _look_at_standing(self) -> None:
@@ -819,12 +647,12 @@ class Engine:
         before = self.store.meta("standing_at")
         since_s = now.timestamp() - before if before is not None else 0.0
         rate = self.store.meta("standing_usd_per_hour", 0.0)
-        self._standing_usd += rate * since_s / 3600
+        self._budgets.standing_usd += rate * since_s / 3600
         with self.store.transaction(durable=False):
             self.store.set_meta("standing", [_standing_json(one) for one in standing])
             self.store.set_meta("standing_at", now.timestamp())
             self.store.set_meta("standing_usd_per_hour", sum(one.usd_per_hour for one in standing))
-            self.store.set_meta("standing_usd", self._standing_usd)
+            self.store.set_meta("standing_usd", self._budgets.standing_usd)
 
     def _watch_limits(self) -> WatchLimits:
         limits = self.config.limits
@@ -842,120 +670,13 @@ class Engine:
 
     # ---- Thinking ---------------------------------------------------------------------------
 
-    def _open_ask(self, ask: Ask, asked: list[tuple[int, Ask]]) -> bool:
-        """Record an ask, unless the agent is busy or away; then the strategy will want it again."""
-        busy = len(self._ask_tasks) + len(asked) >= max(1, self._agent.parallel)
-        if busy or self._agent_away or self._waiting_for_agent() or self.study.exhausted(ask.base):
-            return False
-        ask_id = self._next_ask
-        self._next_ask += 1
-        if ask.kind is AskKind.EXPERIMENTS:
-            self._usable_at[ask_id] = self._usable
-        self.store.open_ask(ask_id, ask, self._seq(), self._now())
-        self.store.set_meta("asks", ask_id)
-        self.study.open_ask(ask_id, ask)
-        asked.append((ask_id, ask))
-        return True
+    def _brief(self, base: str) -> Brief:
+        brief = agent_brief(self.study, self.workspace, base, self.directory)
+        return evolve(brief, budget_left=self._budgets.left(), desk=self._desk)
 
-    def _ask(self, ask_id: int, ask: Ask) -> None:
-        self._ask_tasks[ask_id] = self._spawn(self._think(ask_id, ask))
-
-    async def _think(self, ask_id: int, ask: Ask) -> None:
-        brief = evolve(
-            agent_brief(self.study, self.workspace, ask.base, self.directory),
-            budget_left=self._budget_left(),
-            desk=self._desk,
-        )
-        answer = Answer()
-        failure: AgentError | None = None
-        agent = self._agent
-        try:
-            answer = await agent.answer(ask, brief)
-        except AgentError as error:
-            failure = error
-        except ArfError as error:
-            failure = AgentError(error.message, hint=error.hint)
-        except Exception as error:  # a plugin's code: its bugs must not end the study
-            log.exception("the agent failed")
-            failure = AgentError(f"{type(error).__name__}: {error}")
-        ideas = await self._make(answer.ideas, ask)
-        factors = [(factor.name, await self._make(factor.levels, ask)) for factor in answer.factors]
-        submissions = await self._make_submissions(answer.submissions)
-        self._inbox.append(_Answered(ask_id, agent, answer, failure, ideas, tuple(factors), submissions))
+    def _tell_answer(self, answered: Answered) -> None:
+        self._inbox.append(answered)
         self._wake.set()
-
-    async def _make(self, drafts: Sequence[Draft], ask: Ask) -> tuple[_Made, ...]:
-        """Commit drafts, one at a time, so that a job that ends meanwhile does not wait for all of them."""
-        made = []
-        for draft in drafts:
-            made.append(self._make_one(draft, ask.base))
-            await asyncio.sleep(0)
-        return tuple(made)
-
-    def _make_one(self, draft: Draft, base: str) -> _Made:
-        try:
-            return _Made(draft, self.workspace.make_idea(draft, base, message=_message(draft)), "")
-        except (ConflictError, UsageError) as error:
-            return _Made(draft, "", str(error))
-
-    def _take_answer(self, item: _Answered) -> None:
-        del self._ask_tasks[item.ask_id]
-        ask = self.study.open_asks[item.ask_id]
-        answer = item.answer
-        note, usage = answer.note, answer.usage
-        usable_before = self._usable_at.pop(item.ask_id, self._usable)
-        if item.error is not None:
-            note = str(item.error)
-            usage = item.error.usage or usage
-            self._agent_failed(item.agent, item.error)
-        else:
-            self._agent_failures = 0
-            for made in item.ideas:
-                self._take_idea(item.ask_id, ask.base, made)
-            for name, levels in item.factors:
-                self._take_factor(item.ask_id, ask, name, levels)
-            for submitted in item.submissions:
-                self._take_submission(f"ask/{item.ask_id}", submitted, item.ask_id)
-            barren = self._usable == usable_before
-            self._barren_answers = self._barren_answers + 1 if barren else 0
-        exhausted = answer.exhausted or self._barren_answers >= MAX_BARREN_ANSWERS
-        self.store.close_ask(item.ask_id, usage, exhausted, self._seq(), self._now(), note)
-        self.study.close_ask(item.ask_id, usage, exhausted)
-        if note:
-            self.store.add_event("agent", note, self._now())
-
-    def _take_idea(self, ask_id: int | None, base: str, made: _Made) -> int | None:
-        """The id of the idea that a draft became; None if it cannot be used, which is recorded."""
-        draft = made.draft
-        if made.problem:
-            self.store.add_event("idea", f"{draft.title}: {made.problem}", self._now())
-            log.info("idea refused: %s: %s", draft.title, made.problem)
-            return None
-        idea = Idea(
-            id=self._next_idea,
-            title=draft.title,
-            reason=draft.reason,
-            base=base,
-            commit=made.commit,
-            constants=dict(draft.constants),
-            agent=self._agent_name,
-            ask=ask_id,
-            expected=draft.expected,
-        )
-        self._next_idea += 1
-        self._usable += 1
-        self.workspace.keep_idea(self.study.name, idea.id, idea.commit)
-        self.store.add_idea(idea, self._seq())
-        self.study.add_idea(idea)
-        return idea.id
-
-    def _take_factor(self, ask_id: int, ask: Ask, name: str, levels: tuple[_Made, ...]) -> None:
-        ideas = [self._take_idea(ask_id, ask.base, level) for level in levels]
-        usable = tuple(idea for idea in ideas if idea is not None)
-        if usable:
-            factor = Factor(name=name, levels=usable, ask=ask_id)
-            self.store.add_factor(factor, self._seq())
-            self.study.add_factor(factor)
 
     # ---- Orders of agents and people --------------------------------------------------------
 
@@ -967,7 +688,7 @@ class Engine:
         known = self.store.orders_of(key)
         if known:
             return [order.id for order in known]
-        made = await self._make_submissions(submissions)
+        made = await self._book.make(submissions)
         reply: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._inbox.append(_Ordered(key, made, reply))
         self._wake.set()
@@ -986,7 +707,7 @@ class Engine:
         if tier is None:
             return "no slot is free to try it out; it was only checked that the change applies"
         base = orders.base_of(self.study, Submission(draft=draft, base=base))
-        commit = self.workspace.make_idea(draft, base, message=_message(draft))
+        commit = self.workspace.make_idea(draft, base, message=orders.message(draft))
         self._tried_out[tier] = self._tried_out.get(tier, 0) + 1
         tree = self._trees.take()
         try:
@@ -1017,67 +738,16 @@ class Engine:
             raise
         watch = Watch(tail=self._tail(path), parser=self._parser, objective=self.study.objective)
         readings = watch.finish(asyncio.get_running_loop().time(), self._watch_limits())
-        return _tried_out(result, seconds, readings, last_lines(path, 8))
-
-    async def _make_submissions(self, submissions: Sequence[Submission]) -> tuple[_Submitted, ...]:
-        made = []
-        for submission in submissions:
-            made.append(self._make_submission(submission))
-            await asyncio.sleep(0)
-        return tuple(made)
-
-    def _make_submission(self, submission: Submission) -> _Submitted:
-        try:
-            orders.check(self.study, submission)
-            base = orders.base_of(self.study, submission)
-        except UsageError as error:
-            return _Submitted(submission, "", None, str(error))
-        if submission.draft is None:
-            return _Submitted(submission, base, None, "")
-        made = self._make_one(submission.draft, base)
-        return _Submitted(submission, base, made, made.problem)
+        return tried_out(result, seconds, readings, path)
 
     def _take_order(self, item: _Ordered) -> None:
         taken = self.store.orders_of(item.key)  # the same request may have come twice at a time
         if not taken:
-            taken = [self._take_submission(item.key, submitted, None) for submitted in item.submissions]
+            taken = [self._book.take(item.key, submitted, "desk") for submitted in item.submissions]
         self._tell(item.reply, [order.id for order in taken])
 
-    def _take_submission(self, key: str, submitted: _Submitted, ask_id: int | None) -> Order:
-        """Record what was submitted, as an order that waits for its slots or as a refused one."""
-        submission, problem = submitted.submission, submitted.problem
-        if self._search_over and not problem:
-            problem = f"the study's budget is used up ({self._search_over})"
-        plan = Plan(parent=submitted.base or self.study.base, ideas=submission.ideas)
-        title = submission.draft.title if submission.draft else ""
-        if not problem:
-            idea = self._take_idea(ask_id, submitted.base, submitted.made) if submitted.made else None
-            plan = orders.first_plan(self.study, submission, submitted.base, idea)
-            problem = self.study.refusals.get((plan.parent, plan.ideas), "")
-            title = plan.title or self._title(plan)
-        order = Order(
-            id=self._next_order,
-            key=key,
-            plan=evolve(plan, order=self._next_order),
-            runs=submission.runs,
-            title=title or "?",
-            state=SubmissionState.REFUSED if problem else SubmissionState.WAITING,
-            problem=problem,
-        )
-        self._next_order += 1
-        self._usable += not problem
-        self._put_order(order)
-        return order
-
     def _take_withdrawal(self, item: _Withdrawn) -> None:
-        said = []
-        for number in item.orders:
-            waiting = self.study.waiting.get(number)
-            if waiting is None:
-                said.append(f"nothing of {number} waits")
-            else:
-                self._put_order(evolve(waiting, state=SubmissionState.CANCELLED))
-                said.append(f"{number} is withdrawn")
+        said = [self._book.withdraw(number) for number in item.orders]
         for number in item.experiments:
             run = self._runs.get(number)
             if run is None:
@@ -1089,18 +759,6 @@ class Engine:
                 self._spawn(self._cancel(run.handle))
         self._tell(item.reply, "; ".join(said))
 
-    def _count_run(self, order: Order, experiment_id: int) -> None:
-        runs = (*order.experiments, experiment_id)
-        state = SubmissionState.ACCEPTED if len(runs) == order.runs else order.state
-        self._put_order(evolve(order, experiments=runs, state=state))
-
-    def _end_order(self, order: Order, problem: str) -> None:
-        self._put_order(evolve(order, state=SubmissionState.REFUSED, problem=problem))
-
-    def _put_order(self, order: Order) -> None:
-        self.store.put_order(order, self._seq())
-        self.study.put_order(order)
-
     def _tell(self, reply: asyncio.Future[T], what: T) -> None:
         """Answer a request once the transaction is written."""
 
@@ -1109,35 +767,6 @@ class Engine:
                 reply.set_result(what)
 
         self._replies.append(tell)
-
-    # ---- The agent's absence ----------------------------------------------------------------
-
-    def _agent_failed(self, agent: Agent, error: AgentError) -> None:
-        if agent is not self._agent:
-            return  # it was replaced meanwhile
-        self._agent_failures += 1
-        delay_s = error.retry_after_s
-        if delay_s is None or self._agent_failures >= MAX_AGENT_FAILURES:
-            self._replace_agent(error)
-            return
-        log.warning("the agent cannot answer now, and is asked again later: %s", error)
-        self._agent_back_at = asyncio.get_running_loop().time() + max(
-            delay_s, AGENT_RETRY_S * 2 ** (self._agent_failures - 1)
-        )
-
-    def _replace_agent(self, error: AgentError) -> None:
-        """The agent stays away: the one that the user has named for that takes over, if there is one."""
-        if self._fallback is None:
-            self._agent_away = True
-            log.warning("the agent is not asked any more: %s", error)
-            return
-        log.warning("%s answers from now on: %s", self.config.study.fallback, error)
-        self._away, self._agent, self._fallback = self._agent, self._fallback, None
-        self._agent_name = self.config.study.fallback or ""
-        self._agent_failures = self._barren_answers = 0
-
-    def _waiting_for_agent(self) -> bool:
-        return bool(self._agent_back_at) and not self._agent_away and not self._search_over
 
     # ---- Beginning and end ------------------------------------------------------------------
 
@@ -1186,13 +815,11 @@ class Engine:
     def _recover(self) -> None:
         """Take up what an earlier process left: jobs that may still run, asks that nobody answered."""
         with self.store.transaction():
-            for ask_id in list(self.study.open_asks):
-                self.store.close_ask(ask_id, Usage(), False, self._seq(), self._now(), "interrupted")
-                self.study.close_ask(ask_id, Usage(), exhausted=False)
+            self._thinker.recover()
         for experiment_id in list(self.study.running):
             experiment = self.study.experiments[experiment_id]
             tree = self._trees.claim(Path(experiment.directory).name)
-            run = _Run(experiment, tree, self._new_watch(experiment), handle=experiment.handle)
+            run = Run(experiment, tree, self._new_watch(experiment), handle=experiment.handle)
             if experiment.handle:
                 tree.adopt(experiment.commit, experiment.seed)
             self._runs[experiment_id] = run
@@ -1200,8 +827,7 @@ class Engine:
 
     async def _end_jobs(self) -> None:
         """Cancel what runs and take in how it ended."""
-        for task in self._ask_tasks.values():
-            task.cancel()
+        self._thinker.cancel()
         cancelled: set[int] = set()
         while self._runs:
             for experiment_id, run in self._runs.items():
@@ -1216,9 +842,7 @@ class Engine:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for agent in (self._agent, self._away, self._fallback):
-            if agent is not None:
-                await agent.aclose()
+        await self._thinker.aclose()
         await self._take_down()
         await self._backend.aclose()
         self.workspace.close()
@@ -1251,26 +875,13 @@ class Engine:
             self.store.set_meta("state", state)
             self.store.set_meta("end_reason", "" if state == "running" else reason)
             self.store.set_meta("elapsed_s", round(self.elapsed_s, 3))
-            self.store.add_event("study", f"{state}: {reason}", self._now())
+            self._ledger.event("study", f"{state}: {reason}")
 
     # ---- Small things -----------------------------------------------------------------------
 
-    def _seq(self) -> int:
-        """The number of the change that is being made."""
-        return self.study.happened + 1
-
-    def _put(self, experiment: Experiment) -> None:
-        """Write and tell an experiment that has moved on."""
-        self.store.update_experiment(experiment, self._seq())
-        self.study.put(experiment)
-        if experiment.state is ExperimentState.ENDED and experiment.value is not None:
-            spread = self.study.spread(experiment.tier, experiment.budget)
-            self.store.set_spread(experiment.tier, experiment.budget, spread.sum_squares, spread.df)
-        self._changed.append(experiment)
-
     def _announce(self) -> None:
         """Tell observers what was written."""
-        changed, self._changed = self._changed, []
+        changed, self._ledger.changed = self._ledger.changed, []
         for experiment in changed:
             self._events.arf_experiment_changed(study=self.study, experiment=experiment)
 
@@ -1305,21 +916,6 @@ def agent_brief(study: Study, workspace: Workspace, base: str, home: Path) -> Br
     )
 
 
-def _tried_out(result: JobResult, seconds: float, readings: Sequence[Reading], tail: Sequence[str]) -> str:
-    """How a short run of a change went, for an agent: its output is data."""
-    how = {
-        JobState.SUCCEEDED: "it ran to its end",
-        JobState.TIMED_OUT: f"it still ran after {seconds:g} s, as it should",
-    }.get(result.state, f"it ended as {result.state} with exit code {result.exit_code}")
-    last = {reading.name: f"{reading.name} {reading.value:.6g}" for reading in readings}
-    lines = [how, f"readings: {', '.join(last.values()) or 'none'}"]
-    return "\n".join([*lines, "the last lines of its log:", *(line[:300] for line in tail)])
-
-
 def _standing_json(standing: Standing) -> dict[str, Any]:
     since = standing.since.isoformat() if standing.since else None
     return {**attrs.asdict(standing), "since": since}
-
-
-def _message(draft: Draft) -> str:
-    return f"{draft.title}\n\n{draft.reason}\n" if draft.reason else f"{draft.title}\n"

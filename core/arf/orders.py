@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from arf.errors import UsageError, nearest
+from attrs import evolve, frozen
+
+from arf.errors import ConflictError, UsageError, nearest
+from arf.ledger import Ledger
 from arf.study import Study
-from arf.types import Order, Plan, Role, Submission
+from arf.types import Draft, Order, Plan, Role, Submission, SubmissionState
+
+if TYPE_CHECKING:
+    from arf.workspace import Workspace
 
 MAX_RUNS = 32
 """Runs of one submission, at most."""
@@ -90,3 +98,92 @@ def next_plan(study: Study, order: Order) -> Plan:
 def wanted(study: Study, slots: int) -> Sequence[Plan]:
     """The runs that waiting orders want next, oldest first, at most one for each order and slot."""
     return [next_plan(study, order) for order in islice(study.waiting.values(), max(1, 4 * slots))]
+
+
+def message(draft: Draft) -> str:
+    """The message of a draft's commit."""
+    return f"{draft.title}\n\n{draft.reason}\n" if draft.reason else f"{draft.title}\n"
+
+
+@frozen
+class Submitted:
+    """A submission with the commit that its draft became, or why it cannot be carried out."""
+
+    submission: Submission
+    base: str
+    commit: str
+    problem: str
+
+
+class OrderBook:
+    """The orders of a study: takes submissions up, follows what becomes of them."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace, closed: Callable[[], str]) -> None:
+        self._ledger = ledger
+        self._study = ledger.study
+        self._workspace = workspace
+        self._closed = closed
+        """Why nothing more can be ordered; empty while something can."""
+        self.accepted = 0
+        """Counts the submissions that were not refused at once."""
+
+    async def make(self, submissions: Sequence[Submission]) -> tuple[Submitted, ...]:
+        """Check submissions and make commits of their drafts, one at a time."""
+        made = []
+        for submission in submissions:
+            made.append(self._make_one(submission))
+            await asyncio.sleep(0)
+        return tuple(made)
+
+    def _make_one(self, submission: Submission) -> Submitted:
+        try:
+            check(self._study, submission)
+            base = base_of(self._study, submission)
+            draft = submission.draft
+            commit = ""
+            if draft is not None:
+                commit = self._workspace.make_idea(draft, base, message=message(draft))
+        except (ConflictError, UsageError) as error:
+            return Submitted(submission, self._study.base, "", str(error))
+        return Submitted(submission, base, commit, "")
+
+    def take(self, key: str, submitted: Submitted, agent: str, ask: int | None = None) -> Order:
+        """Record a submission: as an order that waits for its slots, or as a refused one."""
+        submission, problem = submitted.submission, submitted.problem or self._closed()
+        plan = Plan(parent=submitted.base, ideas=submission.ideas)
+        draft = submission.draft
+        title = draft.title if draft else ""
+        if not problem:
+            idea = None
+            if draft is not None:
+                new = self._ledger.add_idea(draft, submitted.base, submitted.commit, agent, ask)
+                self._workspace.keep_idea(self._study.name, new.id, new.commit)
+                idea = new.id
+            plan = first_plan(self._study, submission, submitted.base, idea)
+            problem = self._study.refusals.get((plan.parent, plan.ideas), "")
+            title = plan.title or " + ".join(self._study.ideas[idea].title for idea in plan.ideas)
+        self.accepted += not problem
+        return self._ledger.add_order(key, plan, submission.runs, title, problem)
+
+    def count_run(self, number: int, experiment_id: int) -> None:
+        """An experiment was made for an order."""
+        order = self._study.waiting[number]
+        runs = (*order.experiments, experiment_id)
+        state = SubmissionState.ACCEPTED if len(runs) == order.runs else order.state
+        self._ledger.move_order(evolve(order, experiments=runs, state=state))
+
+    def refuse(self, number: int, problem: str) -> None:
+        order = self._study.waiting[number]
+        self._ledger.move_order(evolve(order, state=SubmissionState.REFUSED, problem=problem))
+
+    def refuse_all(self, problem: str) -> None:
+        for number in list(self._study.waiting):
+            self.refuse(number, problem)
+
+    def withdraw(self, number: int) -> str:
+        """What was done about an order that is not wanted any more, for people."""
+        order = self._study.waiting.get(number)
+        if order is None:
+            return f"nothing of {number} waits"
+        self._ledger.move_order(evolve(order, state=SubmissionState.CANCELLED))
+        return f"{number} is withdrawn"
