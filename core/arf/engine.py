@@ -857,7 +857,7 @@ class Engine:
 
     def _finish(self) -> dict[str, Any]:
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
-        reason = str(self._fatal or self._stopping or self._search_over or "nothing left to try")
+        reason = str(self._fatal or self._stopping or self._search_over or self._why_ended())
         gain = final_gain(self.study)
         with self.store.transaction():
             self.store.set_meta("final", gain.to_json() if gain else None)
@@ -869,6 +869,9 @@ class Engine:
         if self._fatal is not None:
             raise self._fatal
         return summary
+
+    def _why_ended(self) -> str:
+        return self._strategy.why_ended(self.study) or "nothing left to try"
 
     def _record_state(self, state: str, reason: str) -> None:
         with self.store.transaction():

@@ -41,6 +41,10 @@ class Strategy(ABC):
         not be offered again.
         """
 
+    def why_ended(self, study: Study) -> str:
+        """Why it plans nothing more, for people, once a study has ended by that; empty: nothing is left."""
+        return ""
+
 
 class Desk(ABC):
     """Where a running study takes orders from agents and people. The engine's own works in its process;

@@ -5,9 +5,9 @@ uniform in 0.5 to 1.5 s, and a metric printed at the end. Against a bare asyncio
 launches the same commands and records their metric (WAL, synchronous=FULL): the practical limit. Both run as
 processes of their own, one after the other, `ROUNDS` times in turn; the median round of each is shown.
 
-What counts is what the experiments see: each script makes an empty file first and another one last, and their
-times, by the file system's clock, are its span. So the gap of a slot is from one script's last line to the next
-one's first: how the end is noticed, all that arf does then, and the start of a shell.
+What counts is what the experiments see: each script makes an empty file first and another one last, and
+their times, by the file system's clock, are its span. So the gap of a slot is from one script's last line to
+the next one's first: how the end is noticed, all that arf does then, and the start of a shell.
 
 A second list of trivial experiments (`sleep 0`) shows the throughput.
 """

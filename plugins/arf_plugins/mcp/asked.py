@@ -1,0 +1,182 @@
+"""The tools for an agent that arf itself has asked, and that runs as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from arf.changes import apply_hunks, parse_patch
+from arf.errors import UsageError
+from arf.types import Ask, AskKind, Draft
+from arf_plugins.llm.drafts import Checked
+from arf_plugins.llm.tools import Bench, Outcome, Tool, tools_for, unified
+from arf_plugins.mcp.benches import KEY, bench_over, content_key, on_files, order_on_files, schema_of
+from arf_plugins.mcp.server import Offered, Report
+from arf_plugins.mcp.trees import AgentTree
+from arf_plugins.mcp.view import StudyView
+
+ASK = "ask.json"
+SUBMITTED = "submitted.jsonl"
+
+INSTRUCTIONS = """\
+You were asked for experiments on a training script. Edit the files of the current folder with your own \
+tools; `submit` hands in what you changed as one change and restores the files, then go on with the next. \
+What you only say is lost: only what you submit counts. End with `done`."""
+
+
+@define
+class Asked:
+    """The tools of `arf mcp --ask FOLDER`. What is submitted is a line in the folder's `submitted.jsonl`."""
+
+    folder: Path
+    view: StudyView
+    ask: Ask
+    tree: AgentTree
+    bench: Bench = field(init=False)
+    _report: Report | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.bench = bench_over(self.view, self.ask, report=self._tell)
+        self._recall()
+
+    @classmethod
+    def open(cls, folder: Path) -> Asked:
+        """Raises UsageError where the folder holds no ask."""
+        file = folder / ASK
+        try:
+            data = json.loads(file.read_text("utf-8"))
+            ask = Ask(kind=AskKind(data["kind"]), n=int(data["n"]), base=str(data["base"]))
+            home, top = Path(data["study"]), Path(data["tree"])
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{file} is no ask: {error!r}") from None
+        if not top.is_dir():
+            raise UsageError(f"{file}: there is no work tree {top}")
+        view = StudyView.open(home)
+        return cls(folder, view, ask, AgentTree(top.resolve(), view.workspace, ask.base))
+
+    def tools(self) -> list[Offered]:
+        return [self._offered(tool) for tool in tools_for(self.ask.kind, own_editor=True)]
+
+    def _offered(self, tool: Tool) -> Offered:
+        orders = tool.spec.name == "submit"
+
+        async def run(arguments: dict[str, Any], report: Report) -> Outcome:
+            key = str(arguments.pop("key", None) or "") if orders else ""
+            self._report = report
+            if tool.spec.name == "done":
+                return await self._done(tool, arguments)
+            if orders and self.ask.kind is not AskKind.EXPERIMENTS:
+                return await self._propose(tool, arguments, key)
+            if orders:
+                self.bench.files = self.tree.read(self.bench.checker.brief.files)
+                key = key or content_key(self.bench, tool, arguments)
+                return await order_on_files(self.view, self.bench, self.tree, tool, arguments, key)
+            return await on_files(self.bench, self.tree, tool, arguments, key)
+
+        return Offered(
+            name=tool.spec.name,
+            description=tool.spec.description,
+            schema=schema_of(tool, {"key": KEY} if orders else {}),
+            run=run,
+            read_only=tool.read_only,
+            alone=tool.restores,
+            destructive=tool.spec.name in ("reset", "cancel"),
+        )
+
+    async def _tell(self, done: float, total: float, message: str) -> None:
+        if self._report is not None:
+            await self._report(done, total, message)
+
+    # ---- Ideas and factors ------------------------------------------------------------------
+
+    async def _propose(self, tool: Tool, arguments: Mapping[str, Any], key: str) -> Outcome:
+        """Take the files as an idea, and write it down before it is told to be accepted."""
+        bench, base = self.bench, self.bench.checker.brief.files
+        after = self.tree.read(base)
+        bench.files = dict(after)
+        key = key or content_key(bench, tool, arguments)
+        if self._is_known(key):
+            return Outcome(text=f"This very call was made before: {bench.submitted} are submitted.")
+        had = len(bench.changes)
+        got = await on_files(bench, self.tree, tool, arguments, key)
+        if len(bench.changes) > had:
+            draft = _last(bench, str(arguments.get("factor") or ""))
+            self._write(
+                {
+                    "title": draft.title,
+                    "reason": draft.reason,
+                    "expected": draft.expected,
+                    "patch": unified(base, after),
+                    "factor": " ".join(str(arguments.get("factor") or "").split()),
+                    "constants": dict(draft.constants),
+                    "key": key,
+                }
+            )
+        return got
+
+    async def _done(self, tool: Tool, arguments: Mapping[str, Any]) -> Outcome:
+        if any(record.get("done") for record in self._records()):
+            return Outcome(text="Thank you.")
+        got = await on_files(self.bench, self.tree, tool, arguments, "done")
+        if not got.failed:
+            self._write({"done": True, "note": self.bench.note, "exhausted": self.bench.exhausted})
+        return got
+
+    # ---- The record -------------------------------------------------------------------------
+
+    def _records(self) -> list[dict[str, Any]]:
+        """What was written, a torn last line left out."""
+        try:
+            lines = (self.folder / SUBMITTED).read_text("utf-8").split("\n")
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def _is_known(self, key: str) -> bool:
+        return any(record.get("key") == key for record in self._records())
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        path = self.folder / SUBMITTED
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if torn else "") + json.dumps(record, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the agent is told that it counts
+
+    def _recall(self) -> None:
+        """Take up what an earlier server of this ask has written down, so that nothing is taken twice."""
+        bench = self.bench
+        for record in self._records():
+            if record.get("done"):
+                bench.done = True
+                continue
+            after = _patched(bench.checker.brief.files, record["patch"])
+            try:
+                checked = bench.checker.changed(after, title=record["title"], reason=record["reason"])
+            except UsageError:  # the study has it by now
+                checked = Checked(Draft(title=record["title"], patch=record["patch"]), "")
+            if record["factor"]:
+                bench.levels.setdefault(record["factor"], []).append(checked.draft)
+            else:
+                bench.ideas.append(checked.draft)
+            bench.changes.append(checked.change)
+
+
+def _last(bench: Bench, factor: str) -> Draft:
+    return bench.levels[" ".join(factor.split())][-1] if bench.wants_factors else bench.ideas[-1]
+
+
+def _patched(files: Mapping[str, str], patch: str) -> dict[str, str]:
+    """The files with a patch that `unified` has made."""
+    after = dict(files)
+    for part in parse_patch(patch):
+        path = (part.new or "").removeprefix("b/")
+        after[path] = apply_hunks(after.get(path, ""), part.hunks, path)
+    return after

@@ -1,0 +1,184 @@
+"""The files that an agent edits with its own tools, and the bench: what changed there is a change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+from arf.errors import UsageError, WorkspaceError
+from arf.workspace import Workspace
+
+MAX_NEW_FILE = 2_000_000
+"""Bytes; what is bigger than a source file can be is an output of a run."""
+SKIPPED = {".git", ".arf", "__pycache__", ".venv", "node_modules"}
+
+
+@frozen
+class AgentTree:
+    """A folder with the files of a commit, in a git work tree or a plain copy."""
+
+    top: Path
+    """Where the repository's top is."""
+    workspace: Workspace
+    base: str
+
+    @property
+    def root(self) -> Path:
+        """Where the workspace is in it, and where the agent works."""
+        inside = self.top / self.workspace.prefix if self.workspace.prefix else self.top
+        return inside if inside.is_dir() else self.top
+
+    def read(self, base_files: Mapping[str, str]) -> dict[str, str]:
+        """The editable files as they are. Raises UsageError where something changed that must not."""
+        if not self.top.is_dir():
+            raise WorkspaceError(f"the work tree {self.top} is gone", hint="`work_tree` makes it again")
+        files: dict[str, str] = {}
+        for path in base_files:
+            files[path] = self._text(path, base_files[path])
+        files |= self._new_files(base_files)
+        touched = [path for path in self._others(base_files) if self._is_touched(path)]
+        if touched:
+            names = ", ".join(sorted(touched)[:5])
+            raise UsageError(f"{names} changed, which may not be changed", hint="put it back as it was")
+        return files
+
+    def write(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Bring the files from one state to another; only those that differ are touched."""
+        for path in {*before, *after}:
+            target = self.root / path
+            if path not in after:
+                target.unlink(missing_ok=True)
+            elif before.get(path) != after[path]:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_symlink():
+                    target.unlink()
+                target.write_bytes(after[path].encode("utf-8"))
+
+    # ---- Reading ----------------------------------------------------------------------------
+
+    def _text(self, path: str, before: str) -> str:
+        file = self.root / path
+        if file.is_symlink():
+            raise UsageError(f"{path} has become a symbolic link", hint="make it a file again")
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            raise UsageError(f"{path} is gone", hint="a change cannot delete a file: put it back") from None
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        if data.decode("utf-8", "replace") == before:
+            return before
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"{path} is no UTF-8 text any more") from None
+
+    def _new_files(self, base_files: Mapping[str, str]) -> dict[str, str]:
+        """Text files that the agent made where ideas may make some."""
+        tracked = {self.workspace.shown(path) for path in self.workspace.git.files(self.base)}
+        found = {}
+        for path, status in self._walk(self.root, ""):
+            known = path in base_files or path in tracked or not self.workspace.may_change(path)
+            if known or not stat.S_ISREG(status.st_mode) or status.st_size > MAX_NEW_FILE:
+                continue
+            try:
+                found[path] = (self.root / path).read_bytes().decode("utf-8")
+            except (OSError, UnicodeDecodeError):
+                continue  # an output, not a source
+        return found
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name in SKIPPED:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/")
+                else:
+                    yield prefix + entry.name, entry.stat(follow_symlinks=False)
+
+    def _others(self, base_files: Mapping[str, str]) -> Iterator[str]:
+        """The tracked files that are not editable, as paths of the repository."""
+        workspace = self.workspace
+        for path in workspace.git.files(self.base):
+            if workspace.shown(path) not in base_files and workspace.is_readonly(path):
+                yield path
+
+    def _is_touched(self, path: str) -> bool:
+        """Whether a file is there with another content; one that is missing changes nothing."""
+        entry = self.workspace.git.files(self.base)[path]
+        file = self._place(path)
+        if not entry.is_file or path in self.workspace.stand_ins or not file.is_file() or file.is_symlink():
+            return False
+        data = file.read_bytes()
+        size = f"blob {len(data)}\0".encode()
+        return hashlib.sha1(size + data, usedforsecurity=False).hexdigest() != entry.id
+
+    def _place(self, path: str) -> Path:
+        prefix = self.workspace.prefix
+        if self.root == self.top and prefix and path.startswith(prefix):
+            return self.top / path.removeprefix(prefix)  # a copy of the workspace's folder alone
+        return self.top / path
+
+
+# ---- Git work trees -----------------------------------------------------------------------------
+
+
+def git_tree(workspace: Workspace, top: Path, base: str) -> AgentTree:
+    """The git work tree at a folder, made at `base` if there is none; else at the commit that it is on."""
+    head = _head(top)
+    if head is None:
+        top.parent.mkdir(parents=True, exist_ok=True)
+        _git(workspace.directory, "worktree", "prune")
+        _git(workspace.directory, "worktree", "add", "--detach", "--force", str(top), base)
+        head = base
+        for path, target in workspace.links().items():
+            link = top / path
+            if not link.exists() and not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(target)
+    return AgentTree(top, workspace, head)
+
+
+def move(tree: AgentTree, commit: str) -> AgentTree:
+    """Bring a git work tree to another commit. What was edited there is lost."""
+    _git(tree.top, "checkout", "--quiet", "--force", "--detach", commit)
+    return AgentTree(tree.top, tree.workspace, commit)
+
+
+def _head(top: Path) -> str | None:
+    """The commit that is checked out at a folder; None if that is no work tree of its own."""
+    if not (top / ".git").exists():
+        return None
+    try:
+        return _git(top, "rev-parse", "HEAD").strip()
+    except WorkspaceError:
+        return None
+
+
+def _git(where: Path, *arguments: str) -> str:
+    """Raises WorkspaceError with what git said. The user's hooks are not run."""
+    command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=where,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError:
+        raise WorkspaceError("the command git is missing", hint="install git for work trees") from None
+    if done.returncode:
+        said = " ".join(done.stderr.split())[-300:]
+        raise WorkspaceError(f"git {arguments[0]} {arguments[1]} failed: {said}")
+    return done.stdout
