@@ -220,7 +220,7 @@ class World:
         count = min(ask.n, self.ideas - self.given)
         self.given += count
         for _ in range(count):
-            if ask.kind is AskKind.IDEAS:
+            if ask.kind is not AskKind.FACTORS:
                 self.add_idea(ask, number)
             else:
                 levels = (self.add_idea(ask, number), self.add_idea(ask, number))

@@ -1,0 +1,149 @@
+"""The strategy `agent`, with agents that plan and with those that only have ideas; the agent `external`."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arf.config import load
+from arf.errors import AgentError
+from arf.interfaces import Brief
+from arf.launch import create, study_directory
+from arf.mailbox import MailDesk
+from arf.plugins import Plugins
+from arf.store import Store
+from arf.study import Study
+from arf.testing.suites import StrategySuite
+from arf.types import Ask, AskKind, Draft, Idea, Order, Plan, Role, Submission, SubmissionState, Tier
+from arf_plugins.agent_external import Options as ExternalOptions
+from arf_plugins.agent_external.agent import External
+from arf_plugins.strategy_agent import Options
+from arf_plugins.strategy_agent.strategy import AgentPlans
+
+SCRIPT = """#!/bin/sh
+LEVEL=100    # the best is 140 [0..1000, step 10]
+distance=$((LEVEL > 140 ? LEVEL - 140 : 140 - LEVEL))
+echo "val_bpb: 1.$((1000 + distance * 10 + ARF_SEED % 5))"
+"""
+
+
+class TestConformance(StrategySuite):
+    def make(self) -> AgentPlans:
+        return AgentPlans(Options())
+
+
+def study(slots: int = 4) -> Study:
+    return Study(name="s", base="b" * 40, base_tree="t" * 40, tiers=[Tier(name="gpu", slots=slots)])
+
+
+def asks(found: Any) -> list[Ask]:
+    return [item for item in found if isinstance(item, Ask)]
+
+
+def order(number: int, runs: int) -> Order:
+    return Order(id=number, key=f"k{number}", plan=Plan(parent="b" * 40), runs=runs, title="x")
+
+
+def test_it_asks_ahead_while_too_little_waits() -> None:
+    here = study()
+    (ask,) = asks(AgentPlans().decide(here, {"gpu": 4}))
+    assert (ask.kind, ask.n, ask.base) == (AskKind.EXPERIMENTS, 4, here.base)
+    here.put_order(order(1, 3))
+    assert asks(AgentPlans().decide(here, {"gpu": 0}))
+    here.put_order(order(2, 1))
+    assert not asks(AgentPlans().decide(here, {"gpu": 0}))
+    assert asks(AgentPlans(Options(lookahead=2)).decide(here, {"gpu": 0}))
+
+
+def test_one_ask_at_a_time_unless_more_are_wanted() -> None:
+    here = study()
+    here.open_ask(1, Ask(kind=AskKind.EXPERIMENTS, base=here.base))
+    assert not asks(AgentPlans().decide(here, {"gpu": 4}))
+    assert asks(AgentPlans(Options(asks=2)).decide(here, {"gpu": 4}))
+
+
+def test_plain_ideas_are_run_on_the_incumbent() -> None:
+    here = study()
+    for number in (1, 2):
+        here.add_idea(Idea(id=number, title="i", base=here.base, commit=f"{number}" * 40))
+    plans = [item for item in AgentPlans().decide(here, {"gpu": 1}) if isinstance(item, Plan)]
+    assert [(plan.ideas, plan.role, plan.parent) for plan in plans] == [((1,), Role.CANDIDATE, here.base)]
+
+
+def test_external_says_what_it_is_not_for() -> None:
+    brief = Brief(study=study(), files={})
+    with pytest.raises(AgentError, match="--strategy agent"):
+        asyncio.run(External().answer(Ask(base="b" * 40), brief))
+
+
+def test_external_ends_when_nothing_was_ordered_for_long() -> None:
+    brief = Brief(study=study(), files={})
+    ask = Ask(kind=AskKind.EXPERIMENTS, base="b" * 40)
+    answer = asyncio.run(External(ExternalOptions(idle_limit=0.05)).answer(ask, brief))
+    assert answer.exhausted
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    (directory / "train.sh").write_text(SCRIPT)
+    (directory / "arf.yaml").write_text(
+        "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
+        "limits: {budget_s: 1, time_limit_s: 20}\n"
+        "backend: {name: local, slots: 2}\n"
+        "strategy: agent\n"
+    )
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "base"]):
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=directory, check=True
+        )
+    return directory
+
+
+def run(workspace: Path, flags: dict[str, object], beside: Callable[[MailDesk], Any] | None = None) -> Store:
+    plugins = Plugins.load(disable=["report"])
+
+    async def main() -> None:
+        config = load(workspace_file=workspace / "arf.yaml", flags=flags, options_class=plugins.options)
+        engine, lock = await create(workspace, config, plugins, "s")
+        other = asyncio.ensure_future(beside(MailDesk(engine.directory))) if beside else None
+        try:
+            await engine.run()
+            if other is not None:
+                await other
+        finally:
+            lock.release()
+            engine.store.close()
+
+    asyncio.run(main())
+    return Store.open(study_directory(workspace, "s"))
+
+
+def test_a_whole_study_that_somebody_plans_from_outside(workspace: Path) -> None:
+    async def beside(mail: MailDesk) -> None:
+        for level in (120, 140, 160):
+            draft = Draft(title=f"LEVEL {level}", constants={"LEVEL": level})
+            (receipt,) = await mail.submit(f"level {level}", [Submission(draft=draft, runs=2)])
+            (done,) = await mail.wait([receipt.id], 60)
+            assert done.state is SubmissionState.ACCEPTED
+
+    store = run(workspace, {"agent.name": "external", "agent.idle_limit": 1.0}, beside)
+    assert store.meta("state") == "finished"
+    assert store.meta("end_reason") == "the agent has nothing more"
+    kept = [experiment.title for experiment in store.kept()]
+    assert kept[0] == "baseline"
+    assert kept[-1] == "LEVEL 140"
+    assert store.meta("final")["fresh"]
+
+
+def test_a_whole_study_with_an_agent_that_only_has_ideas(workspace: Path) -> None:
+    store = run(workspace, {"agent.name": "offline", "budget.max_experiments": 24})
+    assert store.meta("state") == "finished"
+    best = store.kept()[-1]
+    assert best.title != "baseline"
