@@ -21,6 +21,7 @@ from arf.stats import (
     lead_over_parent,
     look_share,
     noise,
+    own_tier_first,
     t_critical,
 )
 from arf.study import Group, Study
@@ -61,18 +62,16 @@ def confirm_plans(study: Study) -> tuple[Plan, ...]:
     tree = study.incumbent_tree
     if tree == study.base_tree or any(study.experiments[n].round != CONFIRM for n in study.running):
         return ()
-    for tier in study.tiers:
-        base, best = study.baseline_group(tier.name), study.incumbent_group(tier.name)
+    for tier in own_tier_first(study):
+        base, best = study.baseline_group(tier), study.incumbent_group(tier)
         if base is None or not base.n or best is None or not best.n:
             continue
         runs = [study.experiments[number] for number in study.by_round(CONFIRM)]
-        mine = [run for run in runs if (run.tree, run.tier) == (tree, tier.name)]
+        mine = [run for run in runs if (run.tree, run.tier) == (tree, tier)]
         failed = sum(run.verdict is not None and run.value is None for run in mine)
         missing = study.rule.confirm - (len(mine) - min(failed, FAILURES))
         title = f"the best, measured afresh (#{study.incumbent_experiment})"
-        plan = Plan(
-            parent=study.incumbent_commit, role=Role.REPLICATE, tier=tier.name, round=CONFIRM, title=title
-        )
+        plan = Plan(parent=study.incumbent_commit, role=Role.REPLICATE, tier=tier, round=CONFIRM, title=title)
         return (plan,) * missing
     return ()
 
@@ -144,7 +143,9 @@ class _Sitting:
             return f"promoted to {experiment.tier}"
         if experiment.round == CONFIRM:
             return f"fresh run of experiment {runs[0]}, which no choice was made by"
-        return f"replicate {number} of experiment {runs[0]}" if number else "replicate on another tier"
+        if number:
+            return f"replicate {number} of experiment {runs[0]}"
+        return f"measured for {experiment.round}" if experiment.ideas else f"replicate on {experiment.tier}"
 
     # ---- The baseline -----------------------------------------------------------------------
 

@@ -214,15 +214,22 @@ def final_gain(study: Study) -> FinalGain | None:
 
     By the runs of round `confirm` if there are any: they came after the last choice, so that the winner's
     curse is not in them (Xu, Craiu and Sun, Biostatistics 12, 2011). Tiers are never mixed: the first one
-    that ran both counts. The interval is Student's with the pooled noise.
+    that ran both counts, beginning with the one that the incumbent was kept on. The interval is Student's
+    with the pooled noise.
     """
     if study.incumbent_tree == study.base_tree or study.incumbent_experiment is None:
         return None
-    for tier in study.tiers:
-        base, best = study.baseline_group(tier.name), study.incumbent_group(tier.name)
+    for tier in own_tier_first(study):
+        base, best = study.baseline_group(tier), study.incumbent_group(tier)
         if base is not None and base.n and best is not None and best.n:
-            return _final_gain(study, tier.name, base, best)
+            return _final_gain(study, tier, base, best)
     return None
+
+
+def own_tier_first(study: Study) -> list[str]:
+    """The names of the tiers: the one that the incumbent was kept on, then the others by preference."""
+    own = study.experiments[study.incumbent_experiment].tier if study.incumbent_experiment else None
+    return sorted((tier.name for tier in study.tiers), key=lambda name: name != own)
 
 
 def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:

@@ -197,16 +197,20 @@ class _Thought:
     # ---- Factors ----------------------------------------------------------------------------
 
     def factors(self, n: int) -> Answer:
+        """The constants that promise most; those that were factors on this base before come last, with
+        levels that are still open. Says that there is nothing more only once every move has been given."""
         found: dict[str, list[Values]] = {}
         for one in self._scored(self._singles):
-            if (one.name, self._base) not in self._history.factored:
-                found.setdefault(one.name, []).append(one.change)
+            found.setdefault(one.name, []).append(one.change)
+        names = sorted(found, key=lambda name: (name, self._base) in self._history.factored)[:n]
+        levels = {name: found[name][:_LEVELS] for name in names}
         factors = [
-            FactorDraft(name=name, levels=tuple(self._draft(change) for change in changes[:_LEVELS]))
-            for name, changes in list(found.items())[:n]
+            FactorDraft(name=name, levels=tuple(self._draft(change) for change in levels[name]))
+            for name in names
         ]
-        note = "" if factors else "every constant that may move is a factor already"
-        return Answer(factors=tuple(factors), exhausted=len(found) <= n, note=note)
+        is_all = len(self._singles) == sum(map(len, levels.values()))
+        note = "" if factors else "every sensible move of the constants has been tried from here"
+        return Answer(factors=tuple(factors), exhausted=is_all, note=note)
 
 
 def _nearby(scale: Scale, measured: Sequence[Scalar]) -> list[Scalar]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from arf.interfaces import Strategy
 from arf.moves import was_planned
@@ -23,9 +24,8 @@ class AgentPlans(Strategy):
         base = study.incumbent_commit
         slots = sum(tier.slots for tier in study.tiers)
         places = sum(max(0, count) for count in free.values())
-        plans: list[Plan | Ask] = [
-            Plan(parent=base, ideas=(idea,)) for idea in study.untried if not was_planned(study, (idea,))
-        ][:places]
+        ideas = (idea for idea in study.untried if not was_planned(study, (idea,)))
+        plans: list[Plan | Ask] = [Plan(parent=base, ideas=(idea,)) for idea in islice(ideas, places)]
         stock = study.waiting_runs + study.untried_count - len(plans)
         wanted = max(1, math.ceil(self._options.lookahead * slots))
         if stock < wanted and len(study.open_asks) < self._options.asks and not study.exhausted(base):
