@@ -180,6 +180,9 @@ def _state(brief: Brief, ask: Ask, tried: _Read) -> str:
     )
     for tier in study.tiers:
         lines += _tier_state(study, tier.name)
+    if ask.kind is AskKind.EXPERIMENTS:
+        free = (f"{tier.slots - study.running_on(tier.name)} of {tier.name}" for tier in study.tiers)
+        lines.append(f"Free slots: {', '.join(free)}; {study.waiting_runs} submitted runs wait for one")
     if brief.budget_left:
         left = ", ".join(f"{_amount(name, value)}" for name, value in sorted(brief.budget_left.items()))
         lines.append(f"Budget left: {left}")
@@ -547,6 +550,13 @@ def _cut(text: str, limit: int) -> str:
 
 def wanted(ask: Ask) -> str:
     """What is asked for, in words."""
+    if ask.kind is AskKind.EXPERIMENTS:
+        return (
+            f"Plan what to run next, about {ask.n} runs: you decide which changes, on which hardware and how "
+            "often. Slots must not stand idle, so submit in batches: grids that show what interacts, several "
+            "bold ideas, combinations of what worked, runs again of what looks good and is not proven. "
+            "Screen on the cheap hardware and confirm on the dear one. Say with each why you want it."
+        )
     if ask.kind is AskKind.FACTORS:
         return (
             f"Give up to {ask.n} factors: questions about the script that are worth crossing with each other "

@@ -1004,3 +1004,32 @@ def test_a_whole_study_with_tools(llmock: LLMock, dialect: str, arf_workspace: P
     assert len(store.experiments()) >= 12
     assert sum(e.title.startswith("depth") for e in store.experiments()) >= 3
     llmock.assert_resilient()
+
+
+def test_a_whole_study_that_the_model_plans(llmock: LLMock, dialect: str, arf_workspace: Path) -> None:
+    for k in range(6):
+        change = {"constants": [{"name": "DEPTH", "value": 8 + k}], "title": f"depth {8 + k}", "reason": "r"}
+        llmock.call_tool("submit", {**change, "tier": "no such tier"})
+        llmock.call_tool("submit", {**change, "runs": 2})
+        llmock.call_tool("submit", {"again": 1, "title": "the baseline again", "reason": "its noise"})
+        llmock.call_tool("done", {"note": f"batch {k}", "exhausted": False})
+    flags = {**agent_flags(dialect), "agent.mode": "tools", "budget.max_experiments": 16, "agent.parallel": 1}
+    _, store = run_study(arf_workspace, {**flags, "strategy.name": "agent"})
+    experiments = store.experiments()
+    assert len(experiments) >= 12
+    planned = [e for e in experiments if e.title.startswith("depth")]
+    assert len(planned) >= 3
+    assert all(idea.reason == "r" for idea in store.load().ideas.values())
+    assert [e for e in experiments if e.title == "again: baseline"]
+    assert "batch 0" in [text for _, kind, text in store.events(100) if kind == "agent"]
+    llmock.assert_resilient()
+
+
+def test_a_model_that_proposes_may_serve_the_agent_strategy_too(
+    llmock: LLMock, dialect: str, arf_workspace: Path
+) -> None:
+    for k in range(8):
+        llmock.reply(json.dumps({"ideas": [idea(f"depth {8 + k}", {"DEPTH": 8 + k})], "exhausted": False}))
+    flags = {**agent_flags(dialect), "agent.mode": "propose", "budget.max_experiments": 10}
+    _, store = run_study(arf_workspace, {**flags, "strategy.name": "agent", "agent.parallel": 1})
+    assert sum(e.title.startswith("depth") for e in store.experiments()) >= 2

@@ -20,6 +20,12 @@ SYSTEM = (
     "of the files: look, edit, check, and submit each idea by itself. You never run anything: what you "
     "submit is run by others, and you see the results in later conversations. End with done."
 )
+PLANNING = (
+    "You lead the research on a machine-learning training script: you plan experiments, machines run them, "
+    "and statistics decide what is kept. You work with tools on a copy of the files: look, edit, check, "
+    "submit. What you submit is queued at once. Submit a whole batch, then call done: you are asked again "
+    "when results have come in, so do not wait for long runs."
+)
 SAME_CALLS_WARN = 3
 SAME_CALLS_END = 6
 """The same call so many times in a row, and the conversation goes in circles."""
@@ -99,7 +105,7 @@ class Loop:
         turns: Sequence[Turn] = self.session.conversation.turns
         ask, study = self.checker.ask, self.checker.brief.study
         return Request(
-            system=SYSTEM,
+            system=PLANNING if self.bench.wants_experiments else SYSTEM,
             turns=trimmed(turns) if self._trimmed else tuple(turns),
             max_output=self.session.options.max_output_tokens,
             tools=tuple(tool.spec for tool in tools_of(self.bench)),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from arf.brief import Told, wanted
 from arf.errors import UsageError
@@ -109,6 +109,8 @@ class Proposal:
         key = "factors" if ask.kind is AskKind.FACTORS else "ideas"
         entry: dict[str, Any] = {"name": "…", "levels": [_EXAMPLE]} if key == "factors" else _EXAMPLE
         form = json.dumps({key: [entry], "learned": "", "exhausted": False}, ensure_ascii=False)
+        if ask.kind is AskKind.EXPERIMENTS:  # in one answer there is no planning: each idea is run by itself
+            ask = evolve(ask, kind=AskKind.IDEAS)
         parts = [f"## What is wanted\n\n{wanted(ask)}"]
         if self.emphasis:
             parts.append(self.emphasis)

@@ -78,6 +78,10 @@ class Bench:
     def wants_factors(self) -> bool:
         return self.kind is AskKind.FACTORS
 
+    @property
+    def wants_experiments(self) -> bool:
+        return self.kind is AskKind.EXPERIMENTS
+
     def own_desk(self) -> Desk:
         """Raises UsageError where nothing can be ordered."""
         if self.desk is None:
