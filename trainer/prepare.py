@@ -1,9 +1,9 @@
 """Data, tokenizer, budget and evaluation of the bundled workspace. Read-only for agents.
 
     python prepare.py                          # the embedded corpus: no network, a few seconds, once
+    python prepare.py --profile gpu            # set this workspace up for a GPU: edits PROFILE and train.py
     python prepare.py --data climbmix          # ten shards of web text, for a GPU (download, then tokenize)
     python prepare.py --data PATH... --name N  # your own .txt, .gz, .xz or .parquet; then ARF_CORPUS=N
-    python prepare.py --profile gpu            # set this workspace up for a GPU: edits PROFILE and train.py
     python prepare.py --verify CHECKPOINT      # evaluate a saved model in this process, on val and test
 
 train.py imports from here what an experiment must not change: the text and its split, the budget that stops
@@ -24,11 +24,15 @@ Environment, all optional:
 from __future__ import annotations
 
 import argparse
+import atexit
 import bisect
 import contextlib
 import copy
 import ctypes
+import functools
+import gzip
 import hashlib
+import http.client
 import importlib.util
 import io
 import itertools
@@ -38,13 +42,15 @@ import math
 import os
 import random
 import re
+import shutil
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,7 +112,10 @@ FORMAT = 1  # version of the prepared files and of the tokenizer's algorithm
 
 def seed_from_env() -> int:
     """The seed of this run: ARF_SEED, or 42."""
-    return int(os.environ.get("ARF_SEED", "42"))
+    seed = os.environ.get("ARF_SEED") or "42"
+    if not seed.isdecimal():
+        sys.exit(f"ARF_SEED is {seed!r}: a whole number from 0 up is needed")
+    return int(seed)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -255,25 +264,35 @@ def pack_rows(documents: Iterable[list[int]], bos: int, row_len: int, buffer: in
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """Documents of one file: parquet rows (column `text`), or text (.txt, .gz, .xz) cut at form feeds."""
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow.parquet as pq
-        except ImportError:
-            sys.exit(f"{path} needs pyarrow: pip install pyarrow")
-        with pq.ParquetFile(path) as parquet:
-            for batch in parquet.iter_batches(columns=["text"]):
-                yield from batch.column("text").to_pylist()
-        return
-    if path.suffix == ".xz":
-        text = lzma.decompress(path.read_bytes()).decode("utf-8")
-    elif path.suffix == ".gz":
-        import gzip
+    """Documents of one file: parquet rows (column `text`), or text (.txt, .gz, .xz) cut at form feeds.
 
-        text = gzip.decompress(path.read_bytes()).decode("utf-8")
-    else:
-        text = path.read_text(encoding="utf-8")
-    yield from text.split("\f")
+    Raises OSError or ValueError, naming the file, when it cannot be read as what its name says.
+    """
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet_rows(path)
+        else:
+            openers = {".xz": lzma.open, ".gz": gzip.open}
+            with openers.get(path.suffix, open)(path, "rt", encoding="utf-8", newline="") as file:
+                yield from file.read().split("\f")
+    except (UnicodeDecodeError, lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[str]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError(f"{path} needs pyarrow: pip install pyarrow") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as parquet:
+            if "text" not in parquet.schema_arrow.names:
+                raise ValueError(f"it has no column `text`, but {', '.join(parquet.schema_arrow.names)}")
+            for batch in parquet.iter_batches(columns=["text"]):
+                yield from filter(None, batch.column("text").to_pylist())
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def embedded_file(split: str) -> Path:
@@ -294,7 +313,9 @@ def data_root() -> Path:
 
 
 def corpus_dir(name: str, settings: Profile = SETTINGS) -> Path:
-    """The directory of a prepared corpus. Its name holds all that its files depend on."""
+    """The directory of a prepared corpus. Its name holds all that its files depend on but the text."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        sys.exit(f"{name!r} cannot name a corpus: use letters, digits, dots, dashes and underscores")
     key = f"{FORMAT}-{settings.vocab_size}-{settings.seq_len}"
     if name == "shakespeare":
         key += "-" + hashlib.sha256("".join(EMBEDDED_SHA256.values()).encode()).hexdigest()[:8]
@@ -330,6 +351,7 @@ def build_corpus(
     """Train the tokenizer on train, tokenize train and val, and write meta.json last (it marks completion).
 
     `sources` maps each split to its files. The test files are recorded, not read: verification reads them.
+    What an earlier call finished is kept. Raises ValueError when a split is shorter than one row.
     """
     directory = corpus_dir(name, settings)
     directory.mkdir(parents=True, exist_ok=True)
@@ -363,6 +385,11 @@ def build_corpus(
         for item in work:
             _tokenize_file(*item)
 
+    for split in ("train", "val"):
+        if not any(
+            len(np.load(target, mmap_mode="r")) for _, target, _, _ in work if target.name.startswith(split)
+        ):
+            raise ValueError(f"too little text: {split} has less than one row of {row_len} tokens")
     files = {target.name: _sha256(target) for _, target, _, _ in work} | {
         "tokenizer.json": _sha256(tokenizer_path)
     }
@@ -411,7 +438,7 @@ def load_corpus(name: str | None = None) -> Corpus:
     meta = json.loads((directory / "meta.json").read_text())
     for file, digest in meta["files"].items():
         path = directory / file
-        if path.stat().st_size <= CHECKED_BYTES and _sha256(path) != digest:
+        if not path.exists() or (path.stat().st_size <= CHECKED_BYTES and _sha256(path) != digest):
             sys.exit(f"{path} has changed since it was prepared: delete {directory} and prepare it again")
 
     def rows(split: str) -> list[np.ndarray]:
@@ -447,7 +474,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def setup_device() -> torch.device:
-    """Choose the device and make it reproducible: seed, threads, precision of matrix products."""
+    """Choose the device and make it reproducible: seed, threads, precision of matrix products, caches."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         # glibc: keep freed memory. Else each large activation is mapped and zeroed anew: 5 % of a step.
@@ -455,6 +482,8 @@ def setup_device() -> torch.device:
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     torch.manual_seed(seed_from_env())
     torch.set_float32_matmul_precision("high")
+    # One for all experiments: what is compiled once is not compiled again, whichever run needed it first.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(data_root() / "compiled"))
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -462,11 +491,11 @@ class Loader:
     """Endless shuffled batches of one corpus: `x, y = next(loader)`, each (batch, seq_len) int64.
 
     `y` is `x` moved by one. The order depends on the seed alone. With `seq_len` below the profile's each row
-    is cut into equal pieces. Rows are gathered for many batches at once; on a GPU the copy of the next batch
-    overlaps with the use of this one. Every batch is reported to the budget, which ends the run when spent.
+    is cut into equal pieces. Rows of small batches are gathered for many at once; on a GPU the copy of the
+    next batch, in 16 bits, overlaps with the use of this one. Every batch is reported to the budget.
     """
 
-    GATHER = 64  # batches gathered at once
+    GATHER = 65536  # tokens gathered at once, or one batch if that is larger
 
     def __init__(self, corpus: Corpus, batch: int, seq_len: int, budget: Budget) -> None:
         if MAX_SEQ_LEN % seq_len:
@@ -479,8 +508,8 @@ class Loader:
         self._next = self._move(next(self._batches))
 
     def _rows(self, indices: np.ndarray) -> np.ndarray:
-        """(n, seq_len + 1) rows by their global index, read in file order."""
-        out = np.empty((len(indices), MAX_SEQ_LEN + 1), dtype=np.int64)
+        """(n, seq_len + 1) uint16 rows by their global index, read in file order."""
+        out = np.empty((len(indices), MAX_SEQ_LEN + 1), dtype=np.uint16)
         shard_of = np.searchsorted(self._starts, indices, side="right") - 1
         for shard in np.unique(shard_of):
             at = np.flatnonzero(shard_of == shard)
@@ -490,24 +519,24 @@ class Loader:
 
     def _gather(self, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         total = int(self._starts[-1])
-        per_gather = max(1, -(-self.GATHER * self.batch * self.seq_len // MAX_SEQ_LEN))
-        x = y = torch.empty(0, self.seq_len, dtype=torch.int64)
+        per_gather = -(-max(self.GATHER, self.batch * self.seq_len) // MAX_SEQ_LEN)
+        x = y = torch.empty(0, self.seq_len, dtype=torch.int16)
         while True:
             self.epoch += 1
             order = rng.permutation(total)
             for start in range(0, total, per_gather):
-                rows = torch.from_numpy(self._rows(order[start : start + per_gather]))
+                # As int16: torch can do everything with it on every device; `_move` undoes the sign.
+                rows = torch.from_numpy(self._rows(order[start : start + per_gather]).view(np.int16))
                 x = torch.cat([x, rows[:, :-1].reshape(-1, self.seq_len)])
                 y = torch.cat([y, rows[:, 1:].reshape(-1, self.seq_len)])
-                whole = len(x) // self.batch * self.batch
-                yield from zip(x[:whole].split(self.batch), y[:whole].split(self.batch), strict=True)
-                x, y = x[whole:], y[whole:]
+                for _ in range(len(x) // self.batch):
+                    yield x[: self.batch], y[: self.batch]
+                    x, y = x[self.batch :], y[self.batch :]
 
     def _move(self, pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.budget.device
-        if device.type == "cpu":
-            return pair
-        return tuple(t.pin_memory().to(device, non_blocking=True) for t in pair)
+        if (device := self.budget.device).type != "cpu":
+            pair = tuple(t.pin_memory().to(device, non_blocking=True) for t in pair)
+        return tuple(t.long().bitwise_and_(0xFFFF) for t in pair)
 
     def __iter__(self) -> Loader:
         return self
@@ -573,16 +602,19 @@ class Budget:
               adds. The first two steps are counted as they run; so is the first step of each new batch
               shape, and then one in 32 at random (`AUDIT_EVERY`). The others cost what the last counted
               step of the same batch shapes did. The same for the same seed, whatever the machine's load.
-    wall      Seconds between calls of `step`, device synchronised. The first ten steps, in which kernels
-              are compiled and caches filled, cost as much per token as the steps after them.
+    wall      Seconds between calls of `step`, device synchronised. The first ten steps (fewer, if they are
+              long for the budget), in which kernels are compiled and caches filled, cost as much per token
+              as the step after them.
     steps     Calls of `step`.
 
-    Training ends with the step that brings the account nearest to the budget. A watchdog ends the process
-    when an edit ignores all this (see `_watch`).
+    Training ends with the step that brings the account nearest to the budget; a run whose steps are so large
+    that this is far from it has failed. A watchdog ends the process when an edit ignores all this.
     """
 
+    MOST_SPENT = 1.5  # times the budget; beyond it the largest models would win, by one step of any size
     AUDIT_EVERY = 32
     WARMUP_STEPS = 10
+    WARMUP_SHARE = 0.1  # of the budget: no more warm-up than that, but three steps
     LOG_EVERY = 10
     SLOW_CORE_FLOPS = 3e9  # FLOP/s, a twentieth of a laptop's core
     CPU_SLACK_S = 60.0
@@ -596,8 +628,8 @@ class Budget:
             sys.exit(f"ARF_BUDGET_MODE is {self.mode!r}: choose compute, wall or steps")
         default = SETTINGS.budget if self.mode == SETTINGS.budget_mode else DEFAULT_AMOUNTS[self.mode]
         try:
-            self.amount = float(amount or os.environ.get("ARF_BUDGET") or default)
-            self.amount *= float(os.environ.get("ARF_BUDGET_SHARE") or 1)
+            self._amount = float(amount or os.environ.get("ARF_BUDGET") or default)
+            self._amount *= float(os.environ.get("ARF_BUDGET_SHARE") or 1)
         except ValueError as error:
             sys.exit(f"ARF_BUDGET and ARF_BUDGET_SHARE are numbers: {error}")
         if not 0 < self.amount < math.inf:
@@ -617,9 +649,16 @@ class Budget:
         self._known: set[tuple] = set()
         self._rng = random.Random(0)
         self._next_audit = 0
-        self._warmup = [0.0, 0]  # seconds and tokens of the warm-up steps (wall mode)
+        self._warming_up = self.mode == "wall"
+        self._warmup: list[tuple[float, int]] = []  # seconds and tokens of the warm-up steps
         self._losses: list[torch.Tensor] = []
         self._closed = threading.Event()
+        self.finished = False  # the closing block is printed, or what failed is said
+
+    @property
+    def amount(self) -> float:
+        """FLOPs, seconds or steps, as the mode says. Not for an edit to set."""
+        return self._amount
 
     @property
     def progress(self) -> float:
@@ -637,6 +676,12 @@ class Budget:
         self._open = self.spent + self._last_cost / 2 < self.amount
         if not self._open:
             self.close()
+            if self.spent > self.MOST_SPENT * self._amount:
+                self.finished = True
+                sys.exit(
+                    f"FAIL: {self.steps} steps have spent {self.spent / self._amount:.1f} times the budget: "
+                    "too few of them to be held to it; make them smaller"
+                )
             return False
         self._shapes = []
         self._step_tokens = 0
@@ -653,6 +698,7 @@ class Budget:
     def on_batch(self, x: torch.Tensor) -> None:
         """Called by the loader for each batch that it hands out."""
         if not self._open:
+            self.finished = True
             sys.exit(
                 "budget: a batch was asked for outside a step; training ends when Budget.step() is False"
             )
@@ -673,6 +719,7 @@ class Budget:
         self.train_loss = torch.stack(self._losses).mean().item()
         self._losses.clear()
         if not self.train_loss < 3 * math.log(SETTINGS.vocab_size):
+            self.finished = True
             sys.exit(f"\nFAIL: training diverged at step {self.steps} (loss {self.train_loss:.4f})")
         elapsed = time.perf_counter() - self._t0 + self.seconds
         line = (
@@ -695,6 +742,9 @@ class Budget:
         self.startup_seconds = process_age_s()
         self._last_cost = 0.0
         threading.Thread(target=self._watch, daemon=True, name="budget").start()
+        if Path(getattr(sys.modules["__main__"], "__file__", HERE)).resolve().parent == HERE:
+            atexit.register(self._at_exit)  # this process is a run, and not a test or a benchmark
+            sys.excepthook = functools.partial(self._on_exception, sys.excepthook)
         self._t0 = time.perf_counter()
 
     def _pay(self) -> None:
@@ -716,15 +766,36 @@ class Budget:
             self._last_cost = flops
         elif self.mode == "steps":
             self._last_cost = 1.0
-        elif self.steps <= self.WARMUP_STEPS:
-            self._warmup[1] += self._step_tokens
-            self._last_cost = 0.0
         else:
-            self._last_cost = dt
-            if self._warmup[1] and self._step_tokens:  # now that a token's price is known
-                self.spent += dt / self._step_tokens * self._warmup[1]
-                self._warmup[1] = 0
+            self._last_cost = self._pay_warmup(dt) if self._warming_up else dt
         self.spent += self._last_cost
+
+    def _pay_warmup(self, dt: float) -> float:
+        """What a step of `dt` seconds costs: nothing in the warm-up, and the step after it pays for all."""
+        if self.steps > self.WARMUP_STEPS or self._long_warmup():
+            self._warming_up = False
+            if self._step_tokens:  # a token's price is known now
+                self.spent += dt / self._step_tokens * sum(tokens for _, tokens in self._warmup)
+            return dt
+        self._warmup.append((dt, self._step_tokens))
+        return 0.0
+
+    def _long_warmup(self) -> bool:
+        """Whether the steps so far, at the price of the fastest, are a large share of the budget."""
+        price = min((seconds / tokens for seconds, tokens in self._warmup if tokens), default=0.0)
+        tokens = sum(tokens for _, tokens in self._warmup)
+        return len(self._warmup) >= 3 and price * tokens > self.WARMUP_SHARE * self.amount
+
+    def _on_exception(self, before: Callable[..., None], *error: object) -> None:
+        self.finished = True
+        before(*error)
+
+    def _at_exit(self) -> None:
+        """A run that was not evaluated has failed, whatever it printed and however it ended."""
+        if not self.finished:
+            sys.stdout.flush()
+            print("FAIL: training ended without prepare.finish", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def _start_meter(self) -> None:
         if self._meter is None:
@@ -765,9 +836,14 @@ class Budget:
 EVAL_BATCH_TOKENS = 4096  # tokens in one forward pass of the evaluation on a CPU; 32 times as many on a GPU
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are fast: on GPUs from Ampere on. On a CPU they are slower here."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 on CUDA. On a CPU it is slower at these sizes."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+    """bfloat16 for matrix products where it is fast, else float32 throughout."""
+    return torch.autocast(device.type, torch.bfloat16) if has_bfloat16(device) else contextlib.nullcontext()
 
 
 def evaluation_rows(split: list[np.ndarray], rows: int) -> np.ndarray:
@@ -832,23 +908,28 @@ def assert_causal(model: torch.nn.Module, rows: np.ndarray, vocab_size: int, dev
 # The end of a run: metric, checkpoint, closing block
 # ---------------------------------------------------------------------------------------------------------
 
-PEAK_FLOPS = {  # dense bfloat16 peak by part of the device's name, from vendors' data sheets
-    "H100": 989.5e12, "H200": 989.5e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
-    "RTX 4090": 165e12, "RTX 3090": 71e12,
+PEAK_FLOPS = {  # dense bfloat16 peak by part of the device's name, from vendors' data sheets; first match
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989.5e12, "H200": 989.5e12, "B200": 2250e12,
+    "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
 
 
 def peak_flops(device: torch.device) -> float:
-    """FLOP/s of large matrix products: from a table for GPUs (NaN if unknown), measured on a CPU (20 ms)."""
+    """FLOP/s of large matrix products: from a table for GPUs, else measured (20 ms on a CPU)."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name()
-        return next((peak for part, peak in PEAK_FLOPS.items() if part in name), math.nan)
-    a, best = torch.randn(512, 512), math.inf
+        name = torch.cuda.get_device_name(device)
+        for part, peak in PEAK_FLOPS.items():
+            if part in name:
+                return peak
+    size = 4096 if device.type == "cuda" else 512
+    a = torch.randn(size, size, device=device)
+    a = a.bfloat16() if has_bfloat16(device) else a
+    best = math.inf
     for _ in range(6):
         start = time.perf_counter()
-        a @ a
+        (a @ a)[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - start)
-    return 2 * 512**3 / best
+    return 2 * size**3 / best
 
 
 def estimate_flops(model: torch.nn.Module, shape: tuple[int, ...]) -> float:
@@ -878,7 +959,10 @@ def finish(model: torch.nn.Module, config: dict, corpus: Corpus, budget: Budget)
     `config` is what train.py's `build_model` rebuilds the model from; plain values, with "depth" among them.
     """
     budget.close()
+    budget.finished = True
     print()
+    if changed := [name for name, value in held().items() if value is not HELD.get(name, value)]:
+        sys.exit(f"FAIL: train.py has changed {', '.join(changed)} of prepare.py")
     start = time.perf_counter()
     try:
         rows = evaluation_rows(corpus.val, SETTINGS.eval_rows)
@@ -924,6 +1008,16 @@ def finish(model: torch.nn.Module, config: dict, corpus: Corpus, budget: Budget)
     }
     print_block(values)
     return val_bpb
+
+
+def held() -> dict[str, object]:
+    """Everything that this module defines, and what its classes do: an experiment leaves it as it is."""
+    names = {name: value for name, value in globals().items() if name != "HELD" and name[:2] != "__"}
+    own = {name: value for name, value in names.items() if getattr(value, "__module__", "") == __name__}
+    for name, value in own.items():
+        if isinstance(value, type):
+            names |= {f"{name}.{key}": member for key, member in vars(value).items() if key[:2] != "__"}
+    return names
 
 
 def print_block(values: dict) -> None:
@@ -990,55 +1084,106 @@ def verify(checkpoint: Path, script: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------
 
 
+class Host:
+    """One file on a web server: what the server says of it, and its bytes from some place on."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.size: int | None = None  # bytes
+        self.sha256 = ""  # empty unless the server states it
+
+    def append_to(self, partial: Path) -> None:
+        """Fetch what `partial` lacks. Raises OSError (or HTTPException) with what has come so far in it."""
+        have = partial.stat().st_size if partial.exists() else 0
+        request = urllib.request.Request(self.url, headers={"Range": f"bytes={have}-"} if have else {})
+        opener = urllib.request.build_opener(_Redirects(self._note))
+        with opener.open(request, timeout=60) as response:
+            self._note(response.headers)
+            resumed = response.status == 206
+            stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range") or "")
+            if resumed and stated and int(stated[1]) != have:
+                raise OSError(f"asked for bytes from {have} on, got them from {stated[1]}")
+            if self.size is None and (length := response.headers.get("Content-Length")):
+                self.size = int(length) + (have if resumed else 0)
+            with partial.open("ab" if resumed else "wb") as file:
+                while chunk := response.read(1 << 20):
+                    file.write(chunk)
+
+    def _note(self, headers: http.client.HTTPMessage) -> None:
+        """Hugging Face states size and SHA-256 in the answer that redirects to where the bytes are."""
+        if size := headers.get("X-Linked-Size"):
+            self.size = int(size)
+        for name in ("X-Linked-ETag", "ETag"):
+            digest = (headers.get(name) or "").strip('"')
+            if not self.sha256 and re.fullmatch("[0-9a-f]{64}", digest):
+                self.sha256 = digest
+
+    def damage(self, path: Path) -> str:
+        """What is wrong with a file that has come to its end; empty if nothing is."""
+        if self.size is not None and path.stat().st_size != self.size:
+            return f"it has {path.stat().st_size} bytes instead of {self.size}"
+        if self.sha256 and _sha256(path) != self.sha256:
+            return f"its SHA-256 is not {self.sha256}"
+        if self.url.endswith(".parquet") and not _is_whole_parquet(path):
+            return "it is no whole parquet file"
+        return ""
+
+
+def _is_whole_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4)
+        file.seek(max(0, path.stat().st_size - 4))
+        return head == file.read(4) == b"PAR1"
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Shows the headers of each redirecting answer to `note`."""
+
+    def __init__(self, note: Callable[[http.client.HTTPMessage], None]) -> None:
+        self._note = note
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        self._note(headers)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def download(url: str, path: Path, attempts: int = 5) -> None:
-    """Fetch `url` to `path`: resumes a partial file, and checks size, SHA-256 (when the server states it) and
-    that a parquet file is whole. OSError after `attempts` failures."""
+    """Fetch `url` to `path`. A partial file is gone on with, also by a later call; a damaged one is dropped.
+
+    Checked are the size, the SHA-256 if the server states it, and that a parquet file is whole. Raises
+    OSError after `attempts` failures, or at once when the server refuses.
+    """
     if path.exists():
         return
     partial = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, attempts + 1):
+        host = Host(url)
         try:
-            have = partial.stat().st_size if partial.exists() else 0
-            request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-            with urllib.request.urlopen(request, timeout=60) as response:
-                resumed = response.status == 206
-                size = int(response.headers.get("Content-Length") or 0) + (have if resumed else 0)
-                etag = (response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or "").strip(
-                    '"'
-                )
-                with partial.open("ab" if resumed else "wb") as file:
-                    while chunk := response.read(1 << 20):
-                        file.write(chunk)
-            if size and partial.stat().st_size < size:
-                raise OSError(f"got {partial.stat().st_size} of {size} bytes")
-            broken = partial.stat().st_size != size if size else False
-            broken |= bool(re.fullmatch("[0-9a-f]{64}", etag)) and _sha256(partial) != etag
-            if path.suffix == ".parquet":
-                with partial.open("rb") as file:
-                    head = file.read(4)
-                    file.seek(-4, os.SEEK_END)
-                    broken |= head != b"PAR1" or file.read(4) != b"PAR1"
-            if broken:
+            host.append_to(partial)
+            if host.size is not None and partial.stat().st_size < host.size:
+                raise OSError(f"got {partial.stat().st_size} of {host.size} bytes")
+            if damage := host.damage(partial):
                 partial.unlink()
-                raise OSError("the file is damaged")
+                raise OSError(damage)
             os.replace(partial, path)
+            print(f"  {path.name}: {path.stat().st_size / 1e6:,.0f} MB", flush=True)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # the partial file is longer than the whole: start again
+            if error.code == 416:  # there is nothing after the partial file: start again
                 partial.unlink(missing_ok=True)
             elif error.code < 500 and error.code != 429:
                 raise OSError(f"{url}: {error}") from error
             failure: Exception = error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             failure = error
         print(f"  {path.name}: attempt {attempt} of {attempts} failed: {failure}", file=sys.stderr)
         if attempt < attempts:
             time.sleep(min(30, 2**attempt))
-    raise OSError(f"{url} could not be fetched")
+    raise OSError(f"{url} could not be fetched: {failure}; what has come of it is kept, so try again")
 
 
-def prepare_climbmix(shards: int, base_url: str, jobs: int) -> Path:
+def prepare_climbmix(shards: int, base_url: str, jobs: int, settings: Profile = SETTINGS) -> Path:
     """Download `shards` training shards and the pinned val and test shards, 8 at a time; then tokenize."""
     from multiprocessing.pool import ThreadPool
 
@@ -1053,31 +1198,42 @@ def prepare_climbmix(shards: int, base_url: str, jobs: int) -> Path:
         *train, val, test = pool.map(
             fetch, [*range(shards), CLIMBMIX_VAL_SHARD, CLIMBMIX_TEST_SHARD], chunksize=1
         )
-    return build_corpus("climbmix", {"train": train, "val": [val], "test": [test]}, PROFILES["gpu"], jobs)
+    return build_corpus("climbmix", {"train": train, "val": [val], "test": [test]}, settings, jobs)
 
 
-def prepare_files(name: str, files: list[Path], jobs: int) -> Path:
-    """Split the user's files by document, 1 in 20 each to val and test (at least one); build the corpus."""
-    documents = [doc for file in files for doc in read_documents(file) if doc.strip()]
+def split_documents(documents: list[str]) -> dict[str, list[str]]:
+    """1 in 20 documents each to val and test (at least one), in an order that depends on nothing else."""
     if len(documents) < 3:  # one long text: cut it at line ends into 20 pieces
         lines = "\n".join(documents).splitlines(keepends=True)
-        size = -(-len(lines) // 20)
+        size = -(-len(lines) // 20) or 1
         documents = ["".join(lines[i : i + size]) for i in range(0, len(lines), size)]
     if len(documents) < 3:
-        sys.exit("at least three documents or lines are needed, for train, val and test")
+        raise ValueError("too little text: at least three documents or lines are needed")
     random.Random(0).shuffle(documents)
     held_out = max(1, len(documents) // 20)
-    splits = {
+    return {
         "test": documents[:held_out],
         "val": documents[held_out : 2 * held_out],
         "train": documents[2 * held_out :],
     }
-    sources = {}
-    for split, texts in splits.items():
-        path = corpus_dir(name) / "text" / f"{split}.txt.xz"
-        _write_atomically(path, lzma.compress("\f".join(texts).encode("utf-8"), preset=1))
-        sources[split] = [path]
-    return build_corpus(name, sources, jobs=jobs)
+
+
+def prepare_files(name: str, files: list[Path], jobs: int) -> Path:
+    """Split the user's files by document and build the corpus; anew if it was made of another text."""
+    directory = corpus_dir(name)
+    if name in ("shakespeare", "climbmix"):
+        raise ValueError(f"{name} is the name of another corpus")
+    documents = [doc for file in files for doc in read_documents(file) if doc.strip()]
+    splits = {
+        split: lzma.compress("\f".join(texts).encode("utf-8"), preset=1)
+        for split, texts in split_documents(documents).items()
+    }
+    sources = {split: directory / "text" / f"{split}.txt.xz" for split in splits}
+    if any(not path.exists() or path.read_bytes() != splits[split] for split, path in sources.items()):
+        shutil.rmtree(directory, ignore_errors=True)
+        for split, path in sources.items():
+            _write_atomically(path, splits[split])
+    return build_corpus(name, {split: [path] for split, path in sources.items()}, jobs=jobs)
 
 
 def set_profile(profile: str) -> None:
@@ -1123,25 +1279,63 @@ def main() -> None:
         verify(args.verify, args.script)
         return
     start = time.perf_counter()
-    if args.data == ["embedded"]:
-        directory = corpus_dir("shakespeare")
-        if not (directory / "meta.json").exists():
-            build_corpus("shakespeare", {split: [embedded_file(split)] for split in ("train", "val")})
-    elif args.data == ["climbmix"]:
-        directory = prepare_climbmix(args.num_shards, args.base_url.rstrip("/"), args.jobs)
-    else:
-        if not args.name:
-            parser.error("--data FILES needs --name")
-        directory = prepare_files(args.name, [Path(file) for file in args.data], args.jobs)
+    try:
+        with one_at_a_time(data_root() / "prepare.lock"):
+            directory = prepare_data(args, parser)
+    except (OSError, ValueError) as error:
+        sys.exit(f"prepare.py: {error}")
+    meta = json.loads((directory / "meta.json").read_text())
     rows = {
-        split: sum(len(np.load(f, mmap_mode="r")) for f in directory.glob(f"{split}-*.npy"))
+        split: sum(
+            len(np.load(directory / file, mmap_mode="r")) for file in meta["files"] if file.startswith(split)
+        )
         for split in ("train", "val")
     }
     print(
         f"{directory}: {rows['train']} rows to train on, {rows['val']} to validate on "
         f"({time.perf_counter() - start:.1f} s)"
     )
+    if meta["name"] != SETTINGS.corpus:
+        print(f"to train on it, set ARF_CORPUS={meta['name']}")
 
+
+def prepare_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Path:
+    """What `--data` asks for; the corpus's directory. Raises OSError or ValueError with the reason."""
+    if args.data == ["embedded"]:
+        directory = corpus_dir("shakespeare")
+        if not (directory / "meta.json").exists():
+            build_corpus("shakespeare", {split: [embedded_file(split)] for split in ("train", "val")})
+        return directory
+    if args.data == ["climbmix"]:
+        if not 1 <= args.num_shards <= CLIMBMIX_TEST_SHARD:
+            parser.error(f"--num-shards is from 1 to {CLIMBMIX_TEST_SHARD}")
+        return prepare_climbmix(args.num_shards, args.base_url.rstrip("/"), args.jobs)
+    if not args.name:
+        parser.error("--data FILES needs --name")
+    return prepare_files(args.name, [Path(file) for file in args.data], args.jobs)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock that no other `prepare.py` has; the system frees it, however the process ends."""
+    import fcntl
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError:  # where nothing can be written there is nothing to guard: what is prepared can be used
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another prepare.py is at work: waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+HELD = held()
 
 if __name__ == "__main__":
     main()

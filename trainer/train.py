@@ -8,6 +8,7 @@ rebuilding the model from plain values, so that a saved checkpoint can be verifi
 
 import gc
 import os
+from importlib.util import find_spec
 
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
@@ -101,7 +102,7 @@ ACTIVATIONS = {"relu2": relu2, "gelu": F.gelu, "silu": F.silu}
 
 def flash_attention():
     """FlashAttention where it is installed and the GPU has it (3 on Hopper, 2 from Ampere on), else None."""
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+    if not torch.cuda.is_available() or not prepare.has_bfloat16(torch.device("cuda")):
         return None
     try:
         if torch.cuda.get_device_capability()[0] == 9:
@@ -144,15 +145,15 @@ class Attention(nn.Module):
     def forward(self, x, value_embed, rotation, masks):
         B, T, C = x.shape
         qk, v = self.qkv(x).view(B, T, -1, self.head_dim).split([2 * self.heads, self.heads], dim=2)
-        qk = rotate(norm(qk), rotation).type_as(
-            v
-        )  # queries and keys in one pass; under autocast, bfloat16 again
+        # Queries and keys in one pass; under autocast in bfloat16 again.
+        qk = rotate(norm(qk), rotation).type_as(v)
         q, k = qk.split(self.heads, dim=2)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
             v = v + (gate.unsqueeze(-1) * value_embed.view(B, T, self.heads, self.head_dim)).type_as(v)
         if self.flash is not None and x.is_cuda:
             out = self.flash(q, k, v, causal=True, window_size=(self.window - 1, 0))
+            out = out[0] if isinstance(out, tuple) else out  # older versions of 3 add the log-sum-exp
         else:
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
             if self.window >= T:
@@ -274,7 +275,7 @@ def orthogonalise(g, steps):
 
     A step is x <- p(x x^T) x with p(A) = a + b A + c A^2; baddbmm does sum and product in one pass.
     """
-    x = g.bfloat16() if g.is_cuda else g
+    x = g.bfloat16() if prepare.has_bfloat16(g.device) else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     if not g.is_cuda and x.size(2) >= 2 * x.size(1):
         # Wide: all steps work on the small A = x x^T and the product of the p(A), which commute. 40 % less
@@ -394,6 +395,14 @@ def train_step(model, forward, optimizers, loader, budget, progress):
     budget.log(loss, f"lr: {scale:.2f} | ")
 
 
+def may_compile(budget):
+    """Not under a compute budget, which counts single operations that compiled code no longer has; and not on
+    a CPU, where it takes longer than training, nor on a GPU that Triton does not know."""
+    if budget.device.type != "cuda" or budget.mode == "compute":
+        return False
+    return find_spec("triton") is not None and torch.cuda.get_device_capability() >= (7, 0)
+
+
 def main():
     device = prepare.setup_device()
     corpus = prepare.load_corpus()
@@ -403,10 +412,7 @@ def main():
     optimizers = make_optimizers(model)
     budget = prepare.Budget(device)
     loader = prepare.Loader(corpus, BATCH, SEQ_LEN, budget)
-    # The compute budget counts single operations, which compiled code no longer has; and on a CPU compiling
-    # takes longer than training.
-    compiled = device.type == "cuda" and budget.mode != "compute"
-    forward = torch.compile(model, dynamic=False) if compiled else model
+    forward = torch.compile(model, dynamic=False) if may_compile(budget) else model
     gc.freeze()  # long-lived objects: the collector need not visit them at each pass
     gc.disable()
 

@@ -49,8 +49,8 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "slot_s": slot_s,
         "slot_hours": sum(slot_s.values()) / 3600,
         "utilisation": _utilisation(study, slot_s, elapsed_s, running if owner is not None else []),
-        "usd": totals.get("usd", 0.0)
-        + sum(t.usd_per_hour * slot_s.get(t.name, 0.0) / 3600 for t in study.tiers),
+        "usd": totals.get("usd", 0.0) + _machines_usd(store, study, slot_s),
+        "standing": _standing(store),
         "tokens": int(totals.get("tokens", 0)),
         "open_asks": store.open_asks(),
         "final": store.meta("final"),
@@ -66,6 +66,24 @@ def _state(store: Store, owner: int | None) -> str:
         return "running"
     state = str(store.meta("state", "stopped"))
     return "interrupted" if state == "running" else state
+
+
+def _machines_usd(store: Store, study: Study, slot_s: Mapping[str, float]) -> float:
+    """What the runs have cost; what the machines have cost, used or not, where the backend tells."""
+    used = sum(tier.usd_per_hour * slot_s.get(tier.name, 0.0) / 3600 for tier in study.tiers)
+    return max(used, float(store.meta("standing_usd", 0.0)))
+
+
+def _standing(store: Store) -> dict[str, Any] | None:
+    """What the backend held when it was last looked at; None if it holds nothing besides jobs."""
+    at = store.meta("standing_at")
+    if at is None:
+        return None
+    return {
+        "at": datetime.fromtimestamp(at, UTC).isoformat(),
+        "usd_per_hour": float(store.meta("standing_usd_per_hour", 0.0)),
+        "up": store.meta("standing", []),
+    }
 
 
 def _noise(store: Store) -> dict[str, dict[str, float]]:

@@ -5,7 +5,8 @@ Prints, from one run on one thread:
 - tokens per second against a plain nanoGPT-style loop of the same model and the same optimizer, and MFU
   against the matmul peak measured here. Each runs in a process of its own; they take turns, so that a loaded
   machine slows both, and CPU time is compared as well as wall time;
-- seconds from process start to the first step, and the share of an experiment outside training;
+- seconds from the start to the end of the first step, and the share of an experiment outside training, from
+  a fresh process and from arf's warm one, taking turns; all must give one val_bpb;
 - val_bpb at equal compute against the same plain loop with AdamW in the place of Muon, learning rate and
   momentum of each chosen from a grid of the same size.
 
@@ -17,13 +18,15 @@ loss read every ten steps. It computes the same function, which `check_same_mode
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import io
 import math
 import multiprocessing
 import os
-import subprocess
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -40,6 +43,10 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 import train  # noqa: E402
 from torch import nn  # noqa: E402
+
+from arf.types import Job, JobState  # noqa: E402
+from arf_plugins.backend_local import LocalOptions  # noqa: E402
+from arf_plugins.backend_local.backend import LocalBackend  # noqa: E402
 
 DEVICE = torch.device("cpu")
 
@@ -325,21 +332,73 @@ def trainer_bpb(flops: float) -> float:
     return float(next(line.split()[1] for line in out.getvalue().splitlines() if line.startswith("val_bpb:")))
 
 
-def whole_experiment() -> dict[str, float]:
-    """One experiment as a user runs it, in a fresh process: its closing block."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ARF_BUDGET")}
+async def one_experiment(backend: LocalBackend, tree: Path, name: str) -> dict[str, float | str]:
+    """One experiment at the default budget, as arf runs it: seconds since it was submitted, and val_bpb."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("ARF_BUDGET")}
+    log = tree.parent / f"{name}.log"
+    command = (sys.executable, "train.py")
+    job = Job(key=name, directory=tree, command=command, env=env, log=log, tier="cpu", time_limit_s=600.0)
     start = time.perf_counter()
-    run = subprocess.run(
-        [sys.executable, "train.py"], cwd=TRAINER, env=env, capture_output=True, text=True, check=True
-    )
-    block = dict(line.split(":", 1) for line in run.stdout.partition("---\n")[2].splitlines())
+    end = asyncio.ensure_future(backend.wait(await backend.submit(job)))
+    first = math.nan
+    while not end.done():
+        if math.isnan(first) and log.exists() and "step 00000" in log.read_text():
+            first = time.perf_counter() - start
+        await asyncio.sleep(0.002)
+    wall = time.perf_counter() - start
+    text = log.read_text()
+    if end.result().state is not JobState.SUCCEEDED:
+        sys.exit(f"the experiment failed: {text[-500:]}")
+    block = dict(line.split(":", 1) for line in text.rpartition("---\n")[2].splitlines())
+    training = float(block["training_seconds"])
     return {
-        "wall": time.perf_counter() - start,
-        "startup": float(block["startup_seconds"]),
-        "training": float(block["training_seconds"]),
+        "first": first,
+        "wall": wall,
         "eval": float(block["eval_seconds"]),
-        "mfu": float(block["mfu_percent"]),
+        "outside": 1 - training / wall,
+        "val_bpb": block["val_bpb"].strip(),
     }
+
+
+async def cold_and_warm(rounds: int) -> dict[str, list[dict[str, float | str]]]:
+    """Experiments from fresh processes and from a warm one, taking turns."""
+    runs: dict[str, list[dict[str, float | str]]] = {"off": [], "auto": []}
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(TRAINER, tree, ignore=shutil.ignore_patterns("__pycache__"))
+        backends = {
+            warm: LocalBackend(LocalOptions(slots=1, threads=1, gpus=(), warm=warm), Path(folder) / warm)
+            for warm in ("off", "auto")
+        }
+        for round_ in range(rounds + 1):  # the first one makes the warm process
+            for warm, backend in backends.items():
+                run = await one_experiment(backend, tree, f"{warm}-{round_}")
+                if round_:
+                    runs[warm].append(run)
+        for backend in backends.values():
+            await backend.aclose()
+    return runs
+
+
+def report_start(rounds: int) -> None:
+    """Print what an experiment costs beside its training, from a cold and from a warm process."""
+    runs = asyncio.run(cold_and_warm(rounds))
+    print(f"one experiment at the default budget, medians (and best) of {rounds}, taking turns:")
+    print(f"{'':28}{'cold':>16}{'warm':>16}   ratio")
+    for key, name, unit in (
+        ("first", "start to end of first step", 1.0),
+        ("wall", "start to end, s", 1.0),
+        ("eval", "evaluation, s", 1.0),
+        ("outside", "outside training, %", 100.0),
+    ):
+        cold, warm = ([unit * float(run[key]) for run in runs[kind]] for kind in ("off", "auto"))
+        shown = [f"{median(values):.2f} ({min(values):.2f})" for values in (cold, warm)]
+        print(f"{name:28}{shown[0]:>16}{shown[1]:>16}{median(cold) / median(warm):8.2f}")
+    print("goals: 0.3 s to the first step and 20 % outside training, both warm")
+    values = {run["val_bpb"] for kind in runs.values() for run in kind}
+    print(f"val_bpb of all {2 * rounds} runs, cold and warm: {', '.join(map(str, sorted(values)))}")
+    if len(values) != 1:
+        sys.exit("val_bpb differs between runs of one seed")
 
 
 def main() -> None:
@@ -348,6 +407,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9, help="turns of each loop in the comparison of speed")
     parser.add_argument("--steps", type=int, default=40, help="steps in a turn")
+    parser.add_argument("--experiments", type=int, default=5, help="whole experiments, cold and warm each")
     parser.add_argument(
         "--skip-bpb", action="store_true", help="leave out the comparison of val_bpb (80 seconds)"
     )
@@ -372,15 +432,7 @@ def main() -> None:
         f"({s['gflops']:.1f} of {s['peak_gflops']:.1f} GFLOP/s)"
     )
 
-    e = [whole_experiment() for _ in range(3)]
-    mid = {key: median(run[key] for run in e) for key in e[0]}
-    outside = median(1 - run["training"] / run["wall"] for run in e)
-    print(f"process start to first step: {mid['startup']:.2f} s cold (median of 3)")
-    print(
-        f"one experiment: {mid['wall']:.2f} s, of which training {mid['training']:.2f} s, "
-        f"evaluation {mid['eval']:.2f} s; outside training {100 * outside:.0f} % from a cold process "
-        "(goal 20 % from a warm one)"
-    )
+    report_start(args.experiments)
 
     if args.skip_bpb:
         return

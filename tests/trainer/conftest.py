@@ -1,10 +1,12 @@
 """The bundled workspace as its users have it: two scripts in a folder, run as processes or imported."""
 
+import http.server
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -88,3 +90,96 @@ def workspace(tmp_path: Path, data_dir: Path, corpus) -> Workspace:
 def copy(tmp_path: Path, data_dir: Path, corpus) -> Callable[[str], Workspace]:
     """More than one copy of the workspace."""
     return lambda name: Workspace(tmp_path / name, data_dir)
+
+
+@pytest.fixture(scope="session")
+def write_parquet() -> Callable[[Path, list[str]], None]:
+    """Writes documents as rows of a parquet file."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    return lambda path, documents: parquet.write_table(pyarrow.table({"text": documents}), path)
+
+
+class ShardServer(http.server.ThreadingHTTPServer):
+    """Serves `files` over HTTP, with the faults that a test sets."""
+
+    daemon_threads = True
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), ShardHandler)
+        self.files = files
+        self.asked: list[tuple[str, str | None]] = []  # path and range of each request
+        self.headers: dict[str, str] = {}
+        self.redirects: dict[str, tuple[str, dict[str, str]]] = {}  # path -> where to, with these headers
+        self.cuts = 0  # so many answers stop half way
+        self.ranges = True
+        self.first_byte: int | None = None  # with which an answer starts, whatever was asked for
+        self.chunked = False
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class ShardHandler(http.server.BaseHTTPRequestHandler):
+    server: ShardServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        name, asked = self.path.lstrip("/"), self.headers.get("Range")
+        self.server.asked.append((self.path, asked))
+        self.close_connection = True
+        if name in self.server.redirects:
+            self.redirect(*self.server.redirects[name])
+        elif (content := self.server.files.get(name)) is None:
+            self.send_error(404)
+        else:
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.ranges else 0
+            self.answer(content, start, partly=bool(asked) and self.server.ranges)
+
+    def redirect(self, target: str, headers: dict[str, str]) -> None:
+        self.send_response(302)
+        for key, value in {"Location": target, "Content-Length": "0", **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+
+    def answer(self, content: bytes, start: int, *, partly: bool) -> None:
+        if start >= len(content):
+            self.send_error(416)
+            return
+        start = start if self.server.first_byte is None else self.server.first_byte
+        body = content[start:]
+        self.send_response(206 if partly else 200)
+        if partly:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if self.server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        for key, value in self.server.headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        cut = self.server.cuts > 0
+        self.server.cuts -= cut
+        sent = body[: len(body) // 2] if cut else body
+        if self.server.chunked:
+            self.wfile.write(f"{len(body):x}\r\n".encode() + sent + (b"" if cut else b"\r\n0\r\n\r\n"))
+        else:
+            self.wfile.write(sent)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[dict[str, bytes]], ShardServer]]:
+    """Starts servers of files, on this machine."""
+    servers = []
+
+    def start(files: dict[str, bytes]) -> ShardServer:
+        servers.append(ShardServer(files))
+        return servers[-1]
+
+    yield start
+    for running in servers:
+        running.shutdown()
+        running.server_close()

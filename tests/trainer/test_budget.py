@@ -36,6 +36,14 @@ def test_a_bigger_model_is_charged_for_its_size(workspace):
         assert abs(float(run["budget_spent"]) - 2e10) <= 2e10 / int(run["num_steps"])
 
 
+def test_a_step_that_is_larger_than_the_budget_is_no_way_round_it(workspace):
+    workspace.edit(("\nWIDTH = 64 ", "\nWIDTH = 256 "))
+    run = workspace.run(ARF_BUDGET="8e9")
+    assert run.returncode == 1
+    assert "FAIL: 1 steps have spent" in run.stderr
+    assert "val_bpb" not in run.stdout
+
+
 def test_more_passes_in_a_step_cost_more(workspace):
     one = workspace.block(**FEW_STEPS)
     line = "            logits = forward(x)\n"
@@ -175,19 +183,29 @@ def test_progress_goes_from_zero_to_one_and_batches_end_with_it(prepare):
             budget.on_batch(torch.zeros(1, 128, dtype=torch.int64))
 
 
-def test_wall_mode_charges_warm_up_steps_what_later_ones_cost(prepare, monkeypatch):
-    """The first ten steps take 5 s each (compilation), the others 1 s: 20 steps cost 20 s."""
+@pytest.mark.parametrize(
+    ("seconds_of_steps", "budget_s", "steps"),
+    [
+        ([60.0, 30.0], 200.0, 200),  # compilation in the first two is free, training in them is not
+        ([6.0] * 100, 24.0, 4),  # warm-up ends early where ten steps are longer than the budget
+        ([40.0] + [6.0] * 100, 24.0, 4),
+    ],
+)
+def test_wall_mode_charges_warm_up_steps_what_later_ones_cost(
+    prepare, monkeypatch, seconds_of_steps, budget_s, steps
+):
+    """Steps take the seconds that are listed, then one second each."""
     torch = prepare.torch
     clock = [0.0]
     monkeypatch.setattr(prepare.time, "perf_counter", lambda: clock[0])
-    with budget_of(prepare, "wall", 20.0) as budget:
-        steps = 0
+    with budget_of(prepare, "wall", budget_s) as budget:
+        taken = 0
         while budget.step():
             budget.on_batch(torch.zeros(1, 128, dtype=torch.int64))
-            clock[0] += 5.0 if steps < 10 else 1.0
-            steps += 1
-        assert steps == 20
-        assert budget.spent == pytest.approx(20.0)
+            clock[0] += seconds_of_steps[taken] if taken < len(seconds_of_steps) else 1.0
+            taken += 1
+        assert taken == steps
+        assert budget.spent == pytest.approx(budget_s)
 
 
 def test_step_lines_can_be_parsed(workspace):

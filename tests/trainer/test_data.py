@@ -2,10 +2,10 @@
 
 import gzip
 import hashlib
-import http.server
 import json
 import lzma
-import threading
+import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -84,6 +84,18 @@ def test_packing_is_best_fit(prepare):
     assert rows.tolist() == [[0, 2, 2, 2, 2, 2, 0, 3, 3, 3]]  # 6 and 4 fill a row; 3 is left over
 
 
+def test_a_batch_may_be_larger_than_the_corpus_and_than_15_bits(prepare, corpus):
+    rows = np.array([[65000, 3, 40000] + [7] * 126, [5] * 129], dtype=np.uint16)
+    small = prepare.Corpus("s", "h", corpus.tokenizer, [rows], [], [])
+    budget = prepare.Budget(prepare.torch.device("cpu"), "steps", 100)
+    loader = prepare.Loader(small, 5, 128, budget)
+    budget.step()
+    x, y = next(loader)
+    budget.close()
+    assert x.shape == y.shape == (5, 128)
+    assert {tuple(row[:3].tolist()) for row in x} == {(65000, 3, 40000), (5, 5, 5)}
+
+
 def test_loader_order_follows_the_seed_and_y_is_x_moved_by_one(prepare, corpus, monkeypatch):
     def first(seed: str, seq_len: int = 128):
         monkeypatch.setenv("ARF_SEED", seed)
@@ -136,7 +148,7 @@ def test_a_corpus_that_is_not_prepared_names_the_command(prepare):
 
 
 @pytest.mark.parametrize("kind", ["txt", "txt.gz", "txt.xz", "parquet", "one text"])
-def test_a_users_own_files(prepare, tmp_path, monkeypatch, kind):
+def test_a_users_own_files(prepare, tmp_path, monkeypatch, write_parquet, kind):
     monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path / "data"))
     documents = [f"The {i}th paper is about {word}. " * 12 for i in range(20) for word in ("bees", "rain")]
     path = tmp_path / f"mine.{kind}"
@@ -159,63 +171,12 @@ def test_a_users_own_files(prepare, tmp_path, monkeypatch, kind):
     assert not set(held_out) & {corpus.tokenizer.decode(row.tolist()) for row in corpus.train[0]}
 
 
-def write_parquet(path: Path, documents: list[str]) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    parquet.write_table(pyarrow.table({"text": documents}), path)
-
-
 # ------------------------------------------------------------------------------ downloads
 
 
-class ShardServer(http.server.ThreadingHTTPServer):
-    """Serves `files` with ranges; cuts the first `cuts` answers short and notes what was asked for."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), ShardHandler)
-        self.files, self.cuts, self.asked, self.headers = files, 0, [], {}
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class ShardHandler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        content = self.server.files.get(self.path.lstrip("/"))
-        asked = self.headers.get("Range")
-        self.server.asked.append((self.path, asked))
-        if content is None:
-            self.send_error(404)
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        for key, value in self.server.headers.items():
-            self.send_header(key, value)
-        self.end_headers()
-        body = content[start:]
-        if self.server.cuts:
-            self.server.cuts -= 1
-            body = body[: len(body) // 2]
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server(prepare, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_waiting(prepare, monkeypatch):
     monkeypatch.setattr(prepare.time, "sleep", lambda seconds: None)
-    servers = []
-
-    def start(files):
-        servers.append(ShardServer(files))
-        return servers[-1]
-
-    yield start
-    for running in servers:
-        running.shutdown()
-        running.server_close()
 
 
 def test_a_broken_download_goes_on_where_it_stopped(prepare, server, tmp_path):
@@ -246,9 +207,10 @@ def test_a_missing_file_is_not_asked_for_twice(prepare, server, tmp_path):
     assert len(shards.asked) == 1
 
 
-def test_climbmix_from_a_server(prepare, corpus, server, tmp_path, monkeypatch):
+def test_climbmix_from_a_server(prepare, corpus, server, tmp_path, monkeypatch, write_parquet):
     """Shards in, a corpus out; a second call downloads and tokenizes nothing."""
     monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path / "data"))
+    gpu = replace(prepare.PROFILES["gpu"], vocab_size=600)
     names = [0, 1, prepare.CLIMBMIX_VAL_SHARD, prepare.CLIMBMIX_TEST_SHARD]
     text = plays(prepare, "val")
     files = {}
@@ -257,14 +219,123 @@ def test_climbmix_from_a_server(prepare, corpus, server, tmp_path, monkeypatch):
         write_parquet(path, [play[j : j + 3000] for j in range(0, 60_000, 3000)])
         files[f"shard_{index:05d}.parquet"] = path.read_bytes()
     shards = server(files)
-    directory = prepare.prepare_climbmix(2, shards.url, jobs=2)
+    directory = prepare.prepare_climbmix(2, shards.url, 2, gpu)
     meta = json.loads((directory / "meta.json").read_text())
     assert set(meta["files"]) == {"tokenizer.json", "train-00000.npy", "train-00001.npy", "val-00000.npy"}
     assert [Path(file).name for file in meta["test"]] == [f"shard_{prepare.CLIMBMIX_TEST_SHARD:05d}.parquet"]
     rows = np.load(directory / "train-00000.npy")
-    assert rows.shape[1] == prepare.PROFILES["gpu"].seq_len + 1
+    assert rows.shape[1] == gpu.seq_len + 1
     asked = len(shards.asked)
     before = (directory / "train-00000.npy").stat().st_mtime_ns
-    prepare.prepare_climbmix(2, shards.url, jobs=2)
+    prepare.prepare_climbmix(2, shards.url, 2, gpu)
     assert len(shards.asked) == asked == 4
     assert (directory / "train-00000.npy").stat().st_mtime_ns == before
+
+
+def test_the_hash_that_a_redirecting_host_states_is_checked(prepare, server, tmp_path):
+    """As Hugging Face does it: size and SHA-256 are said before the redirect, the bytes come after it."""
+    shards = server({"a.bin": b"right", "b.bin": b"wrong"})
+    stated = {"X-Linked-ETag": f'"{hashlib.sha256(b"right").hexdigest()}"', "X-Linked-Size": "5"}
+    for name in ("a", "b"):
+        shards.redirects[f"{name}-of-host"] = (f"{shards.url}/{name}.bin", stated)
+    prepare.download(f"{shards.url}/a-of-host", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"right"
+    with pytest.raises(OSError, match="its SHA-256 is not"):
+        prepare.download(f"{shards.url}/b-of-host", tmp_path / "b", attempts=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_wrong_range_and_a_refused_range_start_again(prepare, server, tmp_path):
+    content = bytes(range(200)) * 50
+    shards = server({"a.bin": content})
+    (tmp_path / "a.bin.part").write_bytes(content[:100])
+    shards.first_byte = 0  # whatever was asked for
+    with pytest.raises(OSError, match="asked for bytes from 100 on, got them from 0"):
+        prepare.download(f"{shards.url}/a.bin", tmp_path / "a.bin", attempts=2)
+    shards.first_byte = None
+    (tmp_path / "a.bin.part").write_bytes(content + b"too much")  # the server answers 416
+    prepare.download(f"{shards.url}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == content
+
+
+def test_a_server_without_ranges_sends_all_again(prepare, server, tmp_path):
+    shards = server({"a.bin": b"the whole"})
+    shards.ranges = False
+    (tmp_path / "a.bin.part").write_bytes(b"the")
+    prepare.download(f"{shards.url}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == b"the whole"
+
+
+def test_an_answer_in_broken_chunks_is_asked_for_again(prepare, server, tmp_path):
+    content = b"PAR1" + bytes(70_000) + b"PAR1"
+    shards = server({"a.parquet": content})
+    shards.chunked, shards.cuts = True, 1
+    prepare.download(f"{shards.url}/a.parquet", tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == content
+
+
+def test_a_file_that_stops_short_of_a_parquet_file_is_dropped(prepare, server, tmp_path):
+    shards = server({"a.parquet": b"P"})
+    with pytest.raises(OSError, match="no whole parquet file"):
+        prepare.download(f"{shards.url}/a.parquet", tmp_path / "a.parquet", attempts=2)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def refusal(prepare, tmp_path, monkeypatch, capsys):
+    """Runs `prepare.py` with arguments that it refuses; what it says."""
+
+    def refuse(*arguments: object) -> str:
+        monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path / "data"))
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            prepare.main()
+        assert end.value.code not in (0, None)
+        return end.value.code if isinstance(end.value.code, str) else capsys.readouterr().err
+
+    return refuse
+
+
+def test_files_that_have_changed_are_prepared_anew(prepare, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path / "data"))
+    text = tmp_path / "mine.txt"
+    corpora = []
+    for word in ("bees", "rain", "rain"):
+        text.write_text("\f".join(f"{word} number {i} of {i * i}\n" * 40 for i in range(40)))
+        directory = prepare.prepare_files("mine", [text], jobs=1)
+        corpora.append((directory / "train-00000.npy").stat().st_mtime_ns)
+        corpus = prepare.load_corpus("mine")
+        assert word in corpus.tokenizer.decode(corpus.train[0][0].tolist())
+    assert corpora[1] == corpora[2]  # the same text is kept
+
+
+@pytest.mark.parametrize(
+    ("content", "file", "why"),
+    [
+        (b"caf\xe9\n" * 900, "a.txt", "a.txt cannot be read: 'utf-8' codec"),
+        (b"a\nb\nc\nd\n", "a.txt", "too little text"),
+        (b"", "a.txt", "too little text"),
+        (b"no xz", "a.txt.xz", "a.txt.xz cannot be read"),
+        (gzip.compress(b"text " * 5000)[:-20], "a.gz", "a.gz cannot be read"),
+        (b"PAR1 nonsense PAR1", "a.parquet", "a.parquet cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(refusal, tmp_path, content, file, why):
+    if file.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / file).write_bytes(content)
+    said = refusal("--data", tmp_path / file, "--name", "mine")
+    assert why in said
+    assert "\n" not in said
+
+
+def test_wrong_arguments_are_named(refusal, tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    assert "needs --name" in refusal("--data", tmp_path / "a.txt")
+    assert "No such file" in refusal("--data", tmp_path / "b.txt", "--name", "b")
+    assert "cannot name a corpus" in refusal("--data", tmp_path / "a.txt", "--name", "../a")
+    assert "the name of another corpus" in refusal("--data", tmp_path / "a.txt", "--name", "climbmix")
+    assert "--num-shards is from 1" in refusal("--data", "climbmix", "--num-shards", 0)

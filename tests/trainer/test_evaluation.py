@@ -82,16 +82,44 @@ def test_verify_evaluates_a_checkpoint_elsewhere_and_opens_the_test_split(worksp
     assert abs(float(verified["test_bpb"]) - float(verified["val_bpb"])) < 0.3
 
 
-def test_verify_finds_a_run_that_reported_another_number(workspace, tmp_path):
-    """An edit patches the evaluation: the closing block lies, the checkpoint does not."""
-    workspace.edit(
-        ("    prepare.finish(", "    prepare.evaluate_bpb = lambda *args: 0.5\n    prepare.finish(")
-    )
+def test_verify_finds_a_checkpoint_of_another_number(workspace, prepare, tmp_path):
     checkpoint = tmp_path / "model.pt"
-    assert workspace.block(**SHORT, ARF_CHECKPOINT=str(checkpoint))["val_bpb"] == "0.500000"
+    workspace.block(**SHORT, ARF_CHECKPOINT=str(checkpoint))
+    saved = prepare.torch.load(checkpoint, weights_only=True)
+    saved["meta"]["val_bpb"] = 0.5
+    prepare.torch.save(saved, checkpoint)
     run = workspace.run("--verify", str(checkpoint), script="prepare.py")
     assert run.returncode == 1
     assert "FAIL: the run recorded val_bpb 0.500000" in run.stderr
+
+
+FINISH = "    prepare.finish("
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (FINISH, "    prepare.evaluate_bpb = lambda *args: 0.5\n" + FINISH, "changed evaluate_bpb of"),
+        (
+            FINISH,
+            "    prepare.Tokenizer.token_bytes = lambda self: 9\n" + FINISH,
+            "changed Tokenizer.token_bytes",
+        ),
+        (FINISH, "    prepare.MAX_SEQ_LEN = 64\n" + FINISH, "changed MAX_SEQ_LEN"),
+        (FINISH, "    prepare.SETTINGS = prepare.PROFILES['gpu']\n" + FINISH, "changed SETTINGS"),
+        (FINISH, "    return print('---\\nval_bpb: 0.5')\n" + FINISH, "ended without prepare.finish"),
+        (FINISH, "    raise SystemExit(0)\n" + FINISH, "ended without prepare.finish"),
+        ("    while budget.step", "    budget.amount *= 2\n    while budget.step", "AttributeError"),
+        ("    while budget.step", "    budget.step()\n    1 / 0\n    while budget.step", "ZeroDivisionError"),
+    ],
+    ids=["evaluation", "tokenizer", "context", "settings", "own block", "leaves", "budget", "crash"],
+)
+def test_an_edit_that_goes_round_the_evaluation_fails_the_run(workspace, old, new, why):
+    workspace.edit((old, new))
+    run = workspace.run(**SHORT)
+    assert run.returncode == 1
+    assert why in run.stderr.splitlines()[-1]
+    assert "\nnum_steps:" not in run.stdout
 
 
 def test_an_edited_model_is_rebuilt_from_its_own_script(copy, tmp_path):

@@ -1,6 +1,7 @@
 """The model, the optimizers, the constants, and the GPU profile as far as a CPU can run it."""
 
 import ast
+import lzma
 import re
 
 import pytest
@@ -169,7 +170,7 @@ def test_the_script_is_readable_and_knows_nothing_of_arf(prepare):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert imported <= {"gc", "os", "torch", "prepare", "flash_attn", "flash_attn_interface"}
+    assert imported <= {"gc", "importlib", "os", "torch", "prepare", "flash_attn", "flash_attn_interface"}
 
 
 def test_arf_reads_the_constants_and_their_ranges(prepare):
@@ -253,3 +254,73 @@ def test_bfloat16_autocast_gives_the_same_function(train, torch, monkeypatch):
         with torch.autocast("cpu", torch.bfloat16):
             low = model(x)
     assert (plain - low).abs().max() < 0.1 * plain.abs().max()
+
+
+CAPABLE = 'return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)'
+STAND_IN = """
+    def flash_attn_func(q, k, v, causal, window_size):  # the interface and meaning of the kernel's
+        assert causal and window_size[1] == 0 and q.dtype == torch.bfloat16
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        distance = torch.arange(q.size(2))[:, None] - torch.arange(q.size(2))
+        mask = (distance >= 0) & (distance <= window_size[0])
+        return (F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2), None)
+    return flash_attn_func
+"""
+
+
+@pytest.fixture
+def gpu_workspace(workspace, server, write_parquet, tmp_path, monkeypatch):
+    """A workspace set up as a GPU's is, from a host of shards, but in sizes that a CPU can train."""
+    text = (workspace.path / "data/val.txt.xz").read_bytes()
+    play = lzma.decompress(text).decode()
+    monkeypatch.setattr(workspace, "data_dir", tmp_path / "data")
+    sizes = '"gpu": Profile("climbmix", 8192, 2048, 10240, "wall", 300.0),'
+    workspace.edit((sizes, '"gpu": Profile("climbmix", 400, 256, 40, "wall", 2.0),'), file="prepare.py")
+    constants = '"DEPTH": 8, "WIDTH": 512, "HEAD_DIM": 128,', '"BATCH": 128,'
+    workspace.edit(
+        (constants[0], '"DEPTH": 4, "WIDTH": 64, "HEAD_DIM": 16,'),
+        (constants[1], '"BATCH": 2,'),
+        file="prepare.py",
+    )
+    workspace.edit((CAPABLE, "return True"), file="prepare.py")
+    assert workspace.run("--profile", "gpu", script="prepare.py").returncode == 0
+    files = {}
+    for index in (0, 6541, 6542):
+        path = tmp_path / "shard.parquet"
+        write_parquet(path, [play[i : i + 5000] for i in range(index % 7 * 5000, 400_000, 15_000)])
+        files[f"shard_{index:05d}.parquet"] = path.read_bytes()
+    shards = server(files)
+    run = workspace.run(
+        "--data", "climbmix", "--num-shards", "1", "--base-url", shards.url, script="prepare.py"
+    )
+    assert run.returncode == 0, run.stderr
+    return workspace
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_gpu_profile_trains_compiled_in_bfloat16_and_is_verified(gpu_workspace, tmp_path, backend):
+    """All of a GPU's run but the device: download, profile, windows, value embeddings, autocast, accumulated
+    gradients, compiler, wall budget, checkpoint, verification."""
+    compiled = "torch.compile(model, dynamic=False) if may_compile(budget)"
+    gpu_workspace.edit((compiled, f'torch.compile(model, dynamic=False, backend="{backend}") if True'))
+    checkpoint = tmp_path / "model.pt"
+    block = gpu_workspace.block(ARF_CHECKPOINT=str(checkpoint))
+    assert (block["corpus"], block["budget_mode"], block["depth"]) == ("climbmix", "wall", "4")
+    assert int(block["num_steps"]) > 10
+    assert float(block["val_bpb"]) < 5.5
+    assert float(block["mfu_percent"]) > 0
+    run = gpu_workspace.run("--verify", str(checkpoint), script="prepare.py")
+    assert run.returncode == 0, run.stderr
+    assert "test_bpb" in run.stdout
+
+
+def test_the_call_of_flash_attention_means_what_torchs_attention_does(gpu_workspace):
+    steps = {"ARF_BUDGET_MODE": "steps", "ARF_BUDGET": "12"}
+    plain = gpu_workspace.block(**steps)
+    gpu_workspace.edit(
+        ("self.flash is not None and x.is_cuda", "self.flash is not None"),
+        ("    if not torch.cuda.is_available() or not prepare.has_bfloat16(torch.device(\"cuda\")):\n"
+         "        return None\n", STAND_IN),
+    )  # fmt: skip
+    flash = gpu_workspace.block(**steps)
+    assert float(flash["val_bpb"]) == pytest.approx(float(plain["val_bpb"]), abs=0.01)

@@ -72,10 +72,45 @@ def print_status(summary: Mapping[str, Any]) -> None:
     ]
     if summary["usd"]:
         rows.append(("cost", f"${summary['usd']:.2f}"))
+    if (standing := standing_text(summary)) is not None:
+        rows.append(("up", standing))
     for label, text in rows:
         click.echo(f"{label:<10} {text}")
+    _print_standing(summary)
     _print_running(summary)
     _print_last(summary)
+
+
+def standing_text(summary: Mapping[str, Any]) -> str | None:
+    """What the backend holds whether or not it is used, and since when that is known; None if not known."""
+    standing = summary["standing"]
+    if standing is None or (not standing["up"] and summary["pid"] is None):
+        return None
+    if not standing["up"]:
+        return "nothing yet"
+    seen = (
+        f"{len(standing['up'])}, ${standing['usd_per_hour']:.2f} an hour, as of {_since(standing['at'])} ago"
+    )
+    if summary["pid"] is not None:
+        return seen
+    return paint(f"{seen}; `arf stop --down {summary['study']}` takes them down", "red")
+
+
+def _print_standing(summary: Mapping[str, Any]) -> None:
+    up = summary["standing"]["up"] if summary["standing"] else []
+    if up:
+        rows = [
+            [
+                printable(one["name"]),
+                one["tier"],
+                one["state"],
+                _since(one["since"]) if one["since"] else "",
+                f"${one['usd_per_hour']:.2f}",
+                printable(one["detail"]),
+            ]
+            for one in up
+        ]
+        click.echo("\n" + table(["up", "tier", "state", "for", "an hour", ""], rows, right="---rr"))
 
 
 def _open(summary: Mapping[str, Any]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,13 +17,18 @@ from arf.cli.formats import count
 from arf.cli.studies import find_study, json_option, print_json, study_argument
 from arf.errors import ArfError
 
+if TYPE_CHECKING:
+    from arf.interfaces import Backend
+    from arf.store import Store
+
 POLL_S = 0.1
 
 
 @click.command()
 @study_argument
 @json_option
-def stop(study: str | None, as_json: bool) -> None:
+@click.option("--down", is_flag=True, help="Also take down what the backend holds and pays for: clusters.")
+def stop(study: str | None, as_json: bool, down: bool) -> None:
     """End STUDY: its jobs are ended, all is recorded, and `arf resume` goes on with it.
 
     If the arf that ran it has died, the jobs that it left are ended.
@@ -29,15 +37,20 @@ def stop(study: str | None, as_json: bool) -> None:
 
     home = find_study(study)
     pid = lock_owner(home)
+    jobs: int | None = None
     if pid is not None:
         _stop_process(home, pid)
-        told = {"study": home.name, "stopped": pid, "jobs": None}
         text = f"study {home.name} has stopped; `arf resume {home.name}` goes on with it"
     else:
         jobs = asyncio.run(_end_jobs(home))
-        told = {"study": home.name, "stopped": None, "jobs": jobs}
         left = f"{count(jobs, 'job')} that it left are ended" if jobs else "nothing is to be stopped"
         text = f"study {home.name} does not run; {left}"
+    told: dict[str, Any] = {"study": home.name, "stopped": pid, "jobs": jobs}
+    if down:
+        told["down"] = asyncio.run(_take_down(home))
+        text += "; " + (f"taken down: {', '.join(told['down'])}" if told["down"] else "nothing is up")
+    elif up := _standing(home):
+        text += f"; {count(len(up), 'machine')} may still be up: `arf stop --down {home.name}`"
     if as_json:
         print_json(told)
     else:
@@ -80,27 +93,75 @@ def _holds_lock(pid: int, home: Path) -> bool:
 
 async def _end_jobs(home: Path) -> int:
     """End the jobs that a dead arf has left; gives how many there are."""
-    from arf.launch import load_study_config
-    from arf.plugins import Plugins
-    from arf.store import Store, StudyLock
+    from arf.store import Store
 
     store = Store.open(home)
     try:
         handles = [experiment.handle for experiment in store.running() if experiment.handle]
     finally:
         store.close()
-    if not handles:
-        return 0
+    if handles:
+        async with _backend(home) as backend:
+            await asyncio.gather(*map(backend.cancel, handles))
+            await asyncio.gather(*map(backend.wait, handles))
+    return len(handles)
+
+
+async def _take_down(home: Path) -> list[str]:
+    """Take down what the study's backend holds, and note that; gives the names of what was up."""
+    from arf.store import Store
+
+    async with _backend(home) as backend:
+        names = [one.name for one in await backend.standing()]
+        await backend.down()
+        store = Store.open(home)
+        try:
+            _note_nothing_stands(store)
+        finally:
+            store.close()
+    return names
+
+
+def _note_nothing_stands(store: Store) -> None:
+    at, now = store.meta("standing_at"), time.time()
+    if at is None:
+        return
+    rate, usd = store.meta("standing_usd_per_hour", 0.0), store.meta("standing_usd", 0.0)
+    with store.transaction():
+        store.set_meta("standing", [])
+        store.set_meta("standing_at", now)
+        store.set_meta("standing_usd_per_hour", 0.0)
+        store.set_meta("standing_usd", usd + rate * max(0.0, now - at) / 3600)
+
+
+def _standing(home: Path) -> list[Any]:
+    """What the backend held when it was last looked at."""
+    from arf.store import Store
+
+    store = Store.open(home)
+    try:
+        return list(store.meta("standing", []))
+    finally:
+        store.close()
+
+
+@contextlib.asynccontextmanager
+async def _backend(home: Path) -> AsyncIterator[Backend]:
+    """The backend of a study that nobody runs, for as long as nobody else may run it."""
+    from arf.launch import load_study_config
+    from arf.plugins import Plugins
+    from arf.store import StudyLock
+
     plugins = Plugins.load()
     config = load_study_config(home, plugins)
     lock = StudyLock(home)
     try:
-        backend = plugins.make("backend", config.backend.name, config.backend.options, home / "backend")
+        backend: Backend = plugins.make(
+            "backend", config.backend.name, config.backend.options, home / "backend"
+        )
         try:
-            await asyncio.gather(*map(backend.cancel, handles))
-            await asyncio.gather(*map(backend.wait, handles))
+            yield backend
         finally:
             await backend.aclose()
     finally:
         lock.release()
-    return len(handles)
