@@ -105,6 +105,8 @@ class Brief:
     """The unified diff of two commits."""
     checkout: Callable[[str, Path], None] | None = None
     """Makes a folder the tree of the whole repository at a commit; only what differs is written."""
+    folder: str = ""
+    """Where the workspace is in that tree, with a slash at its end; empty at the top."""
     is_editable: Callable[[str], bool] | None = None
     """Whether a path, relative to the workspace, may be changed or made; None: only `files` may."""
     budget_left: Mapping[str, float] = field(factory=dict)

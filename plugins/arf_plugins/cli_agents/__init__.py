@@ -1,0 +1,1 @@
+"""What the agents that are command-line programs share: Claude Code, Codex."""

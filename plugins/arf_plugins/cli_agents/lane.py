@@ -1,0 +1,129 @@
+"""What one conversation has: its copy of the files, its session, and the folder of the present ask."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arf.errors import AgentError, UsageError
+from arf.interfaces import Brief
+from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Usage
+from arf_plugins.llm.drafts import Checker
+
+SESSION = "session.json"
+SUBMITTED = "submitted.jsonl"
+
+
+class Lane:
+    """`folder` is its own and is kept with the study."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.tree = self.folder / "tree"
+        self.ask_folder = self.folder / "ask"
+
+    def open(self, ask: Ask, brief: Brief) -> None:
+        """Bring the files to the ask's base, and write down what `arf mcp --ask` serves."""
+        if brief.checkout is None or brief.directory is None:
+            raise AgentError("this agent needs a study with files on disk")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        brief.checkout(ask.base, self.tree)
+        shutil.rmtree(self.ask_folder, ignore_errors=True)
+        self.ask_folder.mkdir()
+        about = {
+            "kind": ask.kind.value,
+            "n": ask.n,
+            "base": ask.base,
+            "study": str(brief.directory.resolve().parent),
+            "tree": str(self.tree),
+        }
+        (self.ask_folder / "ask.json").write_text(json.dumps(about), encoding="utf-8")
+
+    # ---- The session ------------------------------------------------------------------------
+
+    def session(self) -> dict[str, Any]:
+        """What is known of the session that the last ask had; empty if there is none."""
+        try:
+            data = json.loads((self.folder / SESSION).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def keep_session(self, data: Mapping[str, Any]) -> None:
+        (self.folder / SESSION).write_text(json.dumps(dict(data)), encoding="utf-8")
+
+    def forget_session(self) -> None:
+        (self.folder / SESSION).unlink(missing_ok=True)
+
+    # ---- What came of it --------------------------------------------------------------------
+
+    def answer(self, ask: Ask, brief: Brief, usage: Usage, said: str) -> Answer:
+        """What was handed in, and what was left changed in the files without being handed in."""
+        records = self._records()
+        done = next((record for record in records if record.get("done")), {})
+        ideas: list[Draft] = []
+        levels: dict[str, list[Draft]] = {}
+        for record in records:
+            if "patch" in record:
+                draft = _draft(record)
+                levels.setdefault(record["factor"], []).append(draft) if record["factor"] else ideas.append(
+                    draft
+                )
+        note = str(done.get("note") or "")
+        if ask.kind is AskKind.IDEAS and len(ideas) < ask.n:
+            left, problem = self._left_over(ask, brief, said)
+            ideas += left
+            note = note or problem
+        return Answer(
+            ideas=tuple(ideas[: ask.n]),
+            factors=tuple(FactorDraft(name=name, levels=tuple(drafts)) for name, drafts in levels.items()),
+            usage=usage,
+            exhausted=bool(done.get("exhausted")) and not ideas and not levels,
+            note=note or " ".join(said.split())[:200],
+        )
+
+    def has_submitted(self) -> bool:
+        return any("patch" in record for record in self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        """What `arf mcp --ask` wrote, a torn last line left out."""
+        try:
+            lines = (self.ask_folder / SUBMITTED).read_text("utf-8").split("\n")
+        except OSError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def _left_over(self, ask: Ask, brief: Brief, said: str) -> tuple[list[Draft], str]:
+        """Changes of the files that nobody handed in, as one idea; or why they cannot be one."""
+        root = self.tree / brief.folder if brief.folder else self.tree
+        after = dict(brief.files)
+        for path, text in brief.files.items():
+            try:
+                after[path] = (root / path).read_text("utf-8", "replace")
+            except OSError:
+                after[path] = text
+        if after == dict(brief.files):
+            return [], ""
+        title = next((line.strip() for line in said.splitlines() if line.strip()), "")[:100]
+        try:
+            checked = Checker(brief, ask).changed(
+                after, title=title or "a change of the files", reason=said.strip()[:1000], expected=None
+            )
+        except UsageError as error:
+            return [], f"what it left in the files cannot be used: {error}"
+        return [checked.draft], ""
+
+
+def _draft(record: Mapping[str, Any]) -> Draft:
+    """A line of `submitted.jsonl`: constants where they are enough, else the patch."""
+    constants = record.get("constants") or {}
+    return Draft(
+        title=record["title"],
+        reason=record.get("reason") or "",
+        expected=record.get("expected"),
+        constants=constants,
+        patch="" if constants else record["patch"],
+    )
