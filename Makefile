@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-all test-slurm check format bench clean
+.PHONY: help run test test-all test-slurm test-skypilot check format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -26,6 +26,9 @@ test-all: $(VENV)/.test-ready ## run all tests, the slow ones too
 test-slurm: $(VENV)/.test-ready ## run the tests on a real Slurm (needs its Debian packages and root: .ci/install-slurm)
 	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)
 
+test-skypilot: $(VENV)-skypilot/.ready ## run the tests on a real SkyPilot over a real Slurm (needs root; .ci/install-slurm)
+	@$(VENV)-skypilot/bin/pytest -m skypilot tests/skypilot $(ARGS)
+
 check: $(VENV)/.test-ready ## lint, format, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -40,7 +43,7 @@ bench: $(VENV)/.test-ready ## run the benchmarks; each prints ratios against som
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-skypilot build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/.made:
 	@command -v git >/dev/null || { echo "git is needed: install it and try again"; exit 1; }
@@ -62,3 +65,9 @@ $(VENV)/.test-ready: $(VENV)/.made pyproject.toml constraints.txt
 	  | grep --line-buffered -E '^(Collecting|Downloading|Installing|Successfully)' || true
 	@$(BIN)/python -c 'import arf, torch, pytest' && touch $@
 	@touch $(VENV)/.run-ready
+
+$(VENV)-skypilot/.ready: pyproject.toml
+	@echo "installing arf and SkyPilot into an environment of their own (100 packages, 500 MB)"
+	@$(PYTHON) -m venv $(VENV)-skypilot
+	@$(VENV)-skypilot/bin/pip install -q $(PIP_ARGS) --disable-pip-version-check -e . 'skypilot[slurm]>=0.14' uv 'pytest>=8.3' 'pytest-timeout>=2.3'
+	@touch $@

@@ -25,6 +25,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -401,6 +402,43 @@ def report_start(rounds: int) -> None:
         sys.exit("val_bpb differs between runs of one seed")
 
 
+COMPILE = """
+import time, prepare, torch, train
+prepare.setup_device()
+model = train.build_model(train.model_config(1024))
+model.init_weights()
+x = torch.randint(1024, (train.BATCH, train.SEQ_LEN))
+start = time.perf_counter()
+torch.compile(model, dynamic=False)(x).float().logsumexp(-1).sum().backward()
+print(time.perf_counter() - start)
+"""
+
+
+def report_compile() -> None:
+    """Print the seconds of a compiled model's first step: an empty cache, then the shared one."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"}
+
+        def first_step(name: str, *edit: str) -> float:
+            tree = Path(folder) / name  # each experiment has a folder of its own
+            shutil.copytree(TRAINER, tree, ignore=shutil.ignore_patterns("__pycache__"))
+            if edit:
+                script = tree / "train.py"
+                script.write_text(script.read_text().replace(*edit))
+            command = [sys.executable, "-c", COMPILE]
+            run = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=True)
+            return float(run.stdout)
+
+        cold = first_step("a")
+        same = first_step("b")
+        deeper = first_step("c", "\nDEPTH = 4 ", "\nDEPTH = 5 ")
+    print(
+        f"torch.compile on this CPU, to the end of the first step: empty cache {cold:.1f} s; the shared one, "
+        f"in another process and folder, {same:.1f} s ({cold / same:.1f}x); a layer more {deeper:.1f} s "
+        f"({cold / deeper:.1f}x)"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -411,7 +449,11 @@ def main() -> None:
     parser.add_argument(
         "--skip-bpb", action="store_true", help="leave out the comparison of val_bpb (80 seconds)"
     )
+    parser.add_argument("--compile", action="store_true", help="only what the compile cache saves (a minute)")
     args = parser.parse_args()
+    if args.compile:
+        report_compile()
+        return
     prepare.setup_device()
     corpus = prepare.load_corpus()
 

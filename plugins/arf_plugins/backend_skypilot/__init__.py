@@ -1,0 +1,184 @@
+"""The `skypilot` backend: clusters on any cloud, Kubernetes or Slurm that SkyPilot reaches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, fields_dict, frozen, validators
+
+from arf.errors import UsageError, nearest
+from arf.hooks import Declaration, hookimpl
+from arf.types import Scalar, Seconds
+
+_HOUR_S: float | None = 3600.0
+
+
+@frozen(kw_only=True)
+class SkyTier:
+    """One kind of slot. What is left out is as for the whole backend, then as in the template."""
+
+    accelerators: str | tuple[str, ...] | None = None
+    """Those of one cluster: `H100`, `H100:8`, or any one of several; None: no GPU."""
+    slots: int = 1
+    """Jobs at a time, on all clusters together."""
+    gpus_per_job: int = 1
+    infra: str | tuple[str, ...] | None = None
+    spot: bool | None = None
+    price: float | None = None
+    """US dollars for one cluster and hour; None: as in SkyPilot's catalogue."""
+    max_price: float | None = None
+    """The most that one cluster may cost an hour."""
+    speed: float = 1.0
+    memory_gb: float | None = None
+    jobs_per_cluster: int | None = None
+    """None: as many as its GPUs allow; 1 without GPUs."""
+
+
+def _tier(name: str, given: Any) -> SkyTier:
+    """A tier as people write it: a number of slots, or a mapping. Raises UsageError."""
+    if isinstance(given, SkyTier):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = {"accelerators": name, "slots": given}
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"tier {name}: {given!r} is neither a number of slots nor a mapping", hint="write `H100: 8`"
+        )
+    known = fields_dict(SkyTier)
+    for key in given:
+        if key not in known:
+            raise UsageError(f"tier {name}: there is no key {key!r}", hint=nearest(str(key), known))
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    for key in ("slots", "gpus_per_job", "jobs_per_cluster"):
+        value = given.get(key, 1)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UsageError(f"tier {name}: {key} must be a whole number above 0, not {value!r}")
+    for key in ("price", "max_price", "speed", "memory_gb"):
+        value = given.get(key, 1.0)
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
+            raise UsageError(f"tier {name}: {key} must be a number that is not negative, not {value!r}")
+    return SkyTier(**given)
+
+
+def _tiers(given: Mapping[str, Any]) -> dict[str, SkyTier]:
+    return {name: _tier(name, tier) for name, tier in given.items()}
+
+
+@frozen(kw_only=True)
+class SkyPilotOptions:
+    """What the `skypilot` backend can be told."""
+
+    tiers: Mapping[str, Any] = field(
+        factory=dict,
+        converter=_tiers,
+        metadata={
+            "help": "Kinds of slots, the preferred one first: `{H100: 13, H200: 3}`, or a mapping for each; "
+            "empty: what the template asks for"
+        },
+    )
+    infra: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Where to look for machines: `kubernetes`, `aws/us-east-1`, `slurm/name`, `ssh/pool`;"
+            " empty: everything that SkyPilot has access to"
+        },
+    )
+    template: str | None = field(
+        default=None,
+        metadata={"help": "A SkyPilot YAML of your own: resources, setup, file mounts, image, envs"},
+    )
+    slots: int = field(
+        default=1,
+        validator=validators.gt(0),
+        metadata={"help": "Jobs at a time where there are no tiers, only a template"},
+    )
+    resources: Mapping[str, Scalar] = field(
+        factory=dict,
+        metadata={
+            "help": "More of SkyPilot's `resources` for all tiers, such as `disk_size: 200`, `cpus: 8+`"
+        },
+    )
+    setup: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Lines of bash, run once on each cluster, after the template's set-up"},
+    )
+    spot: bool = field(default=False, metadata={"help": "Cheaper machines that may be taken away"})
+    max_usd_per_hour: float | None = field(
+        default=None,
+        validator=validators.optional(validators.gt(0)),
+        metadata={"help": "The most that all clusters together may cost an hour; fewer are launched then"},
+    )
+    python: str = field(
+        default="python3",
+        metadata={"help": "The clusters' Python, for `{python}` in the workspace's commands"},
+    )
+    pass_env: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Variables of arf's environment that jobs get too; `*` at the end matches any rest. "
+            "What the workspace sets or passes, and ARF_*, they get always"
+        },
+    )
+    send_mb: float = field(
+        default=2048.0,
+        validator=validators.ge(0),
+        metadata={"help": "The most that is sent to a cluster of what workspace.link names, in MiB"},
+    )
+    return_mb: float = field(
+        default=64.0,
+        validator=validators.ge(0),
+        metadata={"help": "The most that comes back of the files that one job writes, in MiB"},
+    )
+    idle: Seconds = field(
+        default=600.0,
+        validator=validators.ge(1),
+        metadata={"help": "How long a cluster without a job waits for the next"},
+    )
+    autodown: int = field(
+        default=10,
+        validator=validators.gt(0),
+        metadata={
+            "help": "Minutes after that until SkyPilot takes it down by itself, whatever became of arf"
+        },
+    )
+    start_timeout: Seconds | None = field(
+        default=_HOUR_S,
+        validator=validators.optional(validators.gt(0)),
+        metadata={
+            "help": "How long a tier may be without any cluster while jobs wait for it; null: for ever"
+        },
+    )
+    poll: Seconds = field(
+        default=5.0,
+        validator=validators.gt(0),
+        metadata={"help": "The shortest pause between two questions to SkyPilot, for all clusters together"},
+    )
+    heartbeat: Seconds = field(
+        default=10.0,
+        validator=validators.gt(0),
+        metadata={"help": "How often a worker says that it is alive"},
+    )
+    silent: Seconds = field(
+        default=180.0,
+        validator=validators.gt(0),
+        metadata={
+            "help": "How long a cluster that SkyPilot calls up may not be reached before it is replaced"
+        },
+    )
+    grace: Seconds = field(
+        default=10.0,
+        validator=validators.ge(0),
+        metadata={"help": "Between asking a job to end (SIGTERM) and ending it (SIGKILL)"},
+    )
+
+
+@hookimpl
+def arf_register_backends() -> list[Declaration]:
+    return [
+        Declaration(
+            name="skypilot",
+            summary="clusters through SkyPilot: any cloud, Kubernetes, Slurm; taken down at the end",
+            implementation="arf_plugins.backend_skypilot.backend:SkyPilotBackend",
+            options=SkyPilotOptions,
+            extra="arf-research[skypilot]",
+        )
+    ]

@@ -1,0 +1,144 @@
+"""What the backend must know after a crash: files in the study's folder, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from arf.errors import BackendError
+from arf.types import JobResult, JobState
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
+
+
+class Notebook:
+    """One study's folder `skypilot`: its name on the clouds, its jobs and their ends, its clusters."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def prefix(self, study: str) -> str:
+        """How the names of this study's clusters begin; made once, and the same wherever the files are."""
+        path = self.home / "name"
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            readable = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")[:12].strip("-") or "study"
+            prefix = f"arf-{readable}-{secrets.token_hex(3)}-"
+            self._write(path, prefix)
+            return prefix
+
+    def known_prefix(self) -> str:
+        """As `prefix`; empty if this study has never had a cluster."""
+        try:
+            return (self.home / "name").read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
+    # ---- Jobs -------------------------------------------------------------------------------
+
+    def has(self, handle: str) -> bool:
+        return bool(_SAFE.fullmatch(handle)) and (self.home / "jobs" / handle).exists()
+
+    def add(self, handle: str, fields: Mapping[str, Any]) -> None:
+        if fields["set_up"]:
+            self._write(self.home / "setups" / handle, "")
+        self._write(self.home / "jobs" / handle, json.dumps(fields))
+
+    def job(self, handle: str) -> dict[str, Any]:
+        return self._read(self.home / "jobs" / handle)
+
+    def handles(self) -> list[str]:
+        """All jobs that have not ended, in the order in which they came."""
+        ended = {path.name for path in (self.home / "ends").glob("[!.]*")}
+        paths = [path for path in (self.home / "jobs").glob("[!.]*") if path.name not in ended]
+        return [path.name for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)]
+
+    def set_ups(self) -> list[str]:
+        """The jobs that make a machine ready, ended ones too."""
+        return [path.name for path in sorted((self.home / "setups").glob("[!.]*"))]
+
+    def give(self, handle: str, cluster: str) -> None:
+        """Write down which cluster has a job, before it is sent there; empty: none."""
+        self._write(self.home / "given" / handle, cluster)
+
+    def given(self, handle: str) -> str:
+        try:
+            return (self.home / "given" / handle).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def end(self, handle: str, result: JobResult) -> None:
+        fields = {
+            "state": str(result.state),
+            "code": result.exit_code,
+            "started": result.started_at.timestamp() if result.started_at else None,
+            "ended": result.ended_at.timestamp() if result.ended_at else None,
+            "slot": result.slot,
+            "message": result.message,
+        }
+        self._write(self.home / "ends" / handle, json.dumps(fields))
+
+    def result(self, handle: str) -> JobResult | None:
+        fields = self._read(self.home / "ends" / handle) if _SAFE.fullmatch(handle) else {}
+        if not fields:
+            return None
+        started, ended = fields["started"], fields["ended"]
+        return JobResult(
+            state=JobState(fields["state"]),
+            exit_code=fields["code"],
+            started_at=datetime.fromtimestamp(started, UTC) if started is not None else None,
+            ended_at=datetime.fromtimestamp(ended, UTC) if ended is not None else None,
+            slot=fields["slot"],
+            message=fields["message"],
+        )
+
+    # ---- Clusters ---------------------------------------------------------------------------
+
+    def note_cluster(self, name: str, fields: Mapping[str, Any]) -> None:
+        self._write(self.home / "clusters" / name, json.dumps(fields))
+
+    def forget_cluster(self, name: str) -> None:
+        (self.home / "clusters" / name).unlink(missing_ok=True)
+
+    def clusters(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for path in sorted((self.home / "clusters").glob("[!.]*")):
+            yield path.name, self._read(path)
+
+    # ---- The template -----------------------------------------------------------------------
+
+    def template(self) -> dict[str, Any]:
+        """The user's YAML as the study began with it; empty before that."""
+        return self._read(self.home / "template")
+
+    def keep_template(self, fields: Mapping[str, Any]) -> None:
+        self._write(self.home / "template", json.dumps(fields))
+
+    def _write(self, path: Path, text: str) -> None:
+        part = path.with_name(f".{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise BackendError(
+                f"cannot write {path}: {error.strerror}", hint="make room for it, then `arf resume`"
+            ) from error
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}

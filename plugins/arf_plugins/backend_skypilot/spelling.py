@@ -1,0 +1,106 @@
+"""What a job is on a cluster: its files, its environment, its command; and what its end means."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from arf.config import is_secret_name
+from arf.errors import BackendError
+from arf.types import Job
+from arf_plugins.backend_skypilot import SkyPilotOptions, parcel
+
+
+def spell(job: Job, home: Path, options: SkyPilotOptions) -> dict[str, Any]:
+    """A job as it is written down and sent; `home` is the backend's folder. Raises BackendError."""
+    check(job)
+    root = tree_of(job.directory, home)
+    set_up = is_set_up(job, home)
+    if not set_up:
+        check_links(root, options.send_mb)
+    python = options.python
+    return {
+        "directory": str(root),
+        "cwd": os.path.relpath(os.path.realpath(job.directory), root),
+        "command": job.command.replace(shlex.quote(sys.executable), python)
+        if isinstance(job.command, str)
+        else [word.replace(sys.executable, python) for word in job.command],
+        "env": {name: value for name, value in job.env.items() if goes_along(name, value, options.pass_env)},
+        "log": str(job.log),
+        "tier": job.tier,
+        "time_limit_s": job.time_limit_s,
+        "set_up": set_up,
+    }
+
+
+def check(job: Job) -> None:
+    """Raises BackendError for what could never run."""
+    if not job.command:
+        raise BackendError(f"job {job.key} has an empty command", hint="set workspace.command")
+    words = (job.command,) if isinstance(job.command, str) else job.command
+    if any("\0" in text for text in (*words, *job.env, *job.env.values())):
+        raise BackendError(f"job {job.key} has a NUL character in its command or environment")
+    if not job.log.parent.is_dir():
+        raise BackendError(f"job {job.key}: there is no folder {job.log.parent} for its log")
+    if not job.directory.is_dir():
+        raise BackendError(f"job {job.key}: there is no folder {job.directory}")
+
+
+def check_links(root: Path, most_mb: float) -> None:
+    for _, target in parcel.links_of(root):
+        path = Path(target)
+        if path.exists() and (size := parcel.size_of(path)) > most_mb * 2**20:
+            raise BackendError(
+                f"{target} has {size / 2**20:,.0f} MiB, over backend.send_mb ({most_mb:g})",
+                hint="raise it; or let workspace.setup make it on each cluster; or take it out of "
+                "workspace.link and mount it with the template's file_mounts",
+            )
+
+
+def is_set_up(job: Job, home: Path) -> bool:
+    """A job in the workspace itself rather than in a work tree makes ready what the trees link to."""
+    return home.is_relative_to(os.path.realpath(job.directory))
+
+
+def tree_of(directory: Path, home: Path) -> Path:
+    """The work tree that a job's directory is in: arf's trees are beside the backend's folder."""
+    trees, real = home.parent / "trees", Path(os.path.realpath(directory))
+    inside = real.is_relative_to(trees) and real != trees
+    return trees / real.relative_to(trees).parts[0] if inside else real
+
+
+def goes_along(name: str, value: str, passed: tuple[str, ...]) -> bool:
+    """Whether a variable is the job's own; the rest is this machine's, and would be wrong there."""
+    if name == "GIT_CEILING_DIRECTORIES":
+        return False
+    own = os.environ.get(name) != value or name.startswith("ARF_")
+    # A secret is in a job's environment only if somebody has asked for it.
+    return own or is_secret_name(name) or any(fnmatchcase(name, pattern) for pattern in passed)
+
+
+def environment_there(env: Mapping[str, str], home: str) -> dict[str, str]:
+    """A job's variables on a cluster; `home` is arf's folder there."""
+    if "UV_PROJECT_ENVIRONMENT" in env:  # one environment for all trees of a machine, on that machine
+        return {**env, "UV_PROJECT_ENVIRONMENT": f"{home}/venv"}
+    return dict(env)
+
+
+def reason(code: int) -> str:
+    """Why a command failed, by its exit code: one line."""
+    if code == 127:
+        return "exit code 127: command not found"
+    if code == 126:
+        return "exit code 126: the command cannot be executed"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    return f"killed by signal {-code}, {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
