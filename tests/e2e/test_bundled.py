@@ -54,7 +54,7 @@ def test_from_an_empty_folder_to_a_report(tmp_path: Path) -> None:
     status = json.loads(arf("status", "--json", cwd=workspace).stdout)
     assert status["experiments"] == summary["experiments"]
     shown = json.loads(arf("show", "1", "--json", cwd=workspace).stdout)
-    assert shown["verdict"] == "keep"
+    assert shown["verdict"] in ("keep", "measured")  # whichever run of the baseline ended first
     assert "val_bpb:" in arf("log", "1", cwd=workspace).stdout
 
 
