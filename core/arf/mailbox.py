@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import NOTHING, asdict, frozen
 
 from arf.errors import ArfError, StoreError, UsageError
 from arf.interfaces import Desk
@@ -199,7 +199,9 @@ def _is_done(order: Order, store: Store) -> bool:
 
 def submission_to_json(submission: Submission) -> dict[str, Any]:
     """What is set of a submission; `submission_from_json` is its inverse."""
-    return asdict(submission, filter=lambda _, value: value not in (None, "", (), {}))
+    return asdict(
+        submission, filter=lambda field, value: field.default is NOTHING or value not in (None, "", (), {})
+    )
 
 
 def submission_from_json(data: Mapping[str, Any]) -> Submission:
