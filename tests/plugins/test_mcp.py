@@ -74,7 +74,7 @@ def make_workspace(directory: Path) -> Path:
 def workspace(tmp_path: Path) -> Iterator[Path]:
     directory = make_workspace(tmp_path / "workspace")
     yield directory
-    for home in (directory / ".arf" / "studies").glob("*"):
+    for home in directory.glob("**/.arf/studies/*"):
         if lock_owner(home) is not None:
             arf("stop", str(home), cwd=directory)
 
@@ -169,6 +169,9 @@ def test_a_study_is_driven_over_stdio(workspace: Path, mode: str) -> None:
         at_best = ok(await call("work_tree", base="best"))
         assert at_best["is_best"]
         assert "LEVEL=150" in file.read_text()
+        (file.parent / "more.sh").write_text("echo more\n")
+        ok(await call("submit", title="a new file", runs=1))
+        assert not (file.parent / "more.sh").exists()
         ok(await call("submit", title="best", constants=[{"name": "LEVEL", "value": 200}]))
         ok(await call("wait", timeout_s=60))
         assert "gain" in text(await call("results", best_first=True))
@@ -183,7 +186,7 @@ def test_a_study_is_driven_over_stdio(workspace: Path, mode: str) -> None:
         )
         ok(await call("resume_study"))
         ok(await call("submit", again=1))
-        ok(await call("cancel", submissions=[5]))
+        ok(await call("cancel", submissions=[6]))
         ok(await call("best", apply=True))
         ok(await call("stop_study"))
 
@@ -268,6 +271,11 @@ def test_an_ended_study_can_be_looked_at(ended: Path, monkeypatch: pytest.Monkey
         assert "there is no experiment 'nothing'" in problem(await call("work_tree", base="nothing"))
         (tree / "data.txt").write_text("other\n")
         assert "data.txt changed, which may not be changed" in problem(await call("check"))
+        ok(await call("results"))
+        ok(await call("submissions"))
+        ok(await call("reset"))
+        assert (tree / "data.txt").read_text() == "fixed\n"
+        (tree / "data.txt").write_text("other\n")
         assert "something wrong" in text(await call("status"))
         ok(await call("work_tree", discard=True))
         (tree / "train.sh").unlink()
@@ -376,6 +384,39 @@ def test_ideas_are_read_from_the_files_that_changed(ended: Path) -> None:
     assert end == {"done": True, "note": "that is all", "exhausted": False}
     (folder / "idea.patch").write_text(two["patch"])
     git(ended, "apply", "--check", str(folder / "idea.patch"))
+
+
+def test_files_are_given_back_byte_for_byte(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line ends, other encodings, git's filters, and a workspace below the repository's top."""
+    monkeypatch.chdir(workspace)
+    below = workspace / "below"
+    below.mkdir()
+    for name in ("train.sh", "arf.yaml"):
+        git(workspace, "mv", name, f"below/{name}")
+    wild = {"crlf.sh": b"A=1\r\necho $A\r\n", "latin.sh": b"# caf\xe9\nB=1\n", "end.sh": b"C=1"}
+    for name, data in wild.items():
+        (below / name).write_bytes(data)
+    (workspace / ".gitattributes").write_text("*.txt eol=crlf\ncrlf.sh -text\n")
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", "wild")
+    monkeypatch.chdir(below)
+
+    async def script(call: Call) -> None:
+        begun = ok(await call("start_study", name="wild"))
+        tree = Path(begun["work_tree"])
+        assert ok(await call("work_tree"))["changed"] == []
+        for name, data in wild.items():
+            (tree / name).write_bytes(data.replace(b"=1", b"=2"))
+        assert len(ok(await call("work_tree"))["changed"]) == 3
+        ok(await call("reset"))
+        assert {name: (tree / name).read_bytes() for name in wild} == wild
+        for name in ("crlf.sh", "end.sh"):
+            (tree / name).write_bytes(wild[name].replace(b"=1", b"=2"))
+            ok(await call("submit", title=name))
+            assert (tree / name).read_bytes() == wild[name]
+        ok(await call("stop_study"))
+
+    talk(server_of(None), script)
 
 
 def test_factors_have_names(ended: Path) -> None:

@@ -15,7 +15,15 @@ from arf.errors import UsageError
 from arf.types import Ask, AskKind, Draft
 from arf_plugins.llm.drafts import Checked
 from arf_plugins.llm.tools import Bench, Outcome, Tool, tools_for, unified
-from arf_plugins.mcp.benches import KEY, bench_over, content_key, on_files, order_on_files, schema_of
+from arf_plugins.mcp.benches import (
+    KEY,
+    bench_over,
+    content_key,
+    files_for,
+    on_files,
+    order_on_files,
+    schema_of,
+)
 from arf_plugins.mcp.server import Offered, Report
 from arf_plugins.mcp.trees import AgentTree
 from arf_plugins.mcp.view import StudyView
@@ -75,7 +83,7 @@ class Asked:
             if orders and self.ask.kind is not AskKind.EXPERIMENTS:
                 return await self._propose(tool, arguments, key)
             if orders:
-                self.bench.files = self.tree.read(self.bench.checker.brief.files)
+                self.bench.files = files_for(self.bench, self.tree, tool, arguments)
                 key = key or content_key(self.bench, tool, arguments)
                 return await order_on_files(self.view, self.bench, self.tree, tool, arguments, key)
             return await on_files(self.bench, self.tree, tool, arguments, key)

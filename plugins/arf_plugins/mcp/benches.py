@@ -55,25 +55,32 @@ def bench_over(
 async def on_files(
     bench: Bench, tree: AgentTree, tool: Tool, arguments: Mapping[str, Any], key: str
 ) -> Outcome:
-    """Call a tool on the files of a tree, and bring the tree to where the tool has brought them."""
-    before = tree.read(bench.checker.brief.files)
+    """Call a tool on the files of a tree, and bring the tree back to the base if the tool has."""
+    if tool.spec.name == "reset":
+        tree.reset()
+    before = files_for(bench, tree, tool, arguments)
     bench.files = dict(before)
     got = await outcome(bench, tool.spec.name, arguments, key=key or content_key(bench, tool, arguments))
     if bench.files != before:
-        tree.write(before, bench.files)
+        tree.restore(before)
     return got
+
+
+def files_for(bench: Bench, tree: AgentTree, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The files that a call is about: the tree's, or the base's where it does not work on files."""
+    base = bench.checker.brief.files
+    return tree.read(base) if tool.on_files and not arguments.get("again") else dict(base)
 
 
 async def order_on_files(
     view: StudyView, bench: Bench, tree: AgentTree, tool: Tool, arguments: Mapping[str, Any], key: str
 ) -> Outcome:
     """As `on_files`, for `submit`. A call that was broken off may have left its edits in the tree."""
-    base = bench.checker.brief.files
-    files = tree.read(base)
+    files = files_for(bench, tree, tool, arguments)
     for order in view.store.orders_of(f"mail/{key}"):
         idea = view.study().ideas.get(order.plan.ideas[-1]) if order.plan.ideas else None
         if idea is not None and idea.base == tree.base and view.workspace.files(idea.commit) == files:
-            tree.write(files, base)
+            tree.restore(files)
     return await on_files(bench, tree, tool, arguments, key)
 
 

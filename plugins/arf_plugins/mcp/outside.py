@@ -17,7 +17,15 @@ from arf.types import Ask, AskKind
 from arf_plugins.llm.tools import Bench, Outcome, Tool, tools_for
 from arf_plugins.llm.tools.bench import checked_arguments, flag, text
 from arf_plugins.mcp import studies
-from arf_plugins.mcp.benches import KEY, bench_over, content_key, on_files, order_on_files, schema_of
+from arf_plugins.mcp.benches import (
+    KEY,
+    bench_over,
+    content_key,
+    files_for,
+    on_files,
+    order_on_files,
+    schema_of,
+)
 from arf_plugins.mcp.server import Offered, Report
 from arf_plugins.mcp.trees import AgentTree, git_tree, move
 from arf_plugins.mcp.view import StudyView
@@ -88,7 +96,7 @@ class Outside:
 
     def _content_key(self, bench: Bench, tree: AgentTree, tool: Tool, arguments: dict[str, Any]) -> str:
         """A key for a call without one. A call that a client has sent again finds its files restored."""
-        bench.files = tree.read(bench.checker.brief.files)
+        bench.files = files_for(bench, tree, tool, arguments)
         last, key = self._last.get(tree.top, (None, ""))
         if last == arguments and not bench.diff():
             return key

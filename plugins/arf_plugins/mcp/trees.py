@@ -48,17 +48,44 @@ class AgentTree:
             raise UsageError(f"{names} changed, which may not be changed", hint="put it back as it was")
         return files
 
-    def write(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
-        """Bring the files from one state to another; only those that differ are touched."""
-        for path in {*before, *after}:
-            target = self.root / path
-            if path not in after:
-                target.unlink(missing_ok=True)
-            elif before.get(path) != after[path]:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if target.is_symlink():
-                    target.unlink()
-                target.write_bytes(after[path].encode("utf-8"))
+    def restore(self, files: Mapping[str, str]) -> None:
+        """Bring files back to the base that were read; one that has changed again since is left."""
+        base = self.workspace.files(self.base)
+        for path, text in files.items():
+            if text == base.get(path):
+                continue
+            try:
+                is_same = self._text(path, text) == text
+            except UsageError:
+                continue
+            if is_same and path in base:
+                self._write(self.workspace.prefix + path)
+            elif is_same:
+                (self.root / path).unlink()
+
+    def reset(self) -> None:
+        """Bring all files back to the base, whatever was done to them; new files that are no change stay."""
+        workspace = self.workspace
+        for path in self._new_files(workspace.files(self.base)):
+            (self.root / path).unlink(missing_ok=True)
+        for path in workspace.git.files(self.base):
+            if workspace.is_editable(path) or workspace.is_readonly(path):
+                self._write(path)
+
+    def _write(self, path: str) -> None:
+        """Write a file of the repository as the base has it, byte for byte, unless it is like that."""
+        entry = self.workspace.git.files(self.base)[path]
+        file = self._place(path)
+        if not entry.is_file or path in self.workspace.stand_ins or not self.top.is_dir():
+            return
+        data = self.workspace.git.read(entry.id)
+        if file.is_symlink():
+            file.unlink()
+        if file.is_file() and file.read_bytes() == data:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        file.chmod(file.stat().st_mode & 0o666 | entry.mode & 0o111)
 
     # ---- Reading ----------------------------------------------------------------------------
 
@@ -75,7 +102,7 @@ class AgentTree:
         if data.decode("utf-8", "replace") == before:
             return before
         try:
-            return data.decode("utf-8")
+            return data.decode("utf-8", "replace" if "\ufffd" in before else "strict")
         except UnicodeDecodeError:
             raise UsageError(f"{path} is no UTF-8 text any more") from None
 
@@ -138,6 +165,7 @@ def git_tree(workspace: Workspace, top: Path, base: str) -> AgentTree:
         _git(workspace.directory, "worktree", "prune")
         _git(workspace.directory, "worktree", "add", "--detach", "--force", str(top), base)
         head = base
+        AgentTree(top, workspace, head).reset()  # git's filters may have changed line ends
         for path, target in workspace.links().items():
             link = top / path
             if not link.exists() and not link.is_symlink():
@@ -149,7 +177,9 @@ def git_tree(workspace: Workspace, top: Path, base: str) -> AgentTree:
 def move(tree: AgentTree, commit: str) -> AgentTree:
     """Bring a git work tree to another commit. What was edited there is lost."""
     _git(tree.top, "checkout", "--quiet", "--force", "--detach", commit)
-    return AgentTree(tree.top, tree.workspace, commit)
+    moved = AgentTree(tree.top, tree.workspace, commit)
+    moved.reset()
+    return moved
 
 
 def _head(top: Path) -> str | None:

@@ -115,6 +115,8 @@ class Tool:
     """Raises ArfError for what the model should do otherwise. `arguments["key"]` is the call's key."""
     read_only: bool = False
     """It neither orders anything nor changes the bench."""
+    on_files: bool = False
+    """It works on the copy of the files."""
     restores: bool = False
     """It must be called again when a recorded conversation is gone through again."""
     needed: tuple[str, ...] = ()
@@ -141,6 +143,7 @@ def tool(
     change: Mapping[str, Any] = MappingProxyType({}),
     *,
     read_only: bool = False,
+    on_files: bool = False,
     restores: bool = False,
     needed: Iterable[str] = (),
     **properties: Mapping[str, Any],
@@ -153,7 +156,9 @@ def tool(
         "additionalProperties": False,
     }
     spec = ToolSpec(name=name, description=description, parameters=parameters)
-    return Tool(spec=spec, run=run, read_only=read_only, restores=restores, needed=tuple(needed))
+    return Tool(
+        spec=spec, run=run, read_only=read_only, on_files=on_files, restores=restores, needed=tuple(needed)
+    )
 
 
 def text(description: str) -> dict[str, Any]:

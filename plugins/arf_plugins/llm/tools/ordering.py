@@ -234,6 +234,7 @@ ORDERING = (
         "(`again`). It is queued at once, and this does not wait for it: submit a batch, then wait.",
         _submit,
         CHANGE,
+        on_files=True,
         restores=True,
         constants=_MORE_CONSTANTS,
         edits=_MORE_EDITS,
@@ -276,6 +277,7 @@ TRY_OUT = tool(
     f"Run your edits for {TRY_OUT_S:g} seconds on a free slot, as a check: does it start, train, and fit "
     "in memory? It is no experiment and has no verdict.",
     _try_out,
+    on_files=True,
     constants=_MORE_CONSTANTS,
     edits=_MORE_EDITS,
     seconds=number(f"How long; 0 for {TRY_OUT_S:g}, at most {3 * TRY_OUT_S:g}."),

@@ -66,6 +66,7 @@ PROPOSING = (
         "Submit your edits since the last submit as one idea, to be run as an experiment.",
         _submit,
         CHANGE,
+        on_files=True,
         restores=True,
         needed=["title"],
         factor=text("Where factors were asked for: the factor that this is a level of; otherwise empty."),
