@@ -126,9 +126,20 @@ class StandIn:
         """Take a cluster away, with all that runs there."""
         cluster = self.clusters_by_name.pop(name, None)
         if cluster is not None:
-            self.kill_all(name)
+            self._cut_power(name)
             for job in cluster.jobs:
                 job.wait()
+
+    def _cut_power(self, name: str) -> None:
+        """End all processes of a cluster at one moment: none sees another end, none is begun meanwhile."""
+        stopped: set[int] = set()
+        while new := set(self.processes(name)) - stopped:
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= new
+        while self.processes(name):
+            self.kill_all(name)
 
     def kill_all(self, name: str, number: int = signal.SIGKILL) -> None:
         """End all processes of a cluster; they have its name in their environment."""

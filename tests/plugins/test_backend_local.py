@@ -18,6 +18,7 @@ import pytest
 
 from arf.errors import BackendError
 from arf.interfaces import Backend
+from arf.jobs import handle_of
 from arf.testing.suites import BackendSuite
 from arf.types import Job, JobResult, JobState
 from arf_plugins.backend_local import LocalOptions, devices, processes, records, warm
@@ -389,10 +390,10 @@ def test_a_folder_that_cannot_be_written_is_refused_with_what_to_do(box: Box) ->
 
 def test_any_key_makes_a_handle_that_is_a_file_name(box: Box) -> None:
     keys = ["a/b", "../x", ".", "é", "x" * 300, "a b", "a-b", "000001-1"]
-    handles = [records.handle_of(key) for key in keys]
+    handles = [handle_of(key) for key in keys]
     assert len(set(handles)) == len(keys)
     assert all("/" not in handle and len(handle) < 120 for handle in handles)
-    assert records.handle_of("000001-1") == "000001-1"
+    assert handle_of("000001-1") == "000001-1"
     assert box.run_job("true", key="a/b", log=box.path / "log").state is JobState.SUCCEEDED
 
 

@@ -18,10 +18,11 @@ from attrs import define, field
 
 from arf.errors import BackendError, nearest
 from arf.interfaces import Backend
+from arf.jobs import exit_reason, handle_of
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_local import LocalOptions, devices, processes
 from arf_plugins.backend_local.devices import Layout, Machine, Slot
-from arf_plugins.backend_local.records import KEPT, Record, Records, handle_of, job_fields
+from arf_plugins.backend_local.records import KEPT, Record, Records, job_fields
 from arf_plugins.backend_local.warm import Request, WarmStarts, possible
 
 log = logging.getLogger(__name__)
@@ -493,19 +494,4 @@ def _state(record: Record, code: int | None) -> tuple[JobState, str]:
         return JobState.LOST, "its process is gone and left no exit code: killed from outside, or a restart"
     if code == 0:
         return JobState.SUCCEEDED, ""
-    return JobState.FAILED, _reason(code)
-
-
-def _reason(code: int) -> str:
-    if code == 127:
-        return "exit code 127: command not found"
-    if code == 126:
-        return "exit code 126: the command cannot be executed, or its directory is not there"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"killed by signal {-code}, {name}{hint}"
+    return JobState.FAILED, exit_reason(code)

@@ -14,7 +14,6 @@ The first of an ending line and an exit line says how the job ended. A line with
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -32,14 +31,6 @@ KEPT = 512
 """Records of ended jobs that are kept: arf has written a result down long before so many more have ended."""
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def handle_of(key: str) -> str:
-    """The handle of a job's key, which is the name of its record."""
-    if _SAFE.fullmatch(key):
-        return key
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", key)[:60].lstrip(".-")
-    return f"{readable}~{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 @define(kw_only=True)

@@ -21,11 +21,12 @@ from typing import Any
 
 from arf.errors import ArfError, BackendError, nearest
 from arf.interfaces import Finding, Standing
+from arf.jobs import exit_reason, handle_of
 from arf.polling import PollingBackend
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_skypilot import SkyPilotOptions, parcel, spelling, task
 from arf_plugins.backend_skypilot.cluster import CAPACITY_PAUSE_S, Cluster, Tally, new_token
-from arf_plugins.backend_skypilot.link import Link, foreman_command, relay_command
+from arf_plugins.backend_skypilot.link import Link, LinkLost, foreman_command, relay_command
 from arf_plugins.backend_skypilot.notebook import Notebook
 from arf_plugins.backend_skypilot.process import SkyProcess
 from arf_plugins.backend_skypilot.sdk import (
@@ -36,7 +37,6 @@ from arf_plugins.backend_skypilot.sdk import (
     Sky,
     in_thread,
 )
-from arf_plugins.backend_slurm.folder import handle_of
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,10 @@ class SkyPilotBackend(PollingBackend):
         """Handles that no cluster has, by tier, in order."""
         self._results: dict[str, JobResult] = {}
         self._cancels: set[str] = set()
+        self._set_ups: set[str] = set()
+        """The jobs that make a machine ready."""
         self._setups: dict[str, None] = {}
-        """Set-up jobs that have succeeded somewhere: every other cluster runs them first."""
+        """Those that have succeeded somewhere: every other cluster runs them first."""
         self._tallies: dict[str, Tally] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -113,7 +115,10 @@ class SkyPilotBackend(PollingBackend):
         handle = handle_of(job.key)
         if not self._notebook.has(handle):
             self._check_tier_of(job)
-            self._notebook.add(handle, spelling.spell(job, self._directory, self.options))
+            fields = spelling.spell(job, self._directory, self.options)
+            self._notebook.add(handle, fields)
+            if fields["set_up"]:
+                self._set_ups.add(handle)
             job.log.write_bytes(b"")  # what an earlier job has written there must not be read as this one's
             self._queued[job.tier][handle] = None
         self.follow(handle)
@@ -227,13 +232,17 @@ class SkyPilotBackend(PollingBackend):
         cluster = self._clusters.get(slot.partition(":")[0])
         if cluster is None or cluster.aside:
             return False
+        self._set_aside(cluster, reason)
+        self._deal()
+        return True
+
+    def _set_aside(self, cluster: Cluster, reason: str) -> None:
         log.warning("cluster %s is given up: %s", cluster.name, reason)
         cluster.aside = reason
+        self._note(cluster)
         self._count_loss(cluster, "set aside")
         if not cluster.jobs:
             self._spawn(self._retire(cluster))
-        self._deal()
-        return True
 
     async def aclose(self) -> None:
         await self._let_go()
@@ -251,7 +260,7 @@ class SkyPilotBackend(PollingBackend):
         await asyncio.gather(*tasks, return_exceptions=True)
         for cluster in self._clusters.values():
             if cluster.link is not None:
-                await cluster.link.close()
+                cluster.link.close()
                 cluster.link = None
 
     # ---- Tiers ------------------------------------------------------------------------------
@@ -317,13 +326,15 @@ class SkyPilotBackend(PollingBackend):
                 self._clusters[name] = self._cluster(name, fields)
             else:
                 self._begun[name] = fields
-        for handle in self._notebook.set_ups():
+        self._set_ups = set(self._notebook.set_ups())
+        for handle in sorted(self._set_ups):
             if (result := self._notebook.result(handle)) and result.state is JobState.SUCCEEDED:
                 self._setups[handle] = None
         for handle in self._notebook.handles():
             self._find(handle)
         for cluster in self._clusters.values():
-            self._spawn(self._tend(cluster))
+            done_with = cluster.aside and not cluster.jobs
+            self._spawn(self._retire(cluster) if done_with else self._tend(cluster))
         self._deal()
 
     def _cluster(self, name: str, fields: Mapping[str, Any]) -> Cluster:
@@ -357,6 +368,7 @@ class SkyPilotBackend(PollingBackend):
         one = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(one)
         one.add_done_callback(self._tasks.discard)
+        one.add_done_callback(lambda _: work.close())  # it may be cancelled before it begins
         return one
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
@@ -391,15 +403,12 @@ class SkyPilotBackend(PollingBackend):
 
     def _prepare(self, cluster: Cluster) -> None:
         """Have a cluster run what has made the others ready."""
-        if any(self._is_setup_handle(handle) for handle in cluster.jobs):
+        if not self._set_ups.isdisjoint(cluster.jobs):
             return
         for handle in self._unprepared(cluster):
             if handle not in cluster.preparing:
                 cluster.preparing.add(handle)
                 self._spawn(self._send(cluster, handle))
-
-    def _is_setup_handle(self, handle: str) -> bool:
-        return bool(self._notebook.job(handle).get("set_up"))
 
     def _give(self, cluster: Cluster, handle: str) -> None:
         self._notebook.give(handle, cluster.name)
@@ -453,10 +462,16 @@ class SkyPilotBackend(PollingBackend):
                 pause_s = SHORTEST_PAUSE_S
             except NoCapacity as error:
                 self._take_shortage(cluster, error)
+                self._spawn(self._take_down_quietly(cluster.name))
                 return
             except Refused as error:
-                self._forget(cluster, "could not be launched")
-                self._refuse(cluster.kind.tier.name, error)
+                tier = cluster.kind.tier.name
+                if any(one.placed and one.kind.tier.name == tier for one in self._clusters.values()):
+                    self._take_shortage(cluster, error)  # it worked for others
+                else:
+                    self._forget(cluster, "could not be launched")
+                    self._refuse(tier, error)
+                self._spawn(self._take_down_quietly(cluster.name))
                 return
             except BackendError as error:
                 log.debug("cluster %s: %s", cluster.name, error)
@@ -534,10 +549,8 @@ class SkyPilotBackend(PollingBackend):
         finally:
             if cluster.link is link:
                 cluster.link, cluster.changed_at = None, self._now()
-            for answer in cluster.answers.values():
-                answer.cancel()
-            cluster.answers.clear()
-            await link.close()
+            cluster.drop_answers()
+            link.close()
 
     def _begin(self, cluster: Cluster) -> dict[str, Any]:
         settings = {
@@ -584,14 +597,12 @@ class SkyPilotBackend(PollingBackend):
             names = parcel.tracked(root) if fields["set_up"] else None
             try:
                 found = await asyncio.to_thread(parcel.wrap, root, names)
-                await self._send_links(cluster, link, found)
+                await self._send_links(cluster, found)
                 blobs, payload = await asyncio.to_thread(found.pack, cluster.blobs)
             except BackendError as error:
                 self._end(handle, JobResult(state=JobState.LOST, message=str(error)))
                 return
-            except asyncio.CancelledError:
-                if cluster.link is link:
-                    raise
+            except LinkLost:
                 return
             job = {
                 "command": fields["command"],
@@ -614,26 +625,21 @@ class SkyPilotBackend(PollingBackend):
             if handle in self._cancels:
                 await link.send("cancel", {"handle": handle})
 
-    async def _send_links(self, cluster: Cluster, link: Link, found: parcel.Parcel) -> None:
-        """Send what the links of a tree lead to, where it is here and not there."""
+    async def _send_links(self, cluster: Cluster, found: parcel.Parcel) -> None:
+        """Send what the links of a tree lead to, where it is here and not there. Raises LinkLost."""
         wanted = {target for _, target in found.links} - cluster.there
         here = [target for target in sorted(wanted) if parcel.is_something(Path(target))]
         if not here:
             return
-        there = await self._question(cluster, link, "ask", {"paths": here}, "there")
+        there = await cluster.ask("ask", {"paths": here}, "there")
         for target in here:
             if target not in there:
                 for path, at, mode, data in parcel.pieces(Path(target)):
-                    await link.send("file", {"path": path, "at": at, "mode": mode}, data)
-                await self._question(cluster, link, "place", {"path": target}, "placed")
+                    if cluster.link is None:
+                        raise LinkLost
+                    await cluster.link.send("file", {"path": path, "at": at, "mode": mode}, data)
+                await cluster.ask("place", {"path": target}, "placed")
             cluster.there.add(target)
-
-    async def _question(
-        self, cluster: Cluster, link: Link, do: str, fields: Mapping[str, Any], answer: str
-    ) -> Any:
-        future = cluster.answers[answer] = asyncio.get_running_loop().create_future()
-        await link.send(do, fields)
-        return await future
 
     # ---- Hearing ----------------------------------------------------------------------------
 
@@ -654,9 +660,7 @@ class SkyPilotBackend(PollingBackend):
                     parcel.take_away(root, name)
                 self._left_there += fields["left_there"]
         else:
-            for name in ("there", "placed"):
-                if name in fields and (future := cluster.answers.pop(name, None)) and not future.done():
-                    future.set_result(fields[name])
+            cluster.take_answer(fields)
 
     def _returns_to(self, cluster: Cluster, handle: str) -> Path | None:
         fields = self._notebook.job(handle) if handle in cluster.jobs else {}
@@ -726,7 +730,7 @@ class SkyPilotBackend(PollingBackend):
         if code is not None and 128 < code <= 192:
             code = 128 - code  # the shell's way to say that a signal ended it
         state, message = self._state(cluster, handle, why, code)
-        if self._is_setup_handle(handle) and state is JobState.SUCCEEDED:
+        if handle in self._set_ups and state is JobState.SUCCEEDED:
             cluster.prepared.add(handle)
             self._setups[handle] = None
         self._end_on(cluster, handle, source, state, code, line["message"] or message, line["seconds"])
@@ -743,11 +747,8 @@ class SkyPilotBackend(PollingBackend):
             hint = f"its log is on the cluster: `ssh {cluster.name} cat {cluster.folder}/logs/{handle}`"
             if tally.failures >= FAILURES:
                 self._refuse(cluster.kind.tier.name, BackendError(message, hint=hint))
-            self._spawn(self.set_aside_soon(cluster, message))
+            self._set_aside(cluster, message)
         self._deal()
-
-    async def set_aside_soon(self, cluster: Cluster, reason: str) -> None:
-        await self.set_aside(cluster.name, reason)
 
     def _state(self, cluster: Cluster, handle: str, why: str, code: int | None) -> tuple[JobState, str]:
         if why == "cancel" or (why in ("term", "gone") and handle in self._cancels):
@@ -762,7 +763,7 @@ class SkyPilotBackend(PollingBackend):
             return state, f"cluster {cluster.name} was restarted"
         if why == "error" or code is None:
             return JobState.FAILED, "it could not be started"
-        return (JobState.SUCCEEDED, "") if code == 0 else (JobState.FAILED, spelling.reason(code))
+        return (JobState.SUCCEEDED, "") if code == 0 else (JobState.FAILED, exit_reason(code))
 
     def _end_on(
         self,
@@ -786,7 +787,7 @@ class SkyPilotBackend(PollingBackend):
         )
         cluster.jobs.pop(handle, None)
         self._end(handle, result)
-        if cluster.link is not None and not self._is_setup_handle(handle):
+        if cluster.link is not None and handle not in self._set_ups:
             self._spawn(cluster.link.send("done", {"handle": handle}))
         if cluster.aside and not cluster.jobs:
             self._spawn(self._retire(cluster))
@@ -809,8 +810,11 @@ class SkyPilotBackend(PollingBackend):
 
     # ---- Clusters that go away --------------------------------------------------------------
 
-    def _lose(self, cluster: Cluster, why: str) -> None:
-        """A cluster is gone: what it was running has ended, what it had not begun goes elsewhere."""
+    def _lose(self, cluster: Cluster, why: str, *, gone: bool = True) -> None:
+        """A cluster is lost: what it was running has ended, what it had not begun goes elsewhere.
+
+        If it may still be there, nobody knows what it has begun.
+        """
         if self._clusters.get(cluster.name) is not cluster:
             return
         self._count_loss(cluster, why)
@@ -833,7 +837,7 @@ class SkyPilotBackend(PollingBackend):
                         slot=cluster.name, message=message,
                     ),
                 )  # fmt: skip
-            elif cluster.link is None and not cluster.ready:
+            elif not gone or (cluster.link is None and not cluster.ready):
                 self._end(handle, JobResult(state=state, message=f"cluster {cluster.name} was {why}"))
             else:
                 self._notebook.give(handle, "")
@@ -857,7 +861,7 @@ class SkyPilotBackend(PollingBackend):
             return
         self._clusters.pop(cluster.name)
         if cluster.link is not None:
-            await cluster.link.close()
+            cluster.link.close()
         await self._take_down([cluster.name])
         self._deal()
 
@@ -879,7 +883,7 @@ class SkyPilotBackend(PollingBackend):
         problems = await asyncio.gather(*map(one, chosen))
         return {name: problem for name, problem in zip(chosen, problems, strict=True) if problem}
 
-    def _take_shortage(self, cluster: Cluster, error: NoCapacity) -> None:
+    def _take_shortage(self, cluster: Cluster, error: BackendError) -> None:
         """There is no such machine now: go on with those that there are, and try again later."""
         tally = self._tally(cluster.kind.tier.name)
         self._forget(cluster, "not to be had")
@@ -906,12 +910,8 @@ class SkyPilotBackend(PollingBackend):
         self._watch_foremen()
         self._deal()
         self._watch_waiting()
-        known = {handle: self._result(handle) for handle in handles}
-        ended = {handle: result for handle, result in known.items() if result is not None}
-        for handle in handles:
-            if handle not in ended and not self._is_here(handle):
-                ended[handle] = JobResult(state=JobState.LOST, message="this backend knows no such job")
-        return ended
+        unknown = JobResult(state=JobState.LOST, message="this backend knows no such job")
+        return {handle: self._result(handle) or unknown for handle in handles if not self._is_here(handle)}
 
     def _is_here(self, handle: str) -> bool:
         return self._cluster_of(handle) is not None or any(handle in queue for queue in self._queued.values())
@@ -966,13 +966,13 @@ class SkyPilotBackend(PollingBackend):
         if sight is None or sight.state in ("STOPPED", "AUTOSTOPPING"):
             cluster.misses += 1
             if cluster.misses >= MISSES:
-                self._lose(cluster, "taken away" if sight is None else "stopped")
+                self._lose(cluster, "stopped" if sight else "taken away", gone=sight is None)
                 if sight is not None:
                     self._spawn(self._take_down_quietly(cluster.name))
         elif cluster.link is None:
             cluster.misses = 0
             if self._now() - cluster.changed_at > self.options.silent:
-                self._lose(cluster, "not to be reached any more")
+                self._lose(cluster, "not to be reached any more", gone=False)
                 self._spawn(self._take_down_quietly(cluster.name))
             else:
                 cluster.wake.set()

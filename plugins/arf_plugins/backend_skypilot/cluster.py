@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, field
 
 from arf.errors import BackendError
-from arf_plugins.backend_skypilot.link import Link
+from arf_plugins.backend_skypilot.link import Link, LinkLost
 from arf_plugins.backend_skypilot.task import Kind
 
 CAPACITY_PAUSE_S = 30.0, 600.0
@@ -81,6 +82,27 @@ class Cluster:
     def folder(self) -> str:
         """Where arf works on its node."""
         return f"~/.arf/{self.name}-{self.born}"
+
+    async def ask(self, do: str, fields: Mapping[str, Any], answer: str) -> Any:
+        """Ask its relay something. Raises LinkLost if the connection ends before the answer."""
+        if self.link is None:
+            raise LinkLost
+        future = self.answers[answer] = asyncio.get_running_loop().create_future()
+        await self.link.send(do, fields)
+        return await future
+
+    def take_answer(self, fields: Mapping[str, Any]) -> None:
+        for name in self.answers.keys() & fields.keys():
+            future = self.answers.pop(name)
+            if not future.done():
+                future.set_result(fields[name])
+
+    def drop_answers(self) -> None:
+        """The connection has ended: nobody answers any more."""
+        for future in self.answers.values():
+            if not future.done():
+                future.set_exception(LinkLost())
+        self.answers.clear()
 
     def fields(self) -> dict[str, Any]:
         """What the next process must know of it."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import shlex
+import socket
+import subprocess
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from arf.errors import BackendError
 from arf_plugins.backend_slurm import runner
-
-log = logging.getLogger(__name__)
 
 GREETING_S = 90.0
 """How long a connection may take until the relay speaks."""
@@ -75,57 +75,69 @@ def _kit() -> dict[str, str]:
     return {"node.py": node.read_text("utf-8"), "runner.py": Path(runner.__file__).read_text("utf-8")}
 
 
+class LinkLost(Exception):
+    """The connection has ended; the next one does again what is under way."""
+
+
 class Link:
     """One connection, from its beginning to its end. Made anew for each try."""
 
     def __init__(self, home: str) -> None:
         self._home = home
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
+        self._reader = asyncio.StreamReader()
+        self._writer: asyncio.StreamWriter | None = None
         self._sending = asyncio.Lock()
 
     async def open(self, command: Sequence[str]) -> dict[str, Any]:
         """Connect, bring the program along, and give the relay's greeting. Raises BackendError."""
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=LIMIT,
-            start_new_session=True,  # Ctrl-C is for arf, not for its connections
-        )
         boot = _PUT_KIT.format(home=self._home, files=_kit()).encode()
         try:
+            await self._start(command)
             await self._write(f"{len(boot):012d}".encode() + boot)
             async with asyncio.timeout(GREETING_S):
                 return await self._greeting()
         except TimeoutError:
             raise BackendError("the cluster does not answer over SSH") from None
         except OSError as error:
-            raise BackendError(f"no SSH connection: {await self._complaint() or error}") from error
+            raise BackendError(f"no SSH connection: {self._complaint() or error}") from error
+
+    async def _start(self, command: Sequence[str]) -> None:
+        ours = self._spawn(command)
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=LIMIT)
+
+    def _spawn(self, command: Sequence[str]) -> socket.socket:
+        # Not asyncio's own subprocess: one that is cancelled while it starts may wait for ever (Python 3.11).
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._complaints,
+                start_new_session=True,  # Ctrl-C is for arf, not for its connections
+            )
+        return ours
 
     async def _greeting(self) -> dict[str, Any]:
         """The relay's first message; what login scripts print before it is passed over."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
+        while line := await self._reader.readline():
             with contextlib.suppress(ValueError):
                 fields = json.loads(line)
                 if isinstance(fields, dict) and "relay" in fields:
                     return fields
-        raise BackendError(f"no SSH connection: {await self._complaint()}")
+        raise BackendError(f"no SSH connection: {self._complaint() or 'it ended without a word'}")
 
     async def listen(self, hear: Callable[[dict[str, Any], bytes], Awaitable[None]]) -> None:
         """Hand on all messages until the connection ends."""
-        assert self._process is not None
-        out = self._process.stdout
-        assert out is not None
         while True:
             try:
                 async with asyncio.timeout(QUIET_S):
-                    line = await out.readline()
+                    line = await self._reader.readline()
                     fields = json.loads(line) if line else {}
-                    payload = await out.readexactly(fields.get("bytes", 0))
-            except (TimeoutError, ValueError, asyncio.IncompleteReadError):
+                    payload = await self._reader.readexactly(fields.get("bytes", 0))
+            except (OSError, ValueError, asyncio.IncompleteReadError):
                 return
             if not line:
                 return
@@ -139,32 +151,21 @@ class Link:
                 await self._write(json.dumps(message).encode() + b"\n" + payload)
 
     async def _write(self, data: bytes) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(data)
-        await self._process.stdin.drain()
+        assert self._writer is not None
+        self._writer.write(data)
+        await self._writer.drain()
 
-    async def close(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        await process.wait()
-        # Else its pipes are closed when the loop is gone, which warns.
-        transport = getattr(process, "_transport", None)
-        if transport is not None:
-            transport.close()
+    def close(self) -> None:
+        """End the connection. The other side goes on. Idempotent."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._complaints.close()
 
-    async def _complaint(self) -> str:
+    def _complaint(self) -> str:
         """The last line that ssh has printed."""
-        assert self._process is not None
-        assert self._process.stderr is not None
-        try:
-            async with asyncio.timeout(5.0):
-                text = (await self._process.stderr.read()).decode(errors="replace")
-        except TimeoutError:
-            return "no reason given"
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1] if lines else "it ended without a word"
+        self._complaints.seek(0)
+        text = self._complaints.read().decode(errors="replace")
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

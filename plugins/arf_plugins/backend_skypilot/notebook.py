@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from arf.errors import BackendError
-from arf.types import JobResult, JobState
-
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
+from arf.jobs import is_handle, read_fields, result_from_json, result_to_json, write_whole
+from arf.types import JobResult
 
 
 class Notebook:
@@ -22,6 +19,7 @@ class Notebook:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self._jobs: dict[str, dict[str, Any]] = {}
 
     def prefix(self, study: str) -> str:
         """How the names of this study's clusters begin; made once, and the same wherever the files are."""
@@ -44,7 +42,7 @@ class Notebook:
     # ---- Jobs -------------------------------------------------------------------------------
 
     def has(self, handle: str) -> bool:
-        return bool(_SAFE.fullmatch(handle)) and (self.home / "jobs" / handle).exists()
+        return is_handle(handle) and (self.home / "jobs" / handle).exists()
 
     def add(self, handle: str, fields: Mapping[str, Any]) -> None:
         if fields["set_up"]:
@@ -52,7 +50,13 @@ class Notebook:
         self._write(self.home / "jobs" / handle, json.dumps(fields))
 
     def job(self, handle: str) -> dict[str, Any]:
-        return self._read(self.home / "jobs" / handle)
+        """A job's fields, which do not change; empty if there is no such job."""
+        if handle not in self._jobs:
+            fields = read_fields(self.home / "jobs" / handle) if is_handle(handle) else {}
+            if not fields:
+                return {}
+            self._jobs[handle] = fields
+        return self._jobs[handle]
 
     def handles(self) -> list[str]:
         """All jobs that have not ended, in the order in which they came."""
@@ -75,29 +79,12 @@ class Notebook:
             return ""
 
     def end(self, handle: str, result: JobResult) -> None:
-        fields = {
-            "state": str(result.state),
-            "code": result.exit_code,
-            "started": result.started_at.timestamp() if result.started_at else None,
-            "ended": result.ended_at.timestamp() if result.ended_at else None,
-            "slot": result.slot,
-            "message": result.message,
-        }
-        self._write(self.home / "ends" / handle, json.dumps(fields))
+        self._write(self.home / "ends" / handle, json.dumps(result_to_json(result)))
+        self._jobs.pop(handle, None)
 
     def result(self, handle: str) -> JobResult | None:
-        fields = self._read(self.home / "ends" / handle) if _SAFE.fullmatch(handle) else {}
-        if not fields:
-            return None
-        started, ended = fields["started"], fields["ended"]
-        return JobResult(
-            state=JobState(fields["state"]),
-            exit_code=fields["code"],
-            started_at=datetime.fromtimestamp(started, UTC) if started is not None else None,
-            ended_at=datetime.fromtimestamp(ended, UTC) if ended is not None else None,
-            slot=fields["slot"],
-            message=fields["message"],
-        )
+        fields = read_fields(self.home / "ends" / handle) if is_handle(handle) else {}
+        return result_from_json(fields) if fields else None
 
     # ---- Clusters ---------------------------------------------------------------------------
 
@@ -109,36 +96,22 @@ class Notebook:
 
     def clusters(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in sorted((self.home / "clusters").glob("[!.]*")):
-            yield path.name, self._read(path)
+            yield path.name, read_fields(path)
 
     # ---- The template -----------------------------------------------------------------------
 
     def template(self) -> dict[str, Any]:
         """The user's YAML as the study began with it; empty before that."""
-        return self._read(self.home / "template")
+        return read_fields(self.home / "template")
 
     def keep_template(self, fields: Mapping[str, Any]) -> None:
         self._write(self.home / "template", json.dumps(fields))
 
     def _write(self, path: Path, text: str) -> None:
-        part = path.with_name(f".{path.name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_whole(path, text)
         except OSError as error:
             raise BackendError(
                 f"cannot write {path}: {error.strerror}", hint="make room for it, then `arf resume`"
             ) from error
-
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}

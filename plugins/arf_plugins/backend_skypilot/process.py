@@ -7,6 +7,7 @@ answers the calls of `SkyProcess` on a socket, each in a thread; it ends with wh
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -25,6 +26,8 @@ from arf_plugins.backend_skypilot.sdk import JobSight, Offer, Sight, SkySdk, Unr
 
 @define(eq=False)
 class _Call:
+    connection: Connection | None = None
+    """The process that was asked."""
     done: threading.Event = field(factory=threading.Event)
     result: Any = None
     error: BaseException | None = None
@@ -83,7 +86,8 @@ class SkyProcess:
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
-            connection.send(None)
+            with contextlib.suppress(OSError):  # it has died
+                connection.send(None)
 
     # ---- Asking -----------------------------------------------------------------------------
 
@@ -95,6 +99,7 @@ class SkyProcess:
             try:
                 if self._connection is None:
                     self._connection = self._start()
+                call.connection = self._connection
                 self._connection.send((number, what, args, kwargs))
             except OSError as error:
                 self._connection = None
@@ -122,7 +127,6 @@ class SkyProcess:
         return connection
 
     def _listen(self, connection: Connection, process: subprocess.Popen[bytes]) -> None:
-        numbers: set[int] = set()
         try:
             while True:
                 number, result, error = connection.recv()
@@ -133,7 +137,7 @@ class SkyProcess:
         with self._lock:
             if self._connection is connection:
                 self._connection = None
-                numbers = set(self._calls)
+            numbers = [number for number, call in self._calls.items() if call.connection is connection]
         for number in numbers:
             self._settle(number, None, Unreachable("SkyPilot's process has died"))
         connection.close()

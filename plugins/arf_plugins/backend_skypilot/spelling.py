@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ from typing import Any
 
 from arf.config import is_secret_name
 from arf.errors import BackendError
+from arf.jobs import check_job
 from arf.types import Job
 from arf_plugins.backend_skypilot import SkyPilotOptions, parcel
 
@@ -41,13 +41,7 @@ def spell(job: Job, home: Path, options: SkyPilotOptions) -> dict[str, Any]:
 
 def check(job: Job) -> None:
     """Raises BackendError for what could never run."""
-    if not job.command:
-        raise BackendError(f"job {job.key} has an empty command", hint="set workspace.command")
-    words = (job.command,) if isinstance(job.command, str) else job.command
-    if any("\0" in text for text in (*words, *job.env, *job.env.values())):
-        raise BackendError(f"job {job.key} has a NUL character in its command or environment")
-    if not job.log.parent.is_dir():
-        raise BackendError(f"job {job.key}: there is no folder {job.log.parent} for its log")
+    check_job(job)
     if not job.directory.is_dir():
         raise BackendError(f"job {job.key}: there is no folder {job.directory}")
 
@@ -89,18 +83,3 @@ def environment_there(env: Mapping[str, str], home: str) -> dict[str, str]:
     if "UV_PROJECT_ENVIRONMENT" in env:  # one environment for all trees of a machine, on that machine
         return {**env, "UV_PROJECT_ENVIRONMENT": f"{home}/venv"}
     return dict(env)
-
-
-def reason(code: int) -> str:
-    """Why a command failed, by its exit code: one line."""
-    if code == 127:
-        return "exit code 127: command not found"
-    if code == 126:
-        return "exit code 126: the command cannot be executed"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    return f"killed by signal {-code}, {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")

@@ -24,11 +24,12 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from arf.errors import BackendError, nearest
+from arf.jobs import check_job, exit_reason, handle_of
 from arf.polling import PollingBackend
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_slurm import SlurmOptions, SlurmTier, cluster, runner
 from arf_plugins.backend_slurm.cluster import LimitReached, Request, Sight, Unreachable
-from arf_plugins.backend_slurm.folder import ARF, Folder, Worker, end_of, handle_of, moment
+from arf_plugins.backend_slurm.folder import ARF, Folder, Worker, end_of, moment
 
 log = logging.getLogger(__name__)
 
@@ -238,13 +239,7 @@ class SlurmBackend(PollingBackend):
         kind = self._kinds.get(job.tier)
         if kind is None:
             raise BackendError(f"there is no tier {job.tier!r} here", hint=nearest(job.tier, self._kinds))
-        if not job.command:
-            raise BackendError(f"job {job.key} has an empty command", hint="set workspace.command")
-        words = (job.command,) if isinstance(job.command, str) else job.command
-        if any("\0" in text for text in (*words, *job.env, *job.env.values())):
-            raise BackendError(f"job {job.key} has a NUL character in its command or environment")
-        if not job.log.parent.is_dir():
-            raise BackendError(f"job {job.key}: there is no folder {job.log.parent} for its log")
+        check_job(job)
         if kind.limit_s is not None and self._needed_s(job.time_limit_s) > kind.limit_s:
             raise BackendError(
                 f"a job of {job.time_limit_s:g} s does not fit into tier {job.tier}, whose partition ends "
@@ -818,22 +813,7 @@ def _state(why: str, code: int | None, limit_s: float) -> tuple[JobState, str]:
         return JobState.LOST, "the set-up lines failed"
     if why == "error" or code is None:
         return JobState.FAILED, "it could not be started"
-    return (JobState.SUCCEEDED, "") if code == 0 else (JobState.FAILED, _reason(code))
-
-
-def _reason(code: int) -> str:
-    if code == 127:
-        return "exit code 127: command not found"
-    if code == 126:
-        return "exit code 126: the command cannot be executed, or its directory is not there"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"killed by signal {-code}, {name}{hint}"
+    return (JobState.SUCCEEDED, "") if code == 0 else (JobState.FAILED, exit_reason(code))
 
 
 def _advice(reason: str) -> str:

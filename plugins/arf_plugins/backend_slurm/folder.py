@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,20 +14,12 @@ from typing import Any
 from attrs import define, field
 
 from arf.errors import BackendError
-from arf.types import Job, JobResult, JobState
+from arf.jobs import handle_of, is_handle, read_fields, result_from_json, result_to_json, write_whole
+from arf.types import Job, JobResult
 from arf_plugins.backend_slurm import runner
 
 ARF = "arf"
 """Who has claimed a job that arf ended before any worker had it."""
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
-
-
-def handle_of(key: str) -> str:
-    """The handle of a job's key: a name for files."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", key):
-        return key
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", key)[:60].lstrip(".-")
-    return f"{readable or 'job'}~{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 @define(kw_only=True, eq=False)
@@ -100,7 +90,7 @@ class Folder:
     # ---- Jobs -------------------------------------------------------------------------------
 
     def has(self, handle: str) -> bool:
-        return bool(_SAFE.fullmatch(handle)) and (self.home / "jobs" / handle).exists()
+        return is_handle(handle) and (self.home / "jobs" / handle).exists()
 
     def handles(self) -> list[str]:
         """All jobs, the oldest first."""
@@ -129,13 +119,13 @@ class Folder:
         }
         try:
             job.log.write_bytes(b"")  # what an earlier job has written there must not be read as this one's
-            _write(self.home / "jobs" / handle, json.dumps(fields))
+            write_whole(self.home / "jobs" / handle, json.dumps(fields))
         except OSError as error:
             raise _refused(error, self.home) from error
 
     def job(self, handle: str) -> dict[str, Any]:
         """A job's fields; empty if it cannot be read."""
-        return _read(self.home / "jobs" / handle)
+        return read_fields(self.home / "jobs" / handle)
 
     def announce(self, tier: str, handle: str) -> None:
         self._append(self._queues[tier], handle)
@@ -161,25 +151,17 @@ class Folder:
 
     def write_end(self, handle: str, result: JobResult) -> None:
         """Keep an end that no worker has written. Raises BackendError."""
-        fields = {
-            "state": str(result.state),
-            "code": result.exit_code,
-            "started": result.started_at.timestamp() if result.started_at else None,
-            "ended": result.ended_at.timestamp() if result.ended_at else None,
-            "slot": result.slot,
-            "message": result.message,
-        }
         try:
-            _write(self.home / "ends" / handle, json.dumps(fields))
+            write_whole(self.home / "ends" / handle, json.dumps(result_to_json(result)))
         except OSError as error:
             raise _refused(error, self.home) from error
 
     def ends(self) -> Iterator[tuple[str, JobResult]]:
         """The ends that arf has written."""
         for path in sorted((self.home / "ends").glob("[!.]*")):
-            fields = _read(path)
+            fields = read_fields(path)
             if fields:
-                yield path.name, _end(fields)
+                yield path.name, result_from_json(fields)
 
     # ---- Batches of workers -----------------------------------------------------------------
 
@@ -198,7 +180,7 @@ class Folder:
             for index in range(count):
                 (folder / f"{index}.orders").touch()
                 (folder / f"{index}.journal").touch()
-            _write(folder / "batch.json", json.dumps({**fields, "count": count}))
+            write_whole(folder / "batch.json", json.dumps({**fields, "count": count}))
         except OSError as error:
             raise _refused(error, self.home) from error
         return token
@@ -209,7 +191,7 @@ class Folder:
     def note(self, token: str, job_id: str) -> None:
         """Write down what Slurm calls a batch. Raises BackendError."""
         try:
-            _write(self.batch_path(token) / "slurm", job_id)
+            write_whole(self.batch_path(token) / "slurm", job_id)
         except OSError as error:
             raise _refused(error, self.home) from error
 
@@ -220,7 +202,7 @@ class Folder:
     def workers(self, prefix: str) -> Iterator[Worker]:
         """All workers that there have ever been, the oldest first."""
         for folder in sorted((self.home / "batches").glob("[!.]*")):
-            batch = _read(folder / "batch.json")
+            batch = read_fields(folder / "batch.json")
             if not batch:
                 continue  # arf was killed before it was whole: nobody has seen it
             try:
@@ -295,36 +277,6 @@ def moment(seconds: float) -> datetime:
 
 def end_of(started_at: datetime, seconds: float) -> datetime:
     return started_at + timedelta(seconds=max(0.0, seconds))
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _end(fields: Mapping[str, Any]) -> JobResult:
-    started, ended = fields.get("started"), fields.get("ended")
-    return JobResult(
-        state=JobState(fields["state"]),
-        exit_code=fields.get("code"),
-        started_at=moment(started) if started is not None else None,
-        ended_at=moment(ended) if ended is not None else None,
-        slot=fields.get("slot", ""),
-        message=fields.get("message", ""),
-    )
 
 
 def _refused(error: OSError, folder: Path) -> BackendError:

@@ -1,0 +1,101 @@
+"""What backends share that keep their jobs in files: names, checks, ends, and how those are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from arf.errors import BackendError
+from arf.types import Job, JobResult, JobState
+
+_HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
+
+
+def handle_of(key: str) -> str:
+    """The handle of a job's key: a name for files."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", key):
+        return key
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", key)[:60].lstrip(".-")
+    return f"{readable or 'job'}~{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def is_handle(text: str) -> bool:
+    """Whether `handle_of` could have given it, so that it may name a file."""
+    return _HANDLE.fullmatch(text) is not None
+
+
+def check_job(job: Job) -> None:
+    """Raises BackendError for what could never run."""
+    if not job.command:
+        raise BackendError(f"job {job.key} has an empty command", hint="set workspace.command")
+    words = (job.command,) if isinstance(job.command, str) else job.command
+    if any("\0" in text for text in (*words, *job.env, *job.env.values())):
+        raise BackendError(f"job {job.key} has a NUL character in its command or environment")
+    if not job.log.parent.is_dir():
+        raise BackendError(f"job {job.key}: there is no folder {job.log.parent} for its log")
+
+
+def exit_reason(code: int) -> str:
+    """Why a command failed, by its exit code (minus the signal's number for a signal): one line."""
+    if code == 127:
+        return "exit code 127: command not found"
+    if code == 126:
+        return "exit code 126: the command cannot be executed, or its directory is not there"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"killed by signal {-code}, {name}{hint}"
+
+
+def result_to_json(result: JobResult) -> dict[str, Any]:
+    return {
+        "state": str(result.state),
+        "code": result.exit_code,
+        "started": result.started_at.timestamp() if result.started_at else None,
+        "ended": result.ended_at.timestamp() if result.ended_at else None,
+        "slot": result.slot,
+        "message": result.message,
+    }
+
+
+def result_from_json(fields: Mapping[str, Any]) -> JobResult:
+    started, ended = fields.get("started"), fields.get("ended")
+    return JobResult(
+        state=JobState(fields["state"]),
+        exit_code=fields.get("code"),
+        started_at=datetime.fromtimestamp(started, UTC) if started is not None else None,
+        ended_at=datetime.fromtimestamp(ended, UTC) if ended is not None else None,
+        slot=fields.get("slot", ""),
+        message=fields.get("message", ""),
+    )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all, on disk when it returns."""
+    part = path.with_name(f".{path.name}")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """A JSON object in a file; empty if it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
