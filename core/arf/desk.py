@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arf.errors import ArfError, UsageError
+from arf.errors import ArfError, StoreError, UsageError
 from arf.interfaces import Desk
 from arf.mailbox import Mailbox, Request, draft_from_json, submission_from_json
-from arf.types import Draft, Order, Receipt, Submission
+from arf.orders import wait_for
+from arf.types import Draft, Receipt, Submission
 
 if TYPE_CHECKING:
     from arf.engine import Engine
 
+log = logging.getLogger(__name__)
+
 MAIL_INTERVAL_S = 0.25
-WAIT_INTERVAL_S = 0.2
 
 
 class OwnDesk(Desk):
@@ -36,19 +39,7 @@ class OwnDesk(Desk):
     async def wait(
         self, submissions: Sequence[int], timeout_s: float, *, any_done: bool = False
     ) -> Sequence[Receipt]:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
-        while True:
-            orders = self._engine.store.orders(submissions)
-            done = [self._is_done(order) for order in orders]
-            left_s = until - loop.time()
-            if all(done) or (any_done and any(done)) or left_s <= 0:
-                return [order.receipt for order in orders]
-            await asyncio.sleep(min(WAIT_INTERVAL_S, left_s))
-
-    def _is_done(self, order: Order) -> bool:
-        experiments = self._engine.study.experiments
-        return not order.runs_left and all(experiments[n].verdict is not None for n in order.experiments)
+        return await wait_for(self._engine.store, submissions, timeout_s, any_done=any_done)
 
     async def cancel(self, submissions: Sequence[int], experiments: Sequence[int] = ()) -> str:
         return await self._engine.withdraw(submissions, experiments)
@@ -58,7 +49,10 @@ class OwnDesk(Desk):
 
 
 async def read_mail(engine: Engine, mailbox: Mailbox) -> None:
-    """Carry out what other processes ask for, until cancelled. One that takes long holds up no other."""
+    """Carry out what other processes ask for, until cancelled. One that takes long holds up no other.
+
+    Whatever is in the mailbox, it does not end the study: anybody may write there.
+    """
     under_way: dict[str, asyncio.Task[None]] = {}
     try:
         while True:
@@ -68,6 +62,8 @@ async def read_mail(engine: Engine, mailbox: Mailbox) -> None:
             for key in [key for key, task in under_way.items() if task.done()]:
                 under_way.pop(key).result()
             await asyncio.sleep(MAIL_INTERVAL_S)
+    except StoreError as error:
+        log.warning("no orders are taken from outside any more: %s", error)
     finally:
         for task in under_way.values():
             task.cancel()
@@ -79,10 +75,11 @@ async def _serve(engine: Engine, mailbox: Mailbox, request: Request) -> None:
     try:
         answer = await _carry_out(engine, request)
     except ArfError as error:
-        usage = isinstance(error, UsageError)
-        answer = {"error": error.message, "hint": error.hint, "usage": usage}
-    except (KeyError, TypeError, ValueError) as error:
+        answer = {"error": error.message, "hint": error.hint, "usage": isinstance(error, UsageError)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         answer = {"error": f"the request makes no sense: {error!r}", "usage": True}
+    except OSError as error:
+        answer = {"error": f"it could not be carried out: {error}"}
     mailbox.give(request.key, answer)
 
 

@@ -16,14 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 from attrs import evolve, frozen
 
-from arf import orders
+from arf import orders, standing
 from arf.budgets import Budgets
 from arf.desk import OwnDesk, read_mail
 from arf.errors import ArfError, ConflictError, UsageError
-from arf.interfaces import Agent, Backend, Brief, MetricParser, Standing, Strategy
+from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy
 from arf.judge import confirm_plans, judge
 from arf.ledger import Ledger
 from arf.logs import LogTail, Watch, WatchLimits, counted_metrics, last_lines
@@ -164,7 +163,7 @@ class Engine:
         self._elapsed_before_s = float(store.meta("elapsed_s", 0.0))
         self._ledger = Ledger(study, store, now)
         self._budgets = Budgets(config.budget, study, lambda: self.elapsed_s)
-        self._budgets.standing_usd = float(store.meta("standing_usd", 0.0))
+        self._budgets.standing_usd = standing.told(store)["usd"]
         self._book = OrderBook(self._ledger, workspace, self._closed)
         self._thinker = Thinker(
             agent,
@@ -217,6 +216,7 @@ class Engine:
             self._events.arf_study_started(study=self.study, directory=self.directory, resumed=self._resumed)
             if self._mailbox is not None:
                 self._spawn(read_mail(self, self._mailbox))
+            self._spawn(self._keep_account())
             await self._loop()
         finally:
             watcher.cancel()
@@ -618,7 +618,6 @@ class Engine:
 
     async def _watch(self) -> None:
         """Look at the logs of running jobs about once a second; end those that have gone wrong."""
-        look_at = asyncio.get_running_loop().time() + self._watch_interval_s
         while True:
             await asyncio.sleep(self._watch_interval_s)
             now = asyncio.get_running_loop().time()
@@ -632,27 +631,23 @@ class Engine:
                 if problem:
                     run.problem = problem
                     self._spawn(self._cancel(run.handle))
-            if now >= look_at:
-                look_at = now + STANDING_INTERVAL_S
-                self._spawn(self._look_at_standing())
             if self._thinker.is_back(now, give_up=self._budgets.is_time_up):
                 self._wake.set()
 
+    async def _keep_account(self) -> None:
+        """Note from time to time what the backend holds, and what that costs."""
+        await asyncio.sleep(self._watch_interval_s)
+        while True:
+            await self._look_at_standing()
+            await asyncio.sleep(STANDING_INTERVAL_S)
+
     async def _look_at_standing(self) -> None:
-        """Note what the backend holds whether or not it is used, and what that has cost so far."""
-        if type(self._backend).standing is Backend.standing:
+        try:
+            there = await self._backend.standing()
+        except Exception as error:  # whatever it asks may be away for a while; it is asked again
+            log.warning("what the backend holds cannot be told now: %s", error)
             return
-        standing = await self._backend.standing()
-        now = self._now()
-        before = self.store.meta("standing_at")
-        since_s = now.timestamp() - before if before is not None else 0.0
-        rate = self.store.meta("standing_usd_per_hour", 0.0)
-        self._budgets.standing_usd += rate * since_s / 3600
-        with self.store.transaction(durable=False):
-            self.store.set_meta("standing", [_standing_json(one) for one in standing])
-            self.store.set_meta("standing_at", now.timestamp())
-            self.store.set_meta("standing_usd_per_hour", sum(one.usd_per_hour for one in standing))
-            self.store.set_meta("standing_usd", self._budgets.standing_usd)
+        self._budgets.standing_usd = standing.note(self.store, there, self._now())
 
     def _watch_limits(self) -> WatchLimits:
         limits = self.config.limits
@@ -851,9 +846,9 @@ class Engine:
         """Nothing that costs money outlives its study unnoticed."""
         try:
             await self._backend.down()
-            await self._look_at_standing()
         except (ArfError, OSError) as error:
             log.warning("%s; `arf stop --down` tries again", error)
+        await self._look_at_standing()
 
     def _finish(self) -> dict[str, Any]:
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
@@ -918,8 +913,3 @@ def agent_brief(study: Study, workspace: Workspace, base: str, home: Path) -> Br
         folder=workspace.prefix,
         checkout=lambda commit, directory: workspace.work_tree(directory).fill(commit, None),
     )
-
-
-def _standing_json(standing: Standing) -> dict[str, Any]:
-    since = standing.since.isoformat() if standing.since else None
-    return {**attrs.asdict(standing), "since": since}

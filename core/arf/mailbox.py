@@ -18,8 +18,9 @@ from attrs import NOTHING, asdict, frozen
 
 from arf.errors import ArfError, StoreError, UsageError
 from arf.interfaces import Desk
+from arf.orders import wait_for
 from arf.store import Store, lock_owner
-from arf.types import Draft, Edit, Order, Receipt, Submission
+from arf.types import Draft, Edit, Receipt, Submission
 
 MAILBOX = "mailbox.db"
 LOOK_S = 0.1
@@ -58,17 +59,20 @@ class Mailbox:
     def close(self) -> None:
         self._db.close()
 
+    def _execute(self, statement: str, values: tuple[str, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot use {self._path}: {error}") from error
+
     def post(self, request: Request) -> None:
         """Put a request in, unless its key is there. Raises UsageError if that asked for something else."""
         body = _dumps(request.body)
-        try:
-            self._db.execute(
-                "INSERT INTO requests (key, kind, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                (request.key, request.kind, body),
-            )
-            row = self._db.execute("SELECT kind, body FROM requests WHERE key = ?", (request.key,)).fetchone()
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot write {self._path}: {error}") from error
+        self._execute(
+            "INSERT INTO requests (key, kind, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (request.key, request.kind, body),
+        )
+        row = self._execute("SELECT kind, body FROM requests WHERE key = ?", (request.key,)).fetchone()
         if row != (request.kind, body):
             raise UsageError(
                 f"the key {request.key!r} was used for another request",
@@ -77,21 +81,21 @@ class Mailbox:
 
     def answer(self, key: str) -> Mapping[str, Any] | None:
         """What the engine answered; None if it has not."""
-        row = self._db.execute("SELECT answer FROM requests WHERE key = ?", (key,)).fetchone()
+        row = self._execute("SELECT answer FROM requests WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row and row[0] else None
 
     def take(self) -> list[Request]:
         """The requests that have no answer yet, oldest first; cheap when nothing has changed."""
-        seen = self._db.execute("PRAGMA data_version").fetchone()[0]
+        seen = self._execute("PRAGMA data_version").fetchone()[0]
         if seen == self._seen:
             return []
         self._seen = seen
-        rows = self._db.execute("SELECT key, kind, body FROM requests WHERE answer IS NULL ORDER BY id")
-        return [Request(key, kind, json.loads(body)) for key, kind, body in rows]
+        rows = self._execute("SELECT key, kind, body FROM requests WHERE answer IS NULL ORDER BY id")
+        return [Request(key, kind, _loads(body)) for key, kind, body in rows]
 
     def give(self, key: str, answer: Mapping[str, Any]) -> None:
         """Answer a request."""
-        self._db.execute("UPDATE requests SET answer = ? WHERE key = ?", (_dumps(answer), key))
+        self._execute("UPDATE requests SET answer = ? WHERE key = ?", (_dumps(answer), key))
 
 
 class MailDesk(Desk):
@@ -125,19 +129,15 @@ class MailDesk(Desk):
     async def wait(
         self, submissions: Sequence[int], timeout_s: float, *, any_done: bool = False
     ) -> Sequence[Receipt]:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
         store = Store.open(self.home)
         try:
-            while True:
-                orders = store.orders(submissions)
-                done = [_is_done(order, store) for order in orders]
-                left_s = until - loop.time()
-                if all(done) or (any_done and any(done)) or left_s <= 0:
-                    return [order.receipt for order in orders]
-                if lock_owner(self.home) is None:  # nothing more will come
-                    return await self.receipts(submissions)
-                await asyncio.sleep(min(left_s, 2 * LOOK_S))
+            return await wait_for(
+                store,
+                submissions,
+                timeout_s,
+                any_done=any_done,
+                is_running=lambda: lock_owner(self.home) is not None,
+            )
         finally:
             store.close()
 
@@ -187,16 +187,6 @@ class MailDesk(Desk):
             )
 
 
-def _is_done(order: Order, store: Store) -> bool:
-    if order.runs_left:
-        return False
-    for number in order.experiments:
-        experiment = store.experiment(number)
-        if experiment is None or experiment.verdict is None:
-            return False
-    return True
-
-
 def submission_to_json(submission: Submission) -> dict[str, Any]:
     """What is set of a submission; `submission_from_json` is its inverse."""
     return asdict(
@@ -223,3 +213,11 @@ def draft_from_json(data: Mapping[str, Any]) -> Draft:
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+
+
+def _loads(text: str) -> Any:
+    """What a request holds; empty where somebody wrote what is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}

@@ -12,13 +12,16 @@ from attrs import evolve, frozen
 from arf.errors import ConflictError, UsageError, nearest
 from arf.ledger import Ledger
 from arf.study import Study
-from arf.types import Draft, Order, Plan, Role, Submission, SubmissionState
+from arf.types import Draft, Order, Plan, Receipt, Role, Submission, SubmissionState
 
 if TYPE_CHECKING:
+    from arf.store import Store
     from arf.workspace import Workspace
 
 MAX_RUNS = 32
 """Runs of one submission, at most."""
+LOOK_S = 0.2
+"""How often is looked whether an order is done."""
 
 
 def check(study: Study, submission: Submission) -> None:
@@ -98,6 +101,27 @@ def next_plan(study: Study, order: Order) -> Plan:
 def wanted(study: Study, slots: int) -> Sequence[Plan]:
     """The runs that waiting orders want next, oldest first, at most one for each order and slot."""
     return [next_plan(study, order) for order in islice(study.waiting.values(), max(1, 4 * slots))]
+
+
+async def wait_for(
+    store: Store,
+    numbers: Sequence[int],
+    timeout_s: float,
+    *,
+    any_done: bool,
+    is_running: Callable[[], bool] = lambda: True,
+) -> list[Receipt]:
+    """The receipts of orders, once all (or one) of them are done, the time is over, or nothing runs them."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    while True:
+        runs = is_running()  # asked first: what an arf writes as it ends is then seen
+        found = store.orders(numbers)
+        done = [store.is_done(order) for order in found]
+        left_s = until - loop.time()
+        if all(done) or (any_done and any(done)) or left_s <= 0 or not runs:
+            return [order.receipt for order in found]
+        await asyncio.sleep(min(left_s, LOOK_S))
 
 
 def message(draft: Draft) -> str:

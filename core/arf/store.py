@@ -528,6 +528,16 @@ class Store:
         found = {order.id: order for order in self._orders(f"WHERE id IN ({marks})", tuple(numbers))}
         return [found[number] for number in numbers if number in found]
 
+    def is_done(self, order: Order) -> bool:
+        """Whether nothing of an order waits, and each of its experiments has its verdict."""
+        if order.runs_left:
+            return False
+        marks = ",".join("?" * len(order.experiments))
+        open_ones = self._db.execute(
+            f"SELECT count(*) FROM experiments WHERE id IN ({marks}) AND verdict IS NULL", order.experiments
+        )
+        return bool(open_ones.fetchone()[0] == 0)
+
     def orders_of(self, key: str) -> list[Order]:
         """The orders that came with one request; empty if it was never taken in."""
         return self._orders("WHERE key = ? ORDER BY id", (key,))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from arf import standing
 from arf.store import Store, lock_owner, study_from_json
 from arf.study import Study
 from arf.types import Experiment, Objective, Verdict
@@ -71,19 +72,13 @@ def _state(store: Store, owner: int | None) -> str:
 def _machines_usd(store: Store, study: Study, slot_s: Mapping[str, float]) -> float:
     """What the runs have cost; what the machines have cost, used or not, where the backend tells."""
     used = sum(tier.usd_per_hour * slot_s.get(tier.name, 0.0) / 3600 for tier in study.tiers)
-    return max(used, float(store.meta("standing_usd", 0.0)))
+    return max(used, float(standing.told(store)["usd"]))
 
 
 def _standing(store: Store) -> dict[str, Any] | None:
-    """What the backend held when it was last looked at; None if it holds nothing besides jobs."""
-    at = store.meta("standing_at")
-    if at is None:
-        return None
-    return {
-        "at": datetime.fromtimestamp(at, UTC).isoformat(),
-        "usd_per_hour": float(store.meta("standing_usd_per_hour", 0.0)),
-        "up": store.meta("standing", []),
-    }
+    """What the backend held when it was last looked at; None if it never held anything besides jobs."""
+    noted = standing.told(store)
+    return {**noted, "at": standing.at_of(noted).isoformat()} if noted["at"] else None
 
 
 def _noise(store: Store) -> dict[str, dict[str, float]]:

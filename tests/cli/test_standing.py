@@ -96,8 +96,8 @@ def test_what_outlives_its_study_is_shown_and_taken_down_later(
         up = [
             {"name": "box-0", "tier": "cpu", "state": "UP", "usd_per_hour": 2.5, "since": None, "detail": ""}
         ]
-        for key, value in {"": up, "_at": time.time() - 3600, "_usd_per_hour": 2.5, "_usd": 1.0}.items():
-            store.set_meta(f"standing{key}", value)
+        noted = {"at": time.time() - 3600, "usd_per_hour": 2.5, "usd": 1.0, "up": up}
+        store.set_meta("standing", noted)
     store.close()
 
     shown = arf("status", "s", cwd=workspace, **env).stdout

@@ -1,6 +1,7 @@
 """What agents and people order from a running study: at the engine's desk, and through the mailbox."""
 
 import asyncio
+import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -11,12 +12,13 @@ import pytest
 
 from arf.config import load
 from arf.engine import Engine
-from arf.errors import AgentError, StoreError, UsageError
+from arf.errors import AgentError, BackendError, StoreError, UsageError
 from arf.hooks import Declaration, hookimpl
 from arf.interfaces import Agent, Backend, Brief, Desk, Standing
 from arf.launch import create, resume, study_directory
 from arf.mailbox import MailDesk
 from arf.plugins import Plugins
+from arf.standing import told
 from arf.store import Store
 from arf.types import Answer, Ask, Draft, Edit, Role, Submission, SubmissionState, Verdict
 
@@ -100,6 +102,7 @@ class Standing1(Backend):
     """The local backend, as if it held a cluster that costs money."""
 
     up = True
+    broken = False
 
     def __init__(self, options: Any, directory: Path) -> None:
         super().__init__(options, directory)
@@ -117,6 +120,8 @@ class Standing1(Backend):
     async def cancel(self, handle: Any) -> Any: ...
 
     async def standing(self) -> Sequence[Standing]:
+        if self.broken:
+            raise BackendError("the cloud does not answer")
         since = datetime(2026, 1, 1, tzinfo=UTC)
         return [Standing(name="arf-s-0", state="UP", usd_per_hour=2.5, since=since)] if self.up else []
 
@@ -322,6 +327,44 @@ def test_another_process_orders_through_the_mailbox(workspace: Path) -> None:
     assert verdicts == {"LEVEL 140": Verdict.KEEP, "mode crash": Verdict.CRASH}
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("submit", "no json"),
+        ("submit", "[]"),
+        ("submit", '{"submissions": [1]}'),
+        ("submit", '{"submissions": [{"nonsense": 1}]}'),
+        ("cancel", "{}"),
+        ("try_out", '{"draft": {}, "base": "", "seconds": "x"}'),
+        ("dance", "{}"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_answered_and_ends_nothing(
+    workspace: Path, kind: str, body: str
+) -> None:
+    answers: list[Any] = []
+
+    async def act(desk: Desk, brief: Brief) -> None:
+        db = sqlite3.connect(study_directory(workspace, "s") / "mailbox.db", isolation_level=None)
+        db.execute("INSERT INTO requests (key, kind, body) VALUES ('k', ?, ?)", (kind, body))
+        await until(lambda: db.execute("SELECT answer FROM requests").fetchone()[0])
+        answers.append(db.execute("SELECT answer FROM requests").fetchone()[0])
+        db.close()
+
+    assert acting(workspace, act, noise__replicates=2).meta("state") == "finished"
+    assert "error" in answers[0]
+
+
+def test_a_mailbox_that_is_destroyed_ends_nothing(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def act(desk: Desk, brief: Brief) -> None:
+        db = sqlite3.connect(study_directory(workspace, "s") / "mailbox.db", isolation_level=None)
+        db.execute("DROP TABLE requests")
+        db.close()
+        await until(lambda: "no orders are taken from outside" in caplog.text)
+
+    assert acting(workspace, act, noise__replicates=2).meta("state") == "finished"
+
+
 def test_a_study_that_does_not_run_takes_no_orders_and_says_so(workspace: Path) -> None:
     Planning.submissions = ()
     study(workspace, agent__name="planning", noise__replicates=2)
@@ -387,8 +430,22 @@ def test_what_stands_is_noted_and_taken_down_at_the_end(workspace: Path) -> None
         store.close()
 
     store = acting(workspace, act, backend__name="standing1", noise__replicates=2)
-    assert seen[0][0]["name"] == "arf-s-0"
-    assert seen[0][0]["usd_per_hour"] == 2.5
+    assert seen[0]["up"][0]["name"] == "arf-s-0"
+    assert seen[0]["usd_per_hour"] == 2.5
     assert not Standing1.up
-    assert store.meta("standing") == []
-    assert store.meta("standing_usd") > 0
+    assert told(store)["up"] == []
+    assert told(store)["usd"] > 0
+
+
+def test_a_backend_that_cannot_tell_what_stands_does_not_end_the_study(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(desk: Desk, brief: Brief) -> None:
+        await until(lambda: "cannot be told now" in caplog.text)
+
+    Standing1.broken = True
+    try:
+        store = acting(workspace, act, backend__name="standing1", noise__replicates=2)
+    finally:
+        Standing1.broken = False
+    assert store.meta("state") == "finished"

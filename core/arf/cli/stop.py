@@ -19,7 +19,6 @@ from arf.errors import ArfError
 
 if TYPE_CHECKING:
     from arf.interfaces import Backend
-    from arf.store import Store
 
 POLL_S = 0.1
 
@@ -109,6 +108,9 @@ async def _end_jobs(home: Path) -> int:
 
 async def _take_down(home: Path) -> list[str]:
     """Take down what the study's backend holds, and note that; gives the names of what was up."""
+    from datetime import UTC, datetime
+
+    from arf.standing import note
     from arf.store import Store
 
     async with _backend(home) as backend:
@@ -116,31 +118,20 @@ async def _take_down(home: Path) -> list[str]:
         await backend.down()
         store = Store.open(home)
         try:
-            _note_nothing_stands(store)
+            note(store, (), datetime.now(UTC))
         finally:
             store.close()
     return names
 
 
-def _note_nothing_stands(store: Store) -> None:
-    at, now = store.meta("standing_at"), time.time()
-    if at is None:
-        return
-    rate, usd = store.meta("standing_usd_per_hour", 0.0), store.meta("standing_usd", 0.0)
-    with store.transaction():
-        store.set_meta("standing", [])
-        store.set_meta("standing_at", now)
-        store.set_meta("standing_usd_per_hour", 0.0)
-        store.set_meta("standing_usd", usd + rate * max(0.0, now - at) / 3600)
-
-
 def _standing(home: Path) -> list[Any]:
     """What the backend held when it was last looked at."""
+    from arf.standing import told
     from arf.store import Store
 
     store = Store.open(home)
     try:
-        return list(store.meta("standing", []))
+        return list(told(store)["up"])
     finally:
         store.close()
 
