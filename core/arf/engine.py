@@ -910,6 +910,5 @@ def agent_brief(study: Study, workspace: Workspace, base: str, home: Path) -> Br
         logs=home / "logs",
         diff=workspace.diff,
         is_editable=workspace.may_change,
-        folder=workspace.prefix,
-        checkout=lambda commit, directory: workspace.work_tree(directory).fill(commit, None),
+        workspace=workspace,
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from arf.study import Study
+    from arf.workspace import Workspace
 
 
 class Strategy(ABC):
@@ -103,10 +104,8 @@ class Brief:
     """The folder of the runs' logs: experiment 12 wrote `000012.log`."""
     diff: Callable[[str, str], str] | None = None
     """The unified diff of two commits."""
-    checkout: Callable[[str, Path], None] | None = None
-    """Makes a folder the tree of the whole repository at a commit; only what differs is written."""
-    folder: str = ""
-    """Where the workspace is in that tree, with a slash at its end; empty at the top."""
+    workspace: Workspace | None = None
+    """For agents that work on files of their own; None in tests that need none."""
     is_editable: Callable[[str], bool] | None = None
     """Whether a path, relative to the workspace, may be changed or made; None: only `files` may."""
     budget_left: Mapping[str, float] = field(factory=dict)

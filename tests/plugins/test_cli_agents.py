@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import re
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from arf.config import load
+from arf.engine import agent_brief
 from arf.errors import AgentError
 from arf.interfaces import Brief
 from arf.launch import create, study_directory
 from arf.plugins import Plugins
 from arf.store import Store
 from arf.study import Study
-from arf.types import Answer, Ask, AskKind, Usage
+from arf.types import Answer, Ask, AskKind, Usage, WorkspaceSettings
+from arf.workspace import Workspace
 from arf_plugins.agent_claude_code import ClaudeCodeOptions
 from arf_plugins.agent_claude_code.agent import ClaudeCode
 from arf_plugins.agent_codex import CodexOptions
@@ -29,7 +33,6 @@ from arf_plugins.agent_codex.agent import Codex
 from arf_plugins.cli_agents.agent import CliAgent, Heard
 
 FILES = {"train.py": "LEVEL = 100  # [0..1000]\nWIDTH = 4\nprint('val_bpb:', LEVEL)\n"}
-BASE = "b" * 40
 
 STAND_IN = '''#!{python}
 """Both programs in one: tells by its arguments which it is meant to be."""
@@ -133,20 +136,32 @@ def agent(which: str, program: str, **options: Any) -> CliAgent:
     return ClaudeCode(ClaudeCodeOptions(program=program, **options))
 
 
-def brief(tmp_path: Path) -> Brief:
-    def checkout(commit: str, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, text in FILES.items():
-            (folder / path).write_text(text)
-
+def brief(tmp_path: Path, files: dict[str, str] = FILES, inside: str = "") -> Brief:
+    """As a study gives it, for a workspace at the top of a repository or in a folder of it."""
+    repository = tmp_path / "repository"
+    if not repository.exists():
+        for path, text in {**files, "data.txt": "read-only\n"}.items():
+            (repository / inside / path).parent.mkdir(parents=True, exist_ok=True)
+            (repository / inside / path).write_text(text)
+        commit(repository)
+    settings = WorkspaceSettings(command="true", editable=("*.py",))
+    workspace = Workspace.open(repository / inside, settings)
+    base = workspace.base_commit()
     directory = tmp_path / "study" / "agent"
     directory.mkdir(parents=True, exist_ok=True)
-    study = Study(name="s", base=BASE, base_tree="t" * 40)
-    return Brief(study=study, files=FILES, directory=directory, checkout=checkout)
+    study = Study(name="s", base=base, base_tree=workspace.tree_of(base))
+    return evolve(agent_brief(study, workspace, base, directory.parent), logs=None)
+
+
+def commit(repository: Path) -> None:
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "base"]):
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+        subprocess.run(command, cwd=repository, check=True)
 
 
 def answer(one: CliAgent, tmp_path: Path, kind: AskKind = AskKind.IDEAS) -> Answer:
-    return asyncio.run(one.answer(Ask(kind=kind, n=2, base=BASE), brief(tmp_path)))
+    told = brief(tmp_path)
+    return asyncio.run(one.answer(Ask(kind=kind, n=2, base=told.study.base), told))
 
 
 both = pytest.mark.parametrize("which", ["claude-code", "codex"])
@@ -236,6 +251,34 @@ def test_an_unusable_change_is_told_and_not_taken(which: str, stand_in: Any, tmp
 
 
 @both
+def test_a_new_file_is_a_part_of_the_change_and_what_is_read_only_spoils_it(
+    which: str, stand_in: Any, tmp_path: Path
+) -> None:
+    behaviour = """begin()
+edit("WIDTH = 4", "from extra import WIDTH")
+pathlib.Path("extra.py").write_text("WIDTH = 8\\n")
+end("a file of its own")"""
+    (idea,) = answer(agent(which, stand_in(behaviour)), tmp_path).ideas
+    assert {edit.path for edit in idea.edits} | set(re.findall(r"\+\+\+ b/(\S+)", idea.patch)) == {
+        "train.py",
+        "extra.py",
+    }
+    spoilt = behaviour + '\npathlib.Path("data.txt").write_text("more")'
+    got = answer(agent(which, stand_in(spoilt)), tmp_path)
+    assert not got.ideas
+    assert "data.txt" in got.note
+
+
+@both
+def test_the_program_works_in_the_workspaces_folder(which: str, stand_in: Any, tmp_path: Path) -> None:
+    told = brief(tmp_path, inside="part/of it")
+    one = agent(which, stand_in(GOOD))
+    got = asyncio.run(one.answer(Ask(base=told.study.base), told))
+    assert got.ideas[0].constants == {"LEVEL": 140}
+    assert seen(tmp_path)["cwd"].endswith("/tree/part/of it")
+
+
+@both
 def test_a_missing_program_is_told_with_how_to_get_it(which: str, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="npm install"):
         answer(agent(which, "no-such-program"), tmp_path)
@@ -251,7 +294,8 @@ def test_cancelled_it_ends_with_its_children(which: str, stand_in: Any, tmp_path
     one = agent(which, stand_in(behaviour))
 
     async def main() -> None:
-        task = asyncio.ensure_future(one.answer(Ask(base=BASE), brief(tmp_path)))
+        told = brief(tmp_path)
+        task = asyncio.ensure_future(one.answer(Ask(base=told.study.base), told))
         while not (child.exists() and child.read_text()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.02)
         task.cancel()
@@ -328,8 +372,7 @@ end("done")
         "workspace: {command: '{python} train.py', editable: [train.py]}\n"
         "limits: {budget_s: 1, time_limit_s: 20}\nbackend: {name: local, slots: 2}\n"
     )
-    for arguments in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm base"):
-        assert os.system(f"git -C {workspace} {arguments}") == 0  # noqa: S605
+    commit(workspace)
     plugins = Plugins.load(disable=["report"])
     flags = {"agent.name": which, "agent.program": stand_in(behaviour), "budget.max_experiments": 8}
 

@@ -36,8 +36,6 @@ class SimTree:
 class SimWorkspace:
     """What the engine needs of `arf.workspace.Workspace`, with the same rules and the same errors."""
 
-    prefix = ""
-
     def __init__(self, objective: SimulatedObjective) -> None:
         self._objective = objective
         self._constants = constants.read(objective.script, SCRIPT)

@@ -142,11 +142,10 @@ class CliAgent(Agent):
                 self.hear(event, heard, before)
 
         session = str(before.get("session", ""))
-        root = lane.tree / brief.folder if brief.folder else lane.tree
         ended = await process.run(
             [program, *self.command(lane, session, brief), *self.options.args],
             text=self._prompt(ask, brief, goes_on=bool(session)),
-            cwd=root,
+            cwd=lane.cwd(brief),
             env=self._env(),
             time_limit_s=self.options.time_limit,
             silence_limit_s=self.options.silence_limit,
@@ -222,4 +221,4 @@ class CliAgent(Agent):
 def mcp_command(lane: Lane) -> Sequence[str]:
     """The command that serves arf's tools for the present ask."""
     start = "import sys; from arf.cli import main; sys.exit(main())"
-    return (sys.executable, "-c", start, "mcp", "--ask", str(lane.ask_folder))
+    return (sys.executable, "-c", start, "mcp", "--ask", str(lane.asked.path))

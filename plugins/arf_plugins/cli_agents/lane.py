@@ -11,10 +11,12 @@ from typing import Any
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Brief
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Usage
+from arf.workspace import Workspace
 from arf_plugins.llm.drafts import Checker
+from arf_plugins.mcp.folder import AskFolder
+from arf_plugins.mcp.trees import AgentTree
 
 SESSION = "session.json"
-SUBMITTED = "submitted.jsonl"
 
 
 class Lane:
@@ -23,24 +25,21 @@ class Lane:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.tree = self.folder / "tree"
-        self.ask_folder = self.folder / "ask"
+        """The whole repository at the ask's base."""
+        self.asked = AskFolder(self.folder / "ask")
 
     def open(self, ask: Ask, brief: Brief) -> None:
         """Bring the files to the ask's base, and write down what `arf mcp --ask` serves."""
-        if brief.checkout is None or brief.directory is None:
-            raise AgentError("this agent needs a study with files on disk")
+        workspace, home = _on_disk(brief)
         self.folder.mkdir(parents=True, exist_ok=True)
-        brief.checkout(ask.base, self.tree)
-        shutil.rmtree(self.ask_folder, ignore_errors=True)
-        self.ask_folder.mkdir()
-        about = {
-            "kind": ask.kind.value,
-            "n": ask.n,
-            "base": ask.base,
-            "study": str(brief.directory.resolve().parent),
-            "tree": str(self.tree),
-        }
-        (self.ask_folder / "ask.json").write_text(json.dumps(about), encoding="utf-8")
+        workspace.work_tree(self.tree).fill(ask.base, None)
+        shutil.rmtree(self.asked.path, ignore_errors=True)
+        self.asked.path.mkdir()
+        self.asked.write(ask, home.resolve().parent, self.tree)
+
+    def cwd(self, brief: Brief) -> Path:
+        """The workspace's folder in the tree, where the program works."""
+        return self.tree / _on_disk(brief)[0].prefix
 
     # ---- The session ------------------------------------------------------------------------
 
@@ -62,7 +61,7 @@ class Lane:
 
     def answer(self, ask: Ask, brief: Brief, usage: Usage, said: str) -> Answer:
         """What was handed in, and what was left changed in the files without being handed in."""
-        records = self._records()
+        records = self.asked.records()
         done = next((record for record in records if record.get("done")), {})
         ideas: list[Draft] = []
         levels: dict[str, list[Draft]] = {}
@@ -86,35 +85,29 @@ class Lane:
         )
 
     def has_submitted(self) -> bool:
-        return any("patch" in record for record in self._records())
-
-    def _records(self) -> list[dict[str, Any]]:
-        """What `arf mcp --ask` wrote, a torn last line left out."""
-        try:
-            lines = (self.ask_folder / SUBMITTED).read_text("utf-8").split("\n")
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return any("patch" in record for record in self.asked.records())
 
     def _left_over(self, ask: Ask, brief: Brief, said: str) -> tuple[list[Draft], str]:
         """Changes of the files that nobody handed in, as one idea; or why they cannot be one."""
-        root = self.tree / brief.folder if brief.folder else self.tree
-        after = dict(brief.files)
-        for path, text in brief.files.items():
-            try:
-                after[path] = (root / path).read_text("utf-8", "replace")
-            except OSError:
-                after[path] = text
-        if after == dict(brief.files):
-            return [], ""
+        tree = AgentTree(self.tree, _on_disk(brief)[0], ask.base)
         title = next((line.strip() for line in said.splitlines() if line.strip()), "")[:100]
         try:
+            after = tree.read(brief.files)
+            if after == dict(brief.files):
+                return [], ""
             checked = Checker(brief, ask).changed(
                 after, title=title or "a change of the files", reason=said.strip()[:1000], expected=None
             )
         except UsageError as error:
             return [], f"what it left in the files cannot be used: {error}"
         return [checked.draft], ""
+
+
+def _on_disk(brief: Brief) -> tuple[Workspace, Path]:
+    """The workspace and the agent's folder. Raises AgentError where a study has none."""
+    if brief.workspace is None or brief.directory is None:
+        raise AgentError("this agent needs a study with files on disk")
+    return brief.workspace, brief.directory
 
 
 def _draft(record: Mapping[str, Any]) -> Draft:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,10 @@ from arf_plugins.mcp.benches import (
     order_on_files,
     schema_of,
 )
+from arf_plugins.mcp.folder import AskFolder
 from arf_plugins.mcp.server import Offered, Report
 from arf_plugins.mcp.trees import AgentTree
 from arf_plugins.mcp.view import StudyView
-
-ASK = "ask.json"
-SUBMITTED = "submitted.jsonl"
 
 INSTRUCTIONS = """\
 You were asked for experiments on a training script. Edit the files of the current folder with your own \
@@ -41,7 +37,7 @@ What you only say is lost: only what you submit counts. End with `done`."""
 class Asked:
     """The tools of `arf mcp --ask FOLDER`. What is submitted is a line in the folder's `submitted.jsonl`."""
 
-    folder: Path
+    folder: AskFolder
     view: StudyView
     ask: Ask
     tree: AgentTree
@@ -55,19 +51,9 @@ class Asked:
     @classmethod
     def open(cls, folder: Path) -> Asked:
         """Raises UsageError where the folder holds no ask."""
-        file = folder / ASK
-        try:
-            data = json.loads(file.read_text("utf-8"))
-            ask = Ask(kind=AskKind(data["kind"]), n=int(data["n"]), base=str(data["base"]))
-            home, top = Path(data["study"]), Path(data["tree"])
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{file} is no ask: {error!r}") from None
-        if not top.is_dir():
-            raise UsageError(f"{file}: there is no work tree {top}")
+        ask, home, top = AskFolder(folder).read()
         view = StudyView.open(home)
-        return cls(folder, view, ask, AgentTree(top.resolve(), view.workspace, ask.base))
+        return cls(AskFolder(folder), view, ask, AgentTree(top.resolve(), view.workspace, ask.base))
 
     def tools(self) -> list[Offered]:
         return [self._offered(tool) for tool in tools_for(self.ask.kind, own_editor=True)]
@@ -116,7 +102,7 @@ class Asked:
         got = await on_files(bench, self.tree, tool, arguments, key)
         if len(bench.changes) > had:
             draft = _last(bench, str(arguments.get("factor") or ""))
-            self._write(
+            self.folder.add(
                 {
                     "title": draft.title,
                     "reason": draft.reason,
@@ -130,38 +116,22 @@ class Asked:
         return got
 
     async def _done(self, tool: Tool, arguments: Mapping[str, Any]) -> Outcome:
-        if any(record.get("done") for record in self._records()):
+        if any(record.get("done") for record in self.folder.records()):
             return Outcome(text="Thank you.")
         got = await on_files(self.bench, self.tree, tool, arguments, "done")
         if not got.failed:
-            self._write({"done": True, "note": self.bench.note, "exhausted": self.bench.exhausted})
+            self.folder.add({"done": True, "note": self.bench.note, "exhausted": self.bench.exhausted})
         return got
 
     # ---- The record -------------------------------------------------------------------------
 
-    def _records(self) -> list[dict[str, Any]]:
-        """What was written, a torn last line left out."""
-        try:
-            lines = (self.folder / SUBMITTED).read_text("utf-8").split("\n")
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
     def _is_known(self, key: str) -> bool:
-        return any(record.get("key") == key for record in self._records())
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        path = self.folder / SUBMITTED
-        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # the agent is told that it counts
+        return any(record.get("key") == key for record in self.folder.records())
 
     def _recall(self) -> None:
         """Take up what an earlier server of this ask has written down, so that nothing is taken twice."""
         bench = self.bench
-        for record in self._records():
+        for record in self.folder.records():
             if record.get("done"):
                 bench.done = True
                 continue
