@@ -24,6 +24,8 @@ class Budgets:
         self._recent_s: deque[float] = deque(maxlen=RECENT_RUNS)
         self.standing_usd = 0.0
         """Dollars that what stands has cost; more than slots in use, where machines also stand idle."""
+        self.tried_s = 0.0
+        """Seconds of slots in which changes were only tried out."""
 
     def ran(self, slot_s: float) -> None:
         """Take note of how long an experiment took."""
@@ -52,7 +54,7 @@ class Budgets:
             confirm_s = typical_s * math.ceil(study.rule.confirm / slots)
         if budget.max_time is not None and self._elapsed_s() + typical_s + confirm_s > budget.max_time:
             return "max_time"
-        used_s = sum(study.slot_s.values()) + typical_s * (study.running_count + 1)
+        used_s = self._slot_s() + typical_s * (study.running_count + 1)
         if budget.max_slot_hours is not None and used_s / 3600 > budget.max_slot_hours:
             return "max_slot_hours"
         if budget.max_usd is not None and self._usd(typical_s) > budget.max_usd:
@@ -65,7 +67,7 @@ class Budgets:
     def left(self) -> dict[str, float]:
         """What is left of the budgets that are set; never below 0."""
         budget, usage = self._budget, self._study.usage
-        slot_hours = sum(self._study.slot_s.values()) / 3600
+        slot_hours = self._slot_s() / 3600
         used = {
             "experiments": (budget.max_experiments, len(self._study.experiments)),
             "seconds": (budget.max_time, self._elapsed_s()),
@@ -82,6 +84,9 @@ class Budgets:
             return 0
         return min(study.rule.confirm, limit // 5)
 
+    def _slot_s(self) -> float:
+        return sum(self._study.slot_s.values()) + self.tried_s
+
     def _typical_s(self) -> float:
         """Seconds of a slot that experiments have taken lately; 0 until one has ended."""
         if self._recent_s:
@@ -95,5 +100,6 @@ class Budgets:
         price = {tier.name: tier.usd_per_hour / 3600 for tier in study.tiers}
         used = sum(price[tier] * seconds for tier, seconds in study.slot_s.items())
         running = sum(price[tier] * study.running_on(tier) * typical_s for tier in price)
-        machines = max(used + running, self.standing_usd)
-        return study.usage.usd + machines + max(price.values()) * typical_s
+        dearest = max(price.values())
+        machines = max(used + running + dearest * self.tried_s, self.standing_usd)
+        return study.usage.usd + machines + dearest * typical_s

@@ -164,6 +164,7 @@ class Engine:
         self._ledger = Ledger(study, store, now)
         self._budgets = Budgets(config.budget, study, lambda: self.elapsed_s)
         self._budgets.standing_usd = standing.told(store)["usd"]
+        self._budgets.tried_s = float(store.meta("tried_s", 0.0))
         self._book = OrderBook(self._ledger, workspace, self._closed)
         self._thinker = Thinker(
             agent,
@@ -257,6 +258,8 @@ class Engine:
             if not self._stopping and self._fatal is None:
                 self._decide(accepted, asked)
             self.store.set_meta("elapsed_s", round(self.elapsed_s, 3))
+            if self._budgets.tried_s:
+                self.store.set_meta("tried_s", round(self._budgets.tried_s, 3))
         self._announce()
         replies, self._replies = self._replies, []
         for reply in replies:
@@ -264,7 +267,7 @@ class Engine:
         for experiment in accepted:
             self._start(experiment)
         for number, ask in asked:
-            self._thinker.start(number, ask, self._spawn(self._thinker.think(number, ask)))
+            self._thinker.follow(number, self._spawn(self._thinker.think(number, ask)))
 
     def _take_in(self, item: _Ended | _Refused | Answered | _Ordered | _Withdrawn) -> None:
         if isinstance(item, Answered):
@@ -698,6 +701,8 @@ class Engine:
 
     async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
         """Run a change for a short time on a free slot, and give a few lines on how that went."""
+        if closed := self._closed():
+            raise UsageError(closed)
         tier = next((tier for tier, count in self._free().items() if count > 0), None)
         if tier is None:
             return "no slot is free to try it out; it was only checked that the change applies"
@@ -705,11 +710,13 @@ class Engine:
         commit = self.workspace.make_idea(draft, base, message=orders.message(draft))
         self._tried_out[tier] = self._tried_out.get(tier, 0) + 1
         tree = self._trees.take()
+        began = self.elapsed_s
         try:
             return await self._try_commit(commit, tree, tier, min(seconds, self.config.limits.time_limit_s))
         finally:
             self._trees.give_back(tree)
             self._tried_out[tier] -= 1
+            self._budgets.tried_s += self.elapsed_s - began
             self._wake.set()
 
     async def _try_commit(self, commit: str, tree: WorkTree, tier: str, seconds: float) -> str:

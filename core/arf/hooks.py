@@ -46,6 +46,10 @@ class Declaration:
     """The pip requirement that brings what it needs, such as `arf-research[slurm]`; empty if nothing."""
 
 
+# What follows is only declared: pluggy calls the plugins' functions and never these. Their bodies are there
+# for the type checker.
+
+
 @hookspec
 def arf_register_agents() -> Sequence[Declaration]:
     """Called once at start-up. Return the declarations of agents (`arf.interfaces.Agent`).

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from arf import __version__
-from arf.config import VERSIONS_KEY, Config, dump, is_secret_name, load
+from arf.config import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
 from arf.engine import Engine, agent_brief
 from arf.errors import StoreError, UsageError
 from arf.mailbox import Mailbox
@@ -95,6 +95,11 @@ async def resume(
     with store.transaction():
         store.set_meta("budget", attrs.asdict(config.budget))
     return parts.engine(study, store, workspace, resumed=True), lock
+
+
+def study_plugins(home: Path) -> Plugins:
+    """The plugins that a study leaves in."""
+    return Plugins.load(disabled_plugins(config_file=home / CONFIG_FILE))
 
 
 def load_study_config(home: Path, plugins: Plugins) -> Config:

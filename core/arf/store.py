@@ -216,6 +216,11 @@ class Store:
                         f"{path} was written by a newer arf (schema {version}, not {SCHEMA_VERSION})",
                         hint="upgrade with `pip install -U arf-research`",
                     )
+                if version:
+                    raise StoreError(
+                        f"{path} was written by an older arf (schema {version}, not {SCHEMA_VERSION})",
+                        hint="go on with that arf, or start a new study; its commits are under refs/arf/",
+                    )
                 raise StoreError(
                     f"{path} is not a study's database (schema {version})",
                     hint="restore it from a copy, or start a new study",

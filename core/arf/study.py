@@ -379,9 +379,8 @@ class Study:
             self.incumbent_experiment = experiment.id
 
     def _ended(self, experiment: Experiment) -> None:
-        if experiment.id in self._running:
-            del self._running[experiment.id]
-            self._running_on[experiment.tier] -= 1
+        del self._running[experiment.id]
+        self._running_on[experiment.tier] -= 1
         self._undecided[experiment.id] = None
         self._slot_s[experiment.tier] = self._slot_s.get(experiment.tier, 0.0) + experiment.slot_s
         group = self.group_of(experiment)

@@ -41,6 +41,8 @@ class Made:
 class Answered:
     ask_id: int
     agent: Agent
+    name: str
+    """The agent's."""
     answer: Answer
     error: AgentError | None
     ideas: tuple[Made, ...] = ()
@@ -116,7 +118,8 @@ class Thinker:
             self._usable_at[number] = self._usable
         return number
 
-    def start(self, number: int, ask: Ask, task: asyncio.Task[None]) -> None:
+    def follow(self, number: int, task: asyncio.Task[None]) -> None:
+        """An ask is being answered by a task."""
         self._tasks[number] = task
 
     @property
@@ -125,7 +128,8 @@ class Thinker:
 
     async def think(self, number: int, ask: Ask) -> None:
         """Have an ask answered, make commits of what is answered, and tell."""
-        answer, failure, agent = Answer(), None, self._agent
+        answer, failure = Answer(), None
+        agent, name = self._agent, self._name  # another may have taken over by the end
         try:
             answer = await agent.answer(ask, self._brief(ask.base))
         except AgentError as error:
@@ -138,7 +142,7 @@ class Thinker:
         ideas = await self._make(answer.ideas, ask)
         factors = [(factor.name, await self._make(factor.levels, ask)) for factor in answer.factors]
         submissions = await self._book.make(answer.submissions)
-        self._tell(Answered(number, agent, answer, failure, ideas, tuple(factors), submissions))
+        self._tell(Answered(number, agent, name, answer, failure, ideas, tuple(factors), submissions))
 
     async def _make(self, drafts: Sequence[Draft], ask: Ask) -> tuple[Made, ...]:
         """Commit drafts, one at a time, so that a job that ends meanwhile does not wait for all of them."""
@@ -175,23 +179,23 @@ class Thinker:
 
     def _record(self, item: Answered, ask: Ask) -> None:
         for made in item.ideas:
-            self._take_idea(item.ask_id, ask.base, made)
+            self._take_idea(item, ask.base, made)
         for name, levels in item.factors:
-            ideas = [self._take_idea(item.ask_id, ask.base, level) for level in levels]
+            ideas = [self._take_idea(item, ask.base, level) for level in levels]
             usable = tuple(idea for idea in ideas if idea is not None)
             if usable:
                 self._ledger.add_factor(Factor(name=name, levels=usable, ask=item.ask_id))
         for submitted in item.submissions:
-            self._book.take(f"ask/{item.ask_id}", submitted, self._name, item.ask_id)
+            self._book.take(f"ask/{item.ask_id}", submitted, item.name, item.ask_id)
 
-    def _take_idea(self, ask_id: int, base: str, made: Made) -> int | None:
+    def _take_idea(self, item: Answered, base: str, made: Made) -> int | None:
         """The id of the idea that a draft became; None if it cannot be used, which is recorded."""
         if made.problem:
             self._ledger.event("idea", f"{made.draft.title}: {made.problem}")
             log.info("idea refused: %s: %s", made.draft.title, made.problem)
             return None
         self._ideas += 1
-        idea = self._ledger.add_idea(made.draft, base, made.commit, self._name, ask_id)
+        idea = self._ledger.add_idea(made.draft, base, made.commit, item.name, item.ask_id)
         self._workspace.keep_idea(self._study.name, idea.id, idea.commit)
         return idea.id
 
@@ -218,6 +222,7 @@ class Thinker:
         log.warning("%s answers from now on: %s", self._fallback_name, error)
         self._agent, self._name, self._fallback = self._fallback, self._fallback_name, None
         self._failures = self._barren_answers = 0
+        self._back_at = 0.0
 
     # ---- Beginning and end ------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ def make_workspace(directory: Path, seconds: list[float]) -> None:
 def marked(number: int) -> tuple[float, float]:
     """When an experiment began and ended, by what it left behind."""
     marks = Path(os.environ["BENCH_MARKS"])
-    return tuple((marks / f"{number}.{what}").stat().st_mtime for what in ("start", "end"))  # type: ignore
+    start, end = ((marks / f"{number}.{what}").stat().st_mtime for what in ("start", "end"))
+    return start, end
 
 
 async def bare(directory: Path, count: int) -> list[tuple[int, float, float]]:

@@ -302,9 +302,26 @@ def test_a_change_is_tried_out_on_a_free_slot(workspace: Path) -> None:
         assert "val_bpb 1.10" in good
         with pytest.raises(UsageError, match="LEVEL"):
             await desk.try_out(Draft(title="x", constants={"LEVLE": 1}), "", 5)
+        await until(lambda: store_of(workspace).meta("tried_s", 0.0) > 0.5)
 
     store = acting(workspace, act, backend__grace_s=0.2)
     assert {e.role for e in store.experiments()} == {Role.BASELINE}
+
+
+def store_of(workspace: Path) -> Store:
+    return Store.open(study_directory(workspace, "s"))
+
+
+def test_trying_out_counts_as_slot_time(workspace: Path) -> None:
+    async def act(desk: Desk, brief: Brief) -> None:
+        await desk.try_out(mode("hang"), "", 2.0)
+        receipts = await desk.submit("k", submitted(level(140)))
+        (done,) = await desk.wait([receipts[0].id], 30)
+        assert "max_slot_hours" in done.problem
+        with pytest.raises(UsageError, match="max_slot_hours"):
+            await desk.try_out(mode("hang"), "", 2.0)
+
+    acting(workspace, act, backend__grace_s=0.2, budget__max_slot_hours=1.5 / 3600, noise__replicates=2)
 
 
 def test_another_process_orders_through_the_mailbox(workspace: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,6 @@ from arf_plugins.agent_external import Options as ExternalOptions
 from arf_plugins.agent_external.agent import External
 from arf_plugins.strategy_agent import Options
 from arf_plugins.strategy_agent.strategy import AgentPlans
-
-SCRIPT = """#!/bin/sh
-LEVEL=100    # the best is 140 [0..1000, step 10]
-distance=$((LEVEL > 140 ? LEVEL - 140 : 140 - LEVEL))
-echo "val_bpb: 1.$((1000 + distance * 10 + ARF_SEED % 5))"
-"""
 
 
 class TestConformance(StrategySuite):
@@ -88,29 +81,16 @@ def test_external_ends_when_nothing_was_ordered_for_long() -> None:
     assert answer.exhausted
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    directory = tmp_path / "workspace"
-    directory.mkdir()
-    (directory / "train.sh").write_text(SCRIPT)
-    (directory / "arf.yaml").write_text(
-        "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
-        "limits: {budget_s: 1, time_limit_s: 20}\n"
-        "backend: {name: local, slots: 2}\n"
-        "strategy: agent\n"
-    )
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "base"]):
-        subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=directory, check=True
-        )
-    return directory
+FLAGS = {"strategy.name": "agent", "backend.slots": 2, "limits.budget_s": 1, "limits.time_limit_s": 20}
 
 
 def run(workspace: Path, flags: dict[str, object], beside: Callable[[MailDesk], Any] | None = None) -> Store:
     plugins = Plugins.load(disable=["report"])
 
     async def main() -> None:
-        config = load(workspace_file=workspace / "arf.yaml", flags=flags, options_class=plugins.options)
+        config = load(
+            workspace_file=workspace / "arf.yaml", flags={**FLAGS, **flags}, options_class=plugins.options
+        )
         engine, lock = await create(workspace, config, plugins, "s")
         other = asyncio.ensure_future(beside(MailDesk(engine.directory))) if beside else None
         try:
@@ -125,25 +105,25 @@ def run(workspace: Path, flags: dict[str, object], beside: Callable[[MailDesk], 
     return Store.open(study_directory(workspace, "s"))
 
 
-def test_a_whole_study_that_somebody_plans_from_outside(workspace: Path) -> None:
+def test_a_whole_study_that_somebody_plans_from_outside(arf_workspace: Path) -> None:
     async def beside(mail: MailDesk) -> None:
-        for level in (120, 140, 160):
-            draft = Draft(title=f"LEVEL {level}", constants={"LEVEL": level})
-            (receipt,) = await mail.submit(f"level {level}", [Submission(draft=draft, runs=2)])
+        for depth in (5, 6, 7):
+            draft = Draft(title=f"DEPTH {depth}", constants={"DEPTH": depth})
+            (receipt,) = await mail.submit(f"depth {depth}", [Submission(draft=draft, runs=2)])
             (done,) = await mail.wait([receipt.id], 60)
             assert done.state is SubmissionState.ACCEPTED
 
-    store = run(workspace, {"agent.name": "external", "agent.idle_limit": 1.0}, beside)
+    store = run(arf_workspace, {"agent.name": "external", "agent.idle_limit": 1.0}, beside)
     assert store.meta("state") == "finished"
     assert store.meta("end_reason") == "the agent has nothing more"
     kept = [experiment.title for experiment in store.kept()]
     assert kept[0] == "baseline"
-    assert kept[-1] == "LEVEL 140"
+    assert kept[-1] == "DEPTH 6"
     assert store.meta("final")["fresh"]
 
 
-def test_a_whole_study_with_an_agent_that_only_has_ideas(workspace: Path) -> None:
-    store = run(workspace, {"agent.name": "offline", "budget.max_experiments": 24})
+def test_a_whole_study_with_an_agent_that_only_has_ideas(arf_workspace: Path) -> None:
+    store = run(arf_workspace, {"agent.name": "offline", "budget.max_experiments": 24})
     assert store.meta("state") == "finished"
     best = store.kept()[-1]
     assert best.title != "baseline"

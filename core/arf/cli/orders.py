@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ def submit(study: str | None, key: str | None, batch: str | None, as_json: bool,
     entries = _read_batch(batch) if batch else [_entry(home, **given)]
     submissions = [_submission(entry, at) for at, entry in enumerate(entries, 1)]
     desk = _desk(home)
-    receipts = asyncio.run(desk.submit(key or _key_of(entries), submissions))
+    receipts = asyncio.run(desk.submit(key or f"cli-{uuid.uuid4()}", submissions))
     _show(home, receipts, as_json=as_json)
     if all(receipt.state == "refused" for receipt in receipts):
         sys.exit(1)
@@ -186,14 +186,11 @@ def _changes(home: Path, base: str) -> tuple[list[dict[str, str]], str]:
 
     Without one it is the commit that the study began with: that is what the checkout usually holds.
     """
-    from arf.config import disabled_plugins
-    from arf.launch import CONFIG_FILE, load_study_config
-    from arf.plugins import Plugins
+    from arf.launch import load_study_config, study_plugins
     from arf.store import Store
     from arf.workspace import Workspace
 
-    plugins = Plugins.load(disabled_plugins(config_file=home / CONFIG_FILE))
-    config = load_study_config(home, plugins)
+    config = load_study_config(home, study_plugins(home))
     store = Store.open(home)
     try:
         folder, commit = Path(store.meta("workspace")), base or str(store.meta("study")["base"])
@@ -218,14 +215,6 @@ def _edits(folder: Path, files: dict[str, str]) -> Iterable[dict[str, str]]:
         new = here.read_text("utf-8", "replace") if here.is_file() else old
         if new != old:
             yield {"path": path, "old": old, "new": new}
-
-
-def _key_of(entries: list[dict[str, Any]]) -> str:
-    """A key of its own for each call: what is said twice on purpose is meant twice."""
-    import uuid
-
-    text = json.dumps(entries, sort_keys=True, default=str)
-    return f"cli-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{uuid.uuid4().hex[:8]}"
 
 
 # ---- What became of it ----------------------------------------------------------------------

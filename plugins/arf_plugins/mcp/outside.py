@@ -9,7 +9,7 @@ from typing import Any
 from attrs import define, field
 
 from arf import brief as told
-from arf.cli.studies import find_study, study_folders, written_at
+from arf.cli.studies import find_experiment, find_study, study_folders, written_at
 from arf.errors import ArfError, UsageError
 from arf.store import Store
 from arf.summary import summarize
@@ -343,19 +343,10 @@ def _summary(home: Path) -> dict[str, Any]:
 
 
 def _commit(view: StudyView, named: str) -> str:
-    study = view.study()
-    word = named.strip().removeprefix("#")
-    if word in ("best", "incumbent"):
-        return study.incumbent_commit
-    if word in ("original", "base"):
-        return study.base
-    if word.isdecimal() and int(word) in study.experiments:
-        return study.experiments[int(word)].commit
-    commits = {experiment.commit for experiment in study.experiments.values()}
-    matches = [commit for commit in commits if len(word) >= 6 and commit.startswith(word.lower())]
-    if len(matches) == 1:
-        return matches[0]
-    raise UsageError(f"there is no experiment {named!r}", hint="say `best`, `original`, or a number")
+    word = named.strip()
+    if word == "best":
+        return view.study().incumbent_commit
+    return view.study().base if word == "original" else find_experiment(view.store, word).commit
 
 
 # ---- In words -----------------------------------------------------------------------------------

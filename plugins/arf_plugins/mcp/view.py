@@ -8,12 +8,14 @@ from typing import Any, Self
 
 from attrs import define, field
 
+from arf import standing
+from arf.budgets import Budgets
+from arf.config import Budget
 from arf.engine import agent_brief
 from arf.errors import StoreError
 from arf.interfaces import Brief
-from arf.launch import CONFIG_FILE, load_study_config
+from arf.launch import load_study_config, study_plugins
 from arf.mailbox import MailDesk
-from arf.plugins import Plugins
 from arf.store import Store, lock_owner
 from arf.study import Study
 from arf.summary import summarize
@@ -38,7 +40,7 @@ class StudyView:
         """Raises ArfError where the study's files cannot be used."""
         store = Store.open(home)
         try:
-            config = load_study_config(home, _plugins(home))
+            config = load_study_config(home, study_plugins(home))
             workspace = Workspace.open(Path(store.meta("workspace")), config.workspace, clean=False)
         except BaseException:
             store.close()
@@ -89,22 +91,8 @@ class StudyView:
 
     def budget_left(self) -> Mapping[str, float]:
         """What is left of the budgets that are set, as of the last thing that happened."""
-        summary = self.summary()
-        spent = {
-            "max_experiments": ("experiments", summary["experiments"]),
-            "max_time": ("seconds", summary["elapsed_s"]),
-            "max_slot_hours": ("slot_hours", summary["slot_hours"]),
-            "max_usd": ("usd", summary["usd"]),
-            "max_tokens": ("tokens", summary["tokens"]),
-        }
-        return {
-            name: max(0.0, limit - used)
-            for key, (name, used) in spent.items()
-            if (limit := summary["budget"].get(key)) is not None
-        }
-
-
-def _plugins(home: Path) -> Plugins:
-    from arf.config import disabled_plugins
-
-    return Plugins.load(disabled_plugins(config_file=home / CONFIG_FILE))
+        elapsed_s = float(self.store.meta("elapsed_s", 0.0))
+        budgets = Budgets(Budget(**self.store.meta("budget", {})), self.study(), lambda: elapsed_s)
+        budgets.standing_usd = standing.told(self.store)["usd"]
+        budgets.tried_s = float(self.store.meta("tried_s", 0.0))
+        return budgets.left()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from random import Random
@@ -105,9 +106,9 @@ class _OptunaStrategy(Strategy):
         known = study.planned(study.base, ideas) or (study.base, ideas) in study.refusals
         return bool(ideas) and not known
 
+    @abstractmethod
     def _draw(self, study: Study, memory: _Memory, chance: Random) -> tuple[dict[str, int], str]:
         """A level for each dimension, and the label of its plan."""
-        raise NotImplementedError
 
 
 def _at_random(space: Space, chance: Random) -> dict[str, int]:
