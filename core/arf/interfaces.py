@@ -127,7 +127,8 @@ class Agent(ABC):
         return 1
 
     def check(self, brief: Brief) -> None:
-        """Raises UsageError if the options do not fit the workspace. Called once, before the first job.
+        """Raises UsageError if the options do not fit the workspace, or another ArfError if it cannot work at
+        all. Called once, before the first job.
 
         For what cannot be seen when the agent is made: a file relative to the workspace, the name of a
         constant. `brief` is of the study's base.

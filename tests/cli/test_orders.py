@@ -85,6 +85,7 @@ def test_a_batch_is_submitted_once_under_its_key(arf: Arf, running: Path) -> Non
     [
         ("submit --set LEVEL", "write --set NAME=VALUE"),
         ("submit --file missing.json", "No such file"),
+        ("wait 99 --timeout 1s", "has no submission 99"),
         ("wait", "no submission is named"),
         ("wait 1 --timeout soon", "write 90s, 10m or 1h30m"),
         ("cancel", "no submission is named"),
@@ -94,6 +95,28 @@ def test_what_cannot_be_ordered_is_told(arf: Arf, finished: Path, command: str, 
     done = arf(*command.split(), cwd=finished)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('{"set": {"LEVEL": 150}, "runs": "two"}', 'entry 1: runs: expected a whole number, found "two"'),
+        ('{"set": ["LEVEL", 150]}', "entry 1: set: expected an object of constants"),
+        ('{"edits": [{"path": "train.sh"}]}', "expected a list of objects with path, old and new"),
+        ('{"set": {"LEVEL": 150}, "ideas": "12"}', "entry 1: ideas: expected a list of numbers"),
+        ('{"set": {"LEVEL": {"a": 1}}}', "entry 1: set: expected an object of constants"),
+        ('{"sett": {"LEVEL": 150}}', "did you mean 'set'"),
+        ("17", "a list of objects is expected"),
+        ("{", "is no JSON"),
+    ],
+)
+def test_a_batch_that_makes_no_sense_is_told_by_entry_and_key(
+    arf: Arf, finished: Path, tmp_path: Path, entry: str, words: str
+) -> None:
+    batch = tmp_path / "batch.json"
+    batch.write_text(entry)
+    done = arf("submit", "--file", str(batch), cwd=finished)
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
 
 
 def test_a_study_that_has_ended_takes_no_orders(arf: Arf, finished: Path) -> None:

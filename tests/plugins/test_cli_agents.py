@@ -280,8 +280,11 @@ def test_the_program_works_in_the_workspaces_folder(which: str, stand_in: Any, t
 
 @both
 def test_a_missing_program_is_told_with_how_to_get_it(which: str, tmp_path: Path) -> None:
+    one = agent(which, "no-such-program")
     with pytest.raises(AgentError, match="npm install"):
-        answer(agent(which, "no-such-program"), tmp_path)
+        one.check(brief(tmp_path))  # before the first job
+    with pytest.raises(AgentError, match="npm install"):
+        answer(one, tmp_path)
 
 
 @both

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,11 @@ def wait(study: str | None, numbers: tuple[int, ...], any_done: bool, timeout: s
         raise UsageError(f"--timeout {timeout} is no time", hint="write 90s, 10m or 1h30m") from None
     home = find_study(study)
     receipts = asyncio.run(_desk(home).wait(_numbers(numbers), limit_s, any_done=any_done))
+    if unknown := sorted(set(numbers) - {receipt.id for receipt in receipts}):
+        raise UsageError(
+            f"study {home.name!r} has no submission {', '.join(map(str, unknown))}",
+            hint="give the numbers that `arf submit` printed",
+        )
     _show(home, receipts, as_json=as_json)
 
 
@@ -145,23 +150,53 @@ def _read_batch(name: str) -> list[dict[str, Any]]:
     return entries
 
 
-_DRAFT_KEYS = ("set", "patch", "edits", "title", "reason", "expected")
-_OTHER_KEYS = ("ideas", "again", "base", "tier", "runs", "budget")
+_KEYS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    "set": ("an object of constants and their values", (dict,)),
+    "patch": ("text", (str,)),
+    "edits": ("a list of objects with path, old and new", (list,)),
+    "title": ("text", (str,)),
+    "reason": ("text", (str,)),
+    "expected": ("a number", (int, float)),
+    "ideas": ("a list of numbers", (list,)),
+    "again": ("a whole number", (int,)),
+    "base": ("text", (str,)),
+    "tier": ("text", (str,)),
+    "runs": ("a whole number", (int,)),
+    "budget": ("a number", (int, float)),
+}
+"""What an entry may say, and what is expected there."""
 
 
 def _submission(entry: dict[str, Any], at: int) -> Submission:
-    from arf.errors import nearest
     from arf.types import Submission
 
-    known = (*_DRAFT_KEYS, *_OTHER_KEYS)
-    for name in entry:
-        if name not in known:
-            raise UsageError(f"entry {at} has the key {name!r}", hint=nearest(name, known))
-    other = {name: entry[name] for name in _OTHER_KEYS if name in entry}
-    try:
-        return Submission(draft=_draft(entry), **{**other, "ideas": tuple(other.get("ideas", ()))})
-    except TypeError as error:
-        raise UsageError(f"entry {at}: {error}") from None
+    _check(entry, at)
+    names = ("again", "base", "tier", "runs", "budget")
+    rest = {name: entry[name] for name in names if name in entry}
+    return Submission(draft=_draft(entry), ideas=tuple(entry.get("ideas", ())), **rest)
+
+
+def _check(entry: dict[str, Any], at: int) -> None:
+    from arf.errors import nearest
+
+    for name, value in entry.items():
+        if name not in _KEYS:
+            raise UsageError(f"entry {at} has the key {name!r}", hint=nearest(name, _KEYS))
+        expected, types = _KEYS[name]
+        right = isinstance(value, types) and not isinstance(value, bool)
+        if name == "ideas":
+            right = right and all(isinstance(idea, int) for idea in value)
+        if name == "edits":
+            right = right and all(
+                isinstance(edit, dict)
+                and edit.keys() == {"path", "old", "new"}
+                and all(isinstance(text, str) for text in edit.values())
+                for edit in value
+            )
+        if name == "set":
+            right = right and all(isinstance(one, bool | int | float | str) for one in value.values())
+        if not right:
+            raise UsageError(f"entry {at}: {name}: expected {expected}, found {json.dumps(value)[:80]}")
 
 
 def _draft(entry: dict[str, Any]) -> Draft | None:

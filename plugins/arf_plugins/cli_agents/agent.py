@@ -10,6 +10,7 @@ import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from attrs import define, field, frozen
 
 from arf.brief import render, wanted
 from arf.config import is_secret_name
-from arf.errors import AgentError
+from arf.errors import AgentError, PluginError
 from arf.interfaces import Agent, Brief
 from arf.types import Answer, Ask, AskKind, Usage
 from arf_plugins.cli_agents import process
@@ -104,6 +105,14 @@ class CliAgent(Agent):
         """What to keep of the session for the next ask."""
         return {"session": heard.session}
 
+    def check(self, brief: Brief) -> None:
+        if shutil.which(self._wanted) is None:
+            raise self._missing()
+        if find_spec("mcp") is None:
+            raise PluginError(
+                f"{self.provider} reaches arf through the package mcp", hint="pip install 'arf-research[mcp]'"
+            )
+
     # ---- One ask ----------------------------------------------------------------------------
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
@@ -179,18 +188,24 @@ class CliAgent(Agent):
             )
         return answer
 
+    @property
+    def _wanted(self) -> str:
+        return self.options.program or self.binary
+
+    def _missing(self) -> AgentError:
+        return AgentError(
+            f"there is no program {self._wanted!r}", hint=f"{self.version.install}, or set agent.program"
+        )
+
     # ---- The program ------------------------------------------------------------------------
 
     async def _program(self) -> str:
         """The program's path, once it was seen to run. Raises AgentError with how to get it."""
         if self._known:
             return self._known
-        wanted_name = self.options.program or self.binary
-        path = shutil.which(wanted_name)
+        path = shutil.which(self._wanted)
         if path is None:
-            raise AgentError(
-                f"there is no program {wanted_name!r}", hint=f"{self.version.install}, or set agent.program"
-            )
+            raise self._missing()
         said: list[str] = []
         ended = await process.run(
             [path, "--version"], text="", cwd=Path.cwd(), env=self._env(), time_limit_s=VERSION_S,
