@@ -777,7 +777,7 @@ class Engine:
         settings = self.config.workspace
         if not settings.setup or self.store.meta("set_up", False):
             return
-        tree = self._trees.take()
+        tree = self._trees.claim("setup")  # and never given back: it may have to run again elsewhere
         tree.fill(self.study.base, self.study.run_seed(0))
         path = self.directory / "logs" / "setup.log"
         job = Job(
@@ -788,6 +788,7 @@ class Engine:
             log=path,
             tier=self.study.tiers[0].name,
             time_limit_s=settings.setup_time_limit_s,
+            prepares=True,
         )
         handle = await self._backend.submit(job)
         waiting = asyncio.ensure_future(self._backend.wait(handle))
@@ -797,7 +798,6 @@ class Engine:
         if not waiting.done():
             await self._backend.cancel(handle)
         result = await waiting
-        self._trees.give_back(tree)
         if self._stopping:
             return
         if result.state is not JobState.SUCCEEDED:

@@ -162,6 +162,9 @@ class Job:
     tier: str
     time_limit_s: float
     """Wall-clock from its start; then the job is ended and is `TIMED_OUT`."""
+    prepares: bool = False
+    """It makes a machine ready for the jobs after it (`workspace.setup`), and its directory stays as it is: a
+    backend whose machines share no disk runs it on each of them, before anything else."""
 
 
 @frozen(kw_only=True)

@@ -276,8 +276,11 @@ def test_secrets_do_not_reach_jobs(workspace: Path, monkeypatch: pytest.MonkeyPa
 
 def test_setup_runs_once_and_a_failing_one_is_named(workspace: Path, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
-    run(workspace, [], workspace__setup=f"echo set up >> {marks}")
+    run(workspace, [level(140)], workspace__setup=f"echo set up >> {marks}")
     assert marks.read_text() == "set up\n"
+    # It may have to run again on another machine, as it was: no experiment gets its tree.
+    kept = study_directory(workspace, "s") / "trees" / "setup" / "train.sh"
+    assert kept.read_text() == SCRIPT
     plugins = plugins_with()
 
     async def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -463,7 +464,11 @@ def test_the_set_up_of_the_workspace_runs_once_on_each_cluster(study: Study) -> 
     (workspace / "prepare.sh").write_text("echo made on $STAND_IN > data/made; echo set up >> $MARKS/setups")
     (workspace / "data").mkdir()
     (study.tree / "data").symlink_to(workspace / "data")
-    set_up = study.job("setup-1", "sh prepare.sh", directory=workspace)
+    tree = study.home / "trees/setup"  # as a study has it: one of its own, which stays
+    tree.mkdir()
+    shutil.copy(workspace / "prepare.sh", tree)
+    (tree / "data").symlink_to(workspace / "data")
+    set_up = study.job("setup-1", "sh prepare.sh", directory=tree, prepares=True)
     assert study.run_jobs(set_up)[0].state is JobState.SUCCEEDED
     jobs = [study.job(f"j{i}", "sleep 0.5; cat data/made") for i in range(4)]
     results = study.run_jobs(*jobs)

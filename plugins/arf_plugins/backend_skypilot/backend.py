@@ -594,9 +594,8 @@ class SkyPilotBackend(PollingBackend):
                 return
             fields = self._notebook.job(handle)
             root = Path(fields["directory"])
-            names = parcel.tracked(root) if fields["set_up"] else None
             try:
-                found = await asyncio.to_thread(parcel.wrap, root, names)
+                found = await asyncio.to_thread(parcel.wrap, root)
                 await self._send_links(cluster, found)
                 blobs, payload = await asyncio.to_thread(found.pack, cluster.blobs)
             except BackendError as error:
@@ -615,7 +614,6 @@ class SkyPilotBackend(PollingBackend):
                 "job": job,
                 "queue": cluster.token,
                 "cwd": "" if fields["cwd"] == "." else fields["cwd"],
-                "outside": str(root) if fields["set_up"] else "",
                 "blobs": blobs,
                 "log_at": 0 if again else self._log_size(handle),
                 **found.fields(),

@@ -366,16 +366,14 @@ class Relay:
         self.followed.setdefault(handle, fields["log_at"])
         if not os.path.exists(path):
             self.store(fields["blobs"], zlib.decompress(payload))
-            outside = fields["outside"]
-            root = self.outside(outside) if outside else os.path.join(self.home, "trees", handle)
-            if not outside and os.path.exists(root):
+            root = os.path.join(self.home, "trees", handle)
+            if os.path.exists(root):
                 shutil.rmtree(root)
             self.build(root, fields["files"], fields["links"])
             job["directory"] = os.path.join(root, fields["cwd"]) if fields["cwd"] else root
             job["log"] = os.path.join(self.home, "logs", handle)
-            if not outside:
-                sent = {name: blob for name, _, blob in fields["files"]}
-                write_json(os.path.join(self.home, "sent", handle), sent)
+            sent = {name: blob for name, _, blob in fields["files"]}
+            write_json(os.path.join(self.home, "sent", handle), sent)
             write_json(path, job)
         queue = os.path.join(self.home, "queues", fields["queue"])
         if handle not in runner.Lines(queue).read():

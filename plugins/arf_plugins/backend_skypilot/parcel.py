@@ -44,17 +44,17 @@ class Parcel:
         return listing, zlib.compress(b"".join(parts), 1)
 
 
-def wrap(root: Path, names: Collection[str] | None = None) -> Parcel:
-    """A folder as it is now; only the `names` in it, if they are given. Raises BackendError."""
+def wrap(root: Path) -> Parcel:
+    """A folder as it is now. Raises BackendError."""
     files: list[tuple[str, str, str]] = []
     links: list[tuple[str, str]] = []
     content: dict[str, Path | bytes] = {}
-    for name in sorted(_walk(root) if names is None else names):
+    for name in sorted(_walk(root)):
         path = root / name
         try:
             status = path.lstat()
         except FileNotFoundError:
-            continue  # tracked, and removed by the user
+            continue  # removed meanwhile
         if stat.S_ISLNK(status.st_mode):
             target = os.readlink(path)
             if os.path.isabs(target):
@@ -71,19 +71,6 @@ def wrap(root: Path, names: Collection[str] | None = None) -> Parcel:
         files.append((name, kind, blob))
         content[blob] = data if stat.S_ISLNK(status.st_mode) else path
     return Parcel(files=files, links=links, content=content)
-
-
-def tracked(folder: Path) -> list[str]:
-    """The files of a folder that its git repository tracks; all but arf's own where there is none."""
-    import pygit2
-
-    try:
-        repo = pygit2.Repository(pygit2.discover_repository(str(folder)) or str(folder))
-    except pygit2.GitError:
-        return [name for name in _walk(folder) if not name.startswith(".arf/")]
-    prefix = os.path.relpath(os.path.realpath(folder), os.path.realpath(repo.workdir or folder))
-    start = "" if prefix == "." else prefix + "/"
-    return [entry.path[len(start) :] for entry in repo.index if entry.path.startswith(start)]
 
 
 def links_of(root: Path) -> list[tuple[str, str]]:

@@ -21,9 +21,7 @@ def spell(job: Job, home: Path, options: SkyPilotOptions) -> dict[str, Any]:
     """A job as it is written down and sent; `home` is the backend's folder. Raises BackendError."""
     check(job)
     root = tree_of(job.directory, home)
-    set_up = is_set_up(job, home)
-    if not set_up:
-        check_links(root, options.send_mb)
+    check_links(root, options.send_mb)
     python = options.python
     return {
         "directory": str(root),
@@ -35,7 +33,7 @@ def spell(job: Job, home: Path, options: SkyPilotOptions) -> dict[str, Any]:
         "log": str(job.log),
         "tier": job.tier,
         "time_limit_s": job.time_limit_s,
-        "set_up": set_up,
+        "set_up": job.prepares,
     }
 
 
@@ -55,11 +53,6 @@ def check_links(root: Path, most_mb: float) -> None:
                 hint="raise it; or let workspace.setup make it on each cluster; or take it out of "
                 "workspace.link and mount it with the template's file_mounts",
             )
-
-
-def is_set_up(job: Job, home: Path) -> bool:
-    """A job in the workspace itself rather than in a work tree makes ready what the trees link to."""
-    return home.is_relative_to(os.path.realpath(job.directory))
 
 
 def tree_of(directory: Path, home: Path) -> Path:
