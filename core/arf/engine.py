@@ -466,7 +466,7 @@ class Engine:
 
     def _start(self, experiment: Experiment) -> None:
         run = self._runs[experiment.id]
-        run.task = self._spawn(self._run_job(run))
+        self._spawn(self._run_job(run))
 
     async def _run_job(self, run: Run) -> None:
         """Bring an experiment to the backend and wait for its end; the rest is for the next turn."""

@@ -234,13 +234,6 @@ class Backend(ABC):
         """
         return
 
-    async def set_aside(self, slot: str, reason: str) -> bool:
-        """Give no more jobs to a place that seems broken, by the name that `JobResult.slot` had.
-
-        False if that cannot be done, such as for the last place of a tier; jobs that run there go on.
-        """
-        return False
-
     async def aclose(self) -> None:
         """Release what is held. Jobs go on: whoever wants them ended cancels them first."""
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +63,6 @@ class Run:
     watch: Watch
     filled: bool = False
     """Whether its tree was made ready ahead."""
-    task: asyncio.Task[None] | None = None
     handle: str = ""
     problem: str = ""
     """Why arf ended it early."""

@@ -158,6 +158,17 @@ def test_the_doctor_runs_a_job_and_says_what_is_wrong(
     assert not list((workspace / ".arf").iterdir())
 
 
+def test_the_doctor_misses_the_program_of_an_agent(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert run(["doctor", "--agent", "claude-code", "--json"]) == 1
+    checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert "there is no program 'claude'" in checks["agent"]["text"]
+    assert "npm install" in checks["agent"]["hint"]
+
+
 def test_the_doctor_is_content_with_a_workspace_that_is_well(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

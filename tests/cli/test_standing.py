@@ -19,7 +19,7 @@ from pathlib import Path
 from datetime import UTC, datetime
 from arf.errors import BackendError
 from arf.hooks import Declaration, hookimpl
-from arf.interfaces import Standing
+from arf.interfaces import Finding, Standing
 from arf_plugins.backend_local import LocalOptions
 from arf_plugins.backend_local.backend import LocalBackend
 
@@ -31,6 +31,9 @@ class Holder(LocalBackend):
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "up").touch()
         return await super().submit(job)
+
+    async def check(self):
+        return [Finding(what="credentials", problem="none is found", hint="log in")]
 
     async def standing(self):
         if not (self.directory / "up").exists():
@@ -82,6 +85,18 @@ def test_a_study_that_ends_takes_down_what_it_holds(
     assert not (backend / "up").exists()
     assert "box-0" not in arf("status", "s", cwd=workspace, **env).stdout
     assert "nothing is up" in arf("stop", "s", "--down", cwd=workspace, **env).stderr
+
+
+def test_the_doctor_tells_what_the_backend_finds_and_takes_down_what_it_needed(
+    arf: Arf, workspace: Path, env: dict[str, str]
+) -> None:
+    (workspace / ".arf").mkdir(exist_ok=True)
+    done = arf("doctor", "--backend", "holder", "--json", cwd=workspace, **env)
+    checks = json.loads(done.stdout)["checks"]
+    failed = [(check["text"], check["hint"]) for check in checks if check["health"] == "failed"]
+    assert failed == [("credentials: none is found", "log in")]
+    assert any(check["check"] == "job" and "ran on" in check["text"] for check in checks)
+    assert not list((workspace / ".arf").glob("doctor-*/backend/up"))
 
 
 def test_what_outlives_its_study_is_shown_and_taken_down_later(

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -248,20 +248,24 @@ def test_an_idle_cluster_is_used_again_without_a_launch(study: Study) -> None:
     assert (study.sky.count("launch"), study.sky.count("start_job")) == (1, 1)
 
 
-def test_a_cluster_that_is_set_aside_is_given_back_and_replaced(study: Study) -> None:
-    study.options["tiers"] = {"H100": 1}
+def test_a_cluster_that_cannot_be_made_ready_is_given_back_and_replaced(study: Study) -> None:
+    """The set-up succeeded on the first cluster and fails once on the second."""
+    script = (
+        "if [ -e $MARKS/first ] && ! [ -e $MARKS/failed ]; then touch $MARKS/failed; exit 3; fi; "
+        "touch $MARKS/first"
+    )
 
-    async def steps(backend: SkyPilotBackend) -> tuple[str, bool, bool, JobResult]:
-        first = await backend.wait(await backend.submit(study.job("first", "true")))
-        done = await backend.set_aside(first.slot, "its baseline is off")
-        again = await backend.set_aside("nowhere", "")
-        second = await backend.wait(await backend.submit(study.job("second", "true")))
-        await study.until(lambda: first.slot.partition(":")[0] not in study.names)
-        return first.slot, done, again, second
+    async def steps(backend: SkyPilotBackend) -> tuple[list[JobResult], Sequence[str]]:
+        await backend.wait(await backend.submit(study.job("setup-1", script, prepares=True)))
+        handles = [await backend.submit(study.job(f"j{i}", "sleep 0.5")) for i in range(6)]
+        results = [await backend.wait(handle) for handle in handles]
+        await study.marked("failed")
+        await study.until(lambda: any("set aside" in note for note in backend.notes()))
+        return results, backend.notes()
 
-    slot, done, again, second = study.run(steps)
-    assert (done, again, second.state) == (True, False, JobState.SUCCEEDED)
-    assert second.slot != slot
+    results, notes = study.run(steps)
+    assert {result.state for result in results} == {JobState.SUCCEEDED}
+    assert any("1 set aside" in note for note in notes)
 
 
 # ---- What cannot be had -----------------------------------------------------------------------

@@ -21,7 +21,10 @@ from arf.errors import ArfError
 
 if TYPE_CHECKING:
     from arf.config import Config
+    from arf.interfaces import Agent, Backend
+    from arf.interfaces import Finding as Checked
     from arf.plugins import Plugins
+    from arf.types import Tier
 
 JOB_LIMIT_S = 60.0
 """How long the trivial job may take, waiting in a queue included."""
@@ -52,7 +55,7 @@ class Finding:
 @click.option("--agent", metavar="A", help="The agent to check; else the workspace's.")
 @json_option
 def doctor(workspace: str | None, backend: str | None, agent: str | None, as_json: bool) -> int:
-    """Check that everything works that a study of WORKSPACE needs, and run a trivial job.
+    """Check that everything works that a study of WORKSPACE needs, and run a trivial job on each tier.
 
     WORKSPACE is the current folder if it is left out. The exit code is 1 if something failed.
     """
@@ -107,7 +110,7 @@ def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterat
         yield Finding("settings", Health.OK, _choices(config))
         yield _workspace(directory, config)
     for kind in ("strategy", "agent", "parser"):
-        yield _part(plugins, config, kind)
+        yield _part(plugins, config, kind, directory)
     yield from _backend(plugins, config, directory)
 
 
@@ -238,41 +241,61 @@ def _workspace(directory: Path, config: Config) -> Finding:
     return Finding("workspace", Health.OK, f"{workspace.directory} at {commit[:12]}; editable: {files}")
 
 
-def _part(plugins: Plugins, config: Config, kind: Any) -> Finding:
+def _part(plugins: Plugins, config: Config, kind: Any, directory: Path) -> Finding:
     choice = getattr(config, kind)
     try:
         made: Any = plugins.make(kind, choice.name, choice.options)
         if kind == "agent":
-            asyncio.run(made.aclose())
-    except ArfError as error:
+            _check_agent(made, config, directory)
+    except (ArfError, OSError) as error:
         return _failed(kind, error)
     return Finding(kind, Health.OK, choice.name)
+
+
+def _check_agent(agent: Agent, config: Config, directory: Path) -> None:
+    """As a study does before its first job; where the workspace cannot be used, that is told of itself."""
+    from arf.engine import agent_brief
+    from arf.errors import WorkspaceError
+    from arf.study import Study
+    from arf.workspace import Workspace
+
+    try:
+        workspace = Workspace.open(directory, config.workspace, clean=False)
+        base = workspace.base_commit()
+        brief = agent_brief(
+            Study(name="doctor", base=base, base_tree=workspace.tree_of(base)), workspace, base, directory
+        )
+    except WorkspaceError:
+        return
+    agent.check(brief)
+    asyncio.run(agent.aclose())
 
 
 # ---- The backend ----------------------------------------------------------------------------
 
 
 def _backend(plugins: Plugins, config: Config, directory: Path) -> Iterator[Finding]:
-    """Its tiers, and a trivial job on the first of them."""
+    """What it says of itself, its tiers, and a trivial job on each of them."""
     name = config.backend.name
     # A cluster's machines see the workspace, and not the /tmp of this one.
     own = directory / ".arf"
     with tempfile.TemporaryDirectory(prefix="doctor-", dir=own if own.is_dir() else None) as folder:
+        found: list[Finding] = []
         try:
             backend = plugins.make("backend", name, config.backend.options, Path(folder) / "backend")
-            found = asyncio.run(_try_backend(backend, Path(folder)))
+            asyncio.run(_try_backend(backend, Path(folder), found))
         except (ArfError, OSError) as error:
-            yield _failed("backend", error)
-            return
+            found.append(_failed("backend", error))
     yield from found
 
 
-async def _try_backend(backend: Any, folder: Path) -> list[Finding]:
-    (folder / "tree").mkdir()
+async def _try_backend(backend: Backend, folder: Path, found: list[Finding]) -> None:
+    """Add to what was found. What the jobs have brought up is taken down again."""
     (folder / "backend").mkdir(exist_ok=True)
     try:
+        found += [_told(one) for one in await backend.check()]
         tiers = await backend.tiers()
-        found = [
+        found += [
             Finding(
                 "tier",
                 Health.OK,
@@ -283,24 +306,34 @@ async def _try_backend(backend: Any, folder: Path) -> list[Finding]:
             )
             for tier in tiers
         ]
-        found.append(await _try_job(backend, folder, tiers[0].name))
+        found += await asyncio.gather(*(_try_job(backend, folder / str(n), t) for n, t in enumerate(tiers)))
     finally:
-        await backend.aclose()
-    return found
+        try:
+            await backend.down()
+        finally:
+            await backend.aclose()
 
 
-async def _try_job(backend: Any, folder: Path, tier: str) -> Finding:
+def _told(one: Checked) -> Finding:
+    """What a backend says of itself, as the doctor says it."""
+    if one.problem:
+        return Finding("backend", Health.FAILED, f"{one.what}: {one.problem}", one.hint)
+    return Finding("backend", Health.OK, f"{one.what}: {one.detail}" if one.detail else one.what)
+
+
+async def _try_job(backend: Backend, folder: Path, tier: Tier) -> Finding:
     import os
 
     from arf.types import Job, JobState
 
+    (folder / "tree").mkdir(parents=True)
     job = Job(
-        key=f"doctor-{os.getpid()}",
+        key=f"doctor-{os.getpid()}-{folder.name}",
         directory=folder / "tree",
         command=f"echo {_SAYS}",
         env={"PATH": os.environ.get("PATH", os.defpath)},
         log=folder / "job.log",
-        tier=tier,
+        tier=tier.name,
         time_limit_s=JOB_LIMIT_S,
     )
     began = time.monotonic()
@@ -310,15 +343,18 @@ async def _try_job(backend: Any, folder: Path, tier: str) -> Finding:
     except TimeoutError:
         await backend.cancel(handle)
         hint = "is the queue full? a study waits; the doctor does not"
-        return Finding("job", Health.WARNING, f"a trivial job did not end within {JOB_LIMIT_S:.0f} s", hint)
+        late = f"a trivial job on {tier.name} did not end within {JOB_LIMIT_S:.0f} s"
+        return Finding("job", Health.WARNING, late, hint)
     text = job.log.read_text("utf-8", "replace").strip() if job.log.exists() else ""
     if result.state is not JobState.SUCCEEDED:
         return Finding(
-            "job", Health.FAILED, f"a trivial job ended as {result.state}: {result.message or text}"
+            "job",
+            Health.FAILED,
+            f"a trivial job on {tier.name} ended as {result.state}: {result.message or text}",
         )
     if _SAYS not in text:
         return Finding(
             "job", Health.FAILED, f"a trivial job's output is not in {job.log}", "is that folder shared?"
         )
-    where = f" on {result.slot}" if result.slot else ""
+    where = f" on {result.slot or tier.name}"
     return Finding("job", Health.OK, f"a trivial job ran{where} in {time.monotonic() - began:.1f} s")

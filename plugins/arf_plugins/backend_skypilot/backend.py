@@ -227,15 +227,6 @@ class SkyPilotBackend(PollingBackend):
             hint="`arf stop --down` tries again; `sky down NAME` does it by hand",
         )
 
-    async def set_aside(self, slot: str, reason: str) -> bool:
-        """A whole cluster: its machine is given back, and another takes its place."""
-        cluster = self._clusters.get(slot.partition(":")[0])
-        if cluster is None or cluster.aside:
-            return False
-        self._set_aside(cluster, reason)
-        self._deal()
-        return True
-
     def _set_aside(self, cluster: Cluster, reason: str) -> None:
         log.warning("cluster %s is given up: %s", cluster.name, reason)
         cluster.aside = reason
