@@ -268,7 +268,7 @@ def test_an_ended_study_can_be_looked_at(ended: Path, monkeypatch: pytest.Monkey
         assert "resume_study" in problem(await call("submit", title="x"))
         assert ok(await call("work_tree"))["changed"] == ["train.sh"]
         assert ok(await call("work_tree", base="original", discard=True))["changed"] == []
-        assert "there is no experiment 'nothing'" in problem(await call("work_tree", base="nothing"))
+        assert "has no experiment 'nothing'" in problem(await call("work_tree", base="nothing"))
         (tree / "data.txt").write_text("other\n")
         assert "data.txt changed, which may not be changed" in problem(await call("check"))
         ok(await call("results"))
