@@ -1,8 +1,9 @@
 """Reads and sets the constants of a script: `DEPTH = 8  # layers [1..16]`.
 
-A constant is an assignment of a literal to a name in capitals, at the top level of a file. In Python it is
-found by parsing; in other languages by a careful look at single lines (`NAME = 8`, `#define NAME 8`,
-`const NAME: u32 = 8;`, and any key of a TOML, YAML or INI file, dotted by its section).
+A constant is an assignment of a literal to a name, at the top level of a file. In Python it is found by
+parsing, and so are the settings that scripts keep elsewhere (`arf.python_settings`); in other languages by a
+careful look at single lines (`NAME = 8`, `#define NAME 8`, `const NAME: u32 = 8;`, and any key of a TOML,
+YAML or INI file, dotted by its section), where a name in code is in capitals.
 
 The comment behind it may say in square brackets what the value may be, in parts joined by commas:
 
@@ -12,8 +13,8 @@ The comment behind it may say in square brackets what the value may be, in parts
     [multiple of HEAD_DIM]      a multiple of a number, or of another constant
     [log]                       is moved by factors, not by differences
 
-Brackets that say something else, such as `[batch, time]`, are left alone. A lower-case name of a Python
-file counts as a constant if its comment has such an annotation.
+Brackets that say something else, such as `[batch, time]`, are left alone. In a Python file a name in lower
+case counts if nothing else in the file assigns it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, cast
@@ -30,6 +32,7 @@ from typing import Any, cast
 from attrs import evolve, frozen
 
 from arf.errors import UsageError, nearest
+from arf.python_settings import Setting, find_settings
 from arf.types import Scalar
 
 Number = int | float
@@ -256,32 +259,65 @@ def _read_python(source: str) -> Iterator[Constant]:
         return
     lines = Lines(source)
     moving = _assigned_elsewhere(module)
+    times = Counter(_plain_name(statement) for statement in module.body)
+    known = set()
     for statement in module.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=node):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as node):
-                pass
-            case _:
-                continue
-        value = _literal(node)
-        if value is None:
+        name = _plain_name(statement)
+        if not name or not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
             continue
-        span = lines.span(node)
-        comment = _comment(lines.rest(span[1]), _PYTHON)
-        annotated = _annotate(
-            Constant(
-                name=name,
-                value=value,
-                line=statement.lineno,
-                span=span,
-                literal=source[slice(*span)],
-                comment=comment,
-                fixed=moving.get(name, "it is a tuple" if isinstance(value, tuple) else ""),
-            )
+        constant = _python_constant(source, lines, name, statement.value)
+        if constant is None:
+            continue
+        constant = evolve(constant, line=statement.lineno, fixed=moving.get(name, constant.fixed))
+        plain = _CAPITALS.match(name) or constant.text != constant.comment
+        if plain or (name not in moving and times[name] == 1 and not name.startswith("_")):
+            known.add(name)
+            yield constant
+    settings = [setting for setting in find_settings(module) if setting.name not in known]
+    names = {setting.name for setting in settings}
+    for setting in settings:
+        constant = _python_constant(source, lines, setting.name, setting.value, setting.text)
+        if constant is not None:
+            yield _in_its_place(constant, setting, names)
+
+
+def _plain_name(statement: ast.stmt) -> str:
+    """The name that a statement assigns; empty if it assigns none, or more than one."""
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+    return ""
+
+
+def _python_constant(source: str, lines: Lines, name: str, node: ast.expr, text: str = "") -> Constant | None:
+    """A constant of this value; None if it is no literal. `text` is what explains it if no comment does."""
+    value = _literal(node)
+    if value is None:
+        return None
+    span = lines.span(node)
+    return _annotate(
+        Constant(
+            name=name,
+            value=value,
+            line=node.lineno,
+            span=span,
+            literal=source[slice(*span)],
+            comment=_comment(lines.rest(span[1]), _PYTHON) or text,
+            fixed="it is a tuple" if isinstance(value, tuple) else "",
         )
-        if _CAPITALS.match(name) or annotated.text != annotated.comment:
-            yield annotated
+    )
+
+
+def _in_its_place(constant: Constant, setting: Setting, names: Collection[str]) -> Constant:
+    """With the choices of an option, and with `multiple of` meaning a neighbour by its full name."""
+    neighbour = f"{setting.name.rpartition('.')[0]}.{constant.multiple_of}"
+    if neighbour in names:
+        constant = evolve(constant, multiple_of=neighbour)
+    if isinstance(setting.choices, ast.List | ast.Tuple) and not constant.choices:
+        choices = [_literal(item) for item in setting.choices.elts]
+        if all(isinstance(item, bool | int | float | str) for item in choices):
+            constant = evolve(constant, choices=tuple(cast("list[Scalar]", choices)))
+    return constant
 
 
 def _assigned_elsewhere(module: ast.Module) -> dict[str, str]:

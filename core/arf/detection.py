@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def detect(path: Path) -> Detected:
     names = _names(path)
     script, why = _only(names, "train.py", _SCRIPTS, "a training script")
     if script is None:
+        below = _below(path)
+        if below and not any(map(_SCRIPTS.match, names)):
+            return Detected(None, f"{why} in {path}; did you mean {' or '.join(map(str, below[:3]))}?")
         return Detected(None, f"{why} in {path}; {_WRITE}")
     prepare, why = _only(names, "prepare.py", _PREPARE, "a script with data and evaluation")
     if prepare is None:
@@ -47,7 +51,21 @@ def detect(path: Path) -> Detected:
     )
 
 
+_USUAL = ("train.py", "prepare.py")
+_LOOKED_INTO = 200
+"""Folders; one of data may hold many more."""
 _WRITE = "write an arf.yaml with workspace.command, workspace.editable and objective.metric"
+
+
+def _below(path: Path) -> list[Path]:
+    """The folders right inside that hold a workspace."""
+    folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+    return [
+        folder
+        for folder in folders[:_LOOKED_INTO]
+        if os.access(folder, os.R_OK | os.X_OK)
+        and ((folder / "arf.yaml").is_file() or all((folder / name).is_file() for name in _USUAL))
+    ]
 
 
 def _names(path: Path) -> set[str]:

@@ -144,7 +144,9 @@ class Repository:
     def read(self, blob: str) -> bytes:
         found = self._repo.get(blob)
         if not isinstance(found, pygit2.Blob):
-            raise WorkspaceError(f"object {blob[:12]} is missing in {self.path}", hint="`git fsck` says more")
+            is_partial = any(entry.name.endswith(".promisor") for entry in self._repo.config)
+            hint = "clone it without --filter" if is_partial else "`git fsck` says more"
+            raise WorkspaceError(f"object {blob[:12]} is missing in {self.path}", hint=hint)
         return found.data
 
     def diff(self, old: str, new: str) -> str:

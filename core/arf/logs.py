@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -13,8 +14,10 @@ from arf.types import Objective, Pick, Reading
 
 MAX_LINE_BYTES = 65_536
 """What is longer is cut: nobody prints a metric after 64 KB on one line."""
-MAX_READ_BYTES = 4_194_304
+MAX_READ_BYTES = 1_048_576
 """What is read in one go, so that a flood of output does not hold up the engine."""
+MAX_REST_BYTES = 8_388_608
+"""What is read of a log when its job has ended: of a longer rest, the end, where closing lines are."""
 CURVE_POINTS = 64
 DIVERGED_READINGS = 3
 """A loss must stay above the limit for so many readings: a single spike recovers."""
@@ -41,7 +44,7 @@ class LogTail:
             return 0
 
     def read(self) -> list[str]:
-        """The complete lines that have appeared, at most 4 MiB of them."""
+        """The complete lines that have appeared, at most 1 MiB of them."""
         try:
             with self._path.open("rb", buffering=0) as file:
                 file.seek(self._offset)
@@ -56,7 +59,13 @@ class LogTail:
         return [_text(line) for line in lines if line]
 
     def rest(self, limit: int) -> list[str]:
-        """All that is left, the last line included even if nothing ends it, up to `limit` bytes in all."""
+        """What is left, the last line included even if nothing ends it, up to `limit` bytes of the log.
+
+        Of a rest that is longer than `MAX_REST_BYTES`, only the end.
+        """
+        start = min(self.size(), limit) - MAX_REST_BYTES
+        if start > self._offset:
+            self._offset, self._partial = start, b""
         lines: list[str] = []
         before = -1
         while before < self._offset < limit:
@@ -152,7 +161,7 @@ class Watch:
         finite = math.isfinite(reading.value)
         if finite:
             self.metrics[reading.name] = reading.value
-        if reading.name == self.objective.metric:
+        if reading.name == _as_parsed(self.objective.metric):
             self.objectives.append((reading.value, reading.step))
             del self.objectives[:-512]
         if reading.step is None:
@@ -193,13 +202,18 @@ def _is_loss(name: str) -> bool:
     return "loss" in name.lower()
 
 
+def _as_parsed(metric: str) -> str:
+    """A metric's name as parsers give it: without blanks, so that people may write it as it is printed."""
+    return "_".join(metric.split())
+
+
 def objective_value(
-    objective: Objective, readings: list[tuple[float, int | None]]
+    objective: Objective, readings: list[tuple[float, int | None]], printed: Collection[str] = ()
 ) -> tuple[float | None, str]:
-    """The value that counts, or None and why there is none."""
+    """The value that counts, or None and why there is none; `printed` are all metrics that were seen."""
     name = objective.metric
     if not readings:
-        return None, f"printed no {name}"
+        return None, f"printed no {name}{_what_instead(name, printed)}"
     values = [value for value, _ in readings]
     if objective.pick is Pick.ONLY:
         closing = [value for value, step in readings if step is None]
@@ -222,6 +236,15 @@ def objective_value(
     return chosen, ""
 
 
+def _what_instead(name: str, printed: Collection[str]) -> str:
+    if not printed:
+        return " or other metric that the parser can read"
+    near = get_close_matches(name.lower(), [other.lower() for other in printed], n=1, cutoff=0.5)
+    first = sorted(printed, key=lambda other: other.lower() not in near)
+    more = f" and {len(printed) - 5} more" if len(printed) > 5 else ""
+    return f", but {', '.join(first[:5])}{more} (objective.metric says which one counts)"
+
+
 def counted_metrics(metrics: Mapping[str, float], limit: int = 40) -> dict[str, float]:
-    """The metrics that are worth a row: at most `limit`, so that no script can swell the database."""
-    return dict(list(metrics.items())[:limit])
+    """The metrics that are worth a row: the `limit` newest, so that no script can swell the database."""
+    return dict(list(metrics.items())[-limit:])

@@ -41,8 +41,8 @@ def rewrite(source: str, seed: int) -> str:
 
 
 def is_seed_name(name: str) -> bool:
-    """Whether a variable of this name holds a seed."""
-    return _NAME.match(name) is not None
+    """Whether a constant of this name holds a seed; `train.seed` is one in a section."""
+    return _NAME.match(name.rpartition(".")[2]) is not None
 
 
 def same_but_for_seeds(old: str, new: str, *, python: bool) -> bool:

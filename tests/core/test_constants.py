@@ -52,6 +52,7 @@ def test_reads_literals_of_a_python_file_with_values_and_lines() -> None:
         "BETAS": (0.8, 0.95),
         "UNIT": "é",
         "NEXT": 3,
+        "hidden": 4,
         "rate": 0.1,
     }
     assert constant(PYTHON, "LR").line == 5
@@ -236,3 +237,115 @@ def test_odd_sources_do_no_harm(source: str) -> None:
 def test_a_byte_order_mark_is_kept() -> None:
     source = "\ufeffA = 1  # [0..2]\nB = 2\n"
     assert replace(source, {"A": 2, "B": 3}, "x.py") == "\ufeffA = 2  # [0..2]\nB = 3\n"
+
+
+def test_reads_a_name_in_lower_case_unless_something_else_assigns_it() -> None:
+    source = (
+        "learning_rate = 6e-4 # max learning rate\nbias = False\nbetas = (0.9, 0.95)\n_private = 3\n"
+        "iter_num = 0\nbest = 1e9\nwhile True:\n    iter_num += 1\n    best = 3\n"
+        "i = 1\nfor i in range(3): pass\nx = 1\nx = f(x)\n"
+    )
+    assert [item.name for item in read(source, "train.py")] == ["learning_rate", "bias", "betas"]
+    assert constant(source, "learning_rate").text == "max learning rate"
+    assert replace(source, {"learning_rate": 1e-3}, "train.py").startswith("learning_rate = 0.001 # max")
+
+
+OPTIONS = """\
+import argparse, click
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", default="here")
+    parser.add_argument("-b", "--batch-size", type=int, default=64, metavar="N",
+                        help="input batch size "
+                             "for training")
+    parser.add_argument("--lr", default=1e-3, help="learning rate")  # peak [1e-5..1e-2, log]
+    parser.add_argument("--act", default="relu", choices=["relu", "gelu"])
+    parser.add_argument("--sizes", nargs="+", default=3)
+    parser.add_argument("--steps", default=100)
+    parser.add_argument("--wd", dest="weight_decay", default=0.1)
+    parser.add_argument("--twice", default=1)
+    parser.add_argument("--amp", action="store_true")
+    parser.add_argument("--unset", default=None)
+    args = parser.parse_args()
+    args.steps = 5
+other.add_argument("--twice", default=2)
+@click.option("--dropout", "-d", default=0.1)
+def cli(dropout): ...
+"""
+
+
+def test_reads_the_defaults_of_options() -> None:
+    assert {item.name: item.value for item in read(OPTIONS, "main.py")} == {
+        "batch_size": 64,
+        "lr": 1e-3,
+        "act": "relu",
+        "weight_decay": 0.1,
+        "dropout": 0.1,
+    }
+    assert constant(OPTIONS, "batch_size").text == "input batch size for training"
+    assert constant(OPTIONS, "batch_size").line == 5
+    assert constant(OPTIONS, "act").choices == ("relu", "gelu")
+    changed = replace(OPTIONS, {"batch_size": 32, "act": "gelu", "weight_decay": 0.2}, "main.py")
+    assert "type=int, default=32, metavar" in changed
+    assert 'default="gelu", choices=["relu", "gelu"]' in changed
+    assert 'dest="weight_decay", default=0.2)' in changed
+    with pytest.raises(UsageError, match="'tanh' is none of"):
+        check(read(OPTIONS, "main.py"), {"act": "tanh"})
+
+
+def test_reads_the_fields_of_a_class_that_is_used_as_it_is() -> None:
+    source = """\
+@dataclass
+class GPTConfig:
+    n_layer: int = 12
+    dropout: float = 0.1  # [0..0.5]
+class Hyperparameters:
+    width = 64  # [multiple of HEADS]
+    HEADS = 4
+    lr: float = field(default=1e-3, metadata={"help": "x"})
+    path: str = os.path.join("a", "b")
+    steps: int = 10
+class Net(nn.Module):
+    depth = 3
+@dataclass
+class Unused:
+    rate: float = 0.1
+class ModelConfig:
+    a: int = 1
+class Color(Enum):
+    red = 1
+args = Hyperparameters()
+args.steps = 20
+model = GPTConfig(n_layer=args.width // 8)
+other = ModelConfig(**vars(args))
+"""
+    assert [item.name for item in read(source, "train.py")] == [
+        "GPTConfig.dropout",
+        "Hyperparameters.width",
+        "Hyperparameters.HEADS",
+        "Hyperparameters.lr",
+    ]
+    assert constant(source, "GPTConfig.dropout").high == 0.5
+    assert "width = 32  # [multiple" in replace(source, {"Hyperparameters.width": 32}, "train.py")
+    assert "default=0.002, metadata" in replace(source, {"Hyperparameters.lr": 2e-3}, "train.py")
+    with pytest.raises(UsageError, match=r"no multiple of Hyperparameters.HEADS = 4"):
+        check(read(source, "train.py"), {"Hyperparameters.width": 30})
+
+
+def test_reads_the_entries_of_a_dict_that_nothing_changes() -> None:
+    source = """\
+config = {"lr": 1e-3, "depth": 4, "opt": {"beta": 0.9}, "n": None}
+config["depth"] = 5
+hparams = dict(dropout=0.1, bias=False)
+colours = {"depth": 3}
+params = {"width": 3}
+params.update(load())
+train_args = {"width": 3}
+train_args = parse(train_args)
+"""
+    assert {item.name: item.value for item in read(source, "train.py")} == {
+        "config.lr": 1e-3,
+        "hparams.dropout": 0.1,
+        "hparams.bias": False,
+    }
+    assert replace(source, {"hparams.bias": True}, "train.py").count("bias=True") == 1

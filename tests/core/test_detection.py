@@ -79,3 +79,13 @@ def test_untracked_scripts_do_not_count_and_a_folder_without_git_is_read_as_it_i
         (tmp_path / "plain" / name).touch()
     assert detect(tmp_path / "plain").settings is not None
     assert detect(tmp_path / "nowhere").settings is None
+
+
+def test_the_top_of_a_repository_of_several_names_the_folders_with_a_workspace(tmp_path: Path) -> None:
+    for name in ("small", "large", "docs"):
+        (tmp_path / name).mkdir()
+    for path in ("small/train.py", "small/prepare.py", "large/arf.yaml", "docs/train.py"):
+        (tmp_path / path).write_text("")
+    found = detect(tmp_path)
+    assert found.settings is None
+    assert f"did you mean {tmp_path / 'large'} or {tmp_path / 'small'}?" in found.reason

@@ -5,9 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from arf.interfaces import MetricParser
-from arf.logs import CURVE_POINTS, MAX_LINE_BYTES, LogTail, Watch, WatchLimits, last_lines, objective_value
+from arf.logs import (
+    CURVE_POINTS,
+    MAX_LINE_BYTES,
+    MAX_REST_BYTES,
+    LogTail,
+    Watch,
+    WatchLimits,
+    counted_metrics,
+    last_lines,
+    objective_value,
+)
 from arf.types import Direction, Objective, Pick, Reading
 
 LIMITS = WatchLimits(log_bytes=1_000_000, stall_s=60.0, diverge_factor=3.0)
@@ -132,7 +143,7 @@ def test_which_value_counts(
 @pytest.mark.parametrize(
     ("readings", "problem"),
     [
-        ([], "printed no m"),
+        ([], "printed no m or other metric that the parser can read"),
         ([(1.0, None), (2.0, None)], "printed m 2 times"),
         ([(math.nan, None)], "m is nan"),
         ([(1.0, None), (math.inf, None)], "printed m 2 times"),
@@ -148,3 +159,31 @@ def test_last_lines_skip_empty_ones_and_missing_files(log: Path) -> None:
     assert last_lines(log, 3) == []
     append(log, "a\n\nb\r50%\r\n\n")
     assert last_lines(log, 2) == ["b", "50%"]
+
+
+def test_without_the_metric_it_says_what_was_printed_instead_the_nearest_first() -> None:
+    objective = Objective(metric="accuracy", direction=Direction.MAX)
+    _, problem = objective_value(objective, [], ["loss", "Test_Accuracy"])
+    assert problem.startswith("printed no accuracy, but Test_Accuracy, loss (objective.metric")
+    _, problem = objective_value(objective, [], list("abcdefg"))
+    assert "but a, b, c, d, e and 2 more" in problem
+    _, problem = objective_value(objective, [])
+    assert problem == "printed no accuracy or other metric that the parser can read"
+
+
+def test_a_metric_may_be_written_with_the_blanks_that_are_printed(log: Path) -> None:
+    seen = Watch(tail=LogTail(log), parser=Words(), objective=Objective(metric="val  loss"))
+    append(log, "val_loss 0.5\n")
+    seen.finish(0.0, LIMITS)
+    assert seen.objectives == [(0.5, None)]
+
+
+def test_of_a_long_rest_the_end_is_read(log: Path) -> None:
+    log.write_bytes(b"noise 1\n" * (2 * MAX_REST_BYTES // 8) + b"val_bpb 0.5\n")
+    seen = watch(log)
+    seen.finish(0.0, evolve(LIMITS, log_bytes=10**9))
+    assert seen.objectives == [(0.5, None)]
+
+
+def test_the_metrics_that_came_last_have_a_row() -> None:
+    assert list(counted_metrics({f"m{i}": float(i) for i in range(100)}, 3)) == ["m97", "m98", "m99"]

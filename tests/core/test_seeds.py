@@ -111,5 +111,5 @@ def test_same_code_ignores_comments_and_layout_only() -> None:
 
 
 def test_seed_names() -> None:
-    assert all(map(is_seed_name, ["SEED", "seed", "TORCH_SEED", "random_state"]))
+    assert all(map(is_seed_name, ["SEED", "seed", "TORCH_SEED", "random_state", "train.seed"]))
     assert not any(map(is_seed_name, ["SEEDS_PER_RUN", "LR", "SEEDING"]))

@@ -56,7 +56,65 @@ class TestSummary(MetricParserSuite):
         "val_bpb: -Infinity": at(val_bpb=-math.inf),
         "step: 953": at(step=953.0),
         "num_steps: 953": at(num_steps=953.0),
+        # The examples of PyTorch, Hugging Face, Keras, tqdm, boosted trees, stable-baselines
+        "Test set: Average loss: 0.0263, Accuracy: 9912/10000 (99%)": at(
+            Average_loss=0.0263, Accuracy=9912.0
+        ),
+        "Train Epoch: 14 [59520/60000 (99%)]\tLoss: 0.012345": at(14, Loss=0.012345),
+        "====> Epoch: 5 Average loss: 0.5": at(5, Average_loss=0.5),
+        "====> Test set loss: 0.5": at(Test_set_loss=0.5),
+        " * Acc@1 76.130 Acc@5 92.862": [
+            Reading(name="Acc@1", value=76.13, step=None),
+            Reading(name="Acc@5", value=92.862, step=None),
+        ],
+        "| End of training | test loss  4.10 | test ppl    60.10": at(test_loss=4.1, test_ppl=60.1),
+        "Episode 500\tLast reward: 200.00\tAverage reward: 195.12": at(
+            500, Last_reward=200.0, Average_reward=195.12
+        ),
+        "{'eval_loss': 0.45, 'split': 'test', 'epoch': 3.0}": at(3, eval_loss=0.45),
+        '{"val_bpb": 0.99, "acc": 0.5}': at(val_bpb=0.99, acc=0.5),
+        "{'val_loss': tensor(0.5), 'x': np.float64(0.2)}": at(val_loss=0.5, x=0.2),
+        '{"step": 3, "train": {"loss": 1.0}, "val": {"loss": 2.0}, "bpb": 3}': at(3, bpb=3.0),
+        '  "val_bpb": 0.99,': at(val_bpb=0.99),
+        "1875/1875 [====] - 3s 2ms/step - loss: 0.1 - val_loss: 0.2": at(1875, loss=0.1, val_loss=0.2),
+        "1875/1875 ━━━━ 3s 2ms/step - val_loss: 0.2": at(1875, val_loss=0.2),
+        " 50%|█████     | 5/10 [00:01<00:01,  4.9it/s, loss=0.5]": at(5, loss=0.5),
+        "[99]\ttrain-rmse:0.1\teval-rmse:0.2": [
+            Reading(name="train-rmse", value=0.1, step=99),
+            Reading(name="eval-rmse", value=0.2, step=99),
+        ],
+        "|    ep_rew_mean      | 495      |": at(ep_rew_mean=495.0),
+        "│  test_loss  │    0.123    │": at(test_loss=0.123),
+        "wandb:      val_loss 0.5": at(val_loss=0.5),
+        # What people and loggers put around a metric
+        "Final accuracy: 95.12%": at(Final_accuracy=95.12),
+        "val_loss: 3.2 (best 3.1)": at(val_loss=3.2),
+        "mean_reward: 495.3 +/- 12.1": at(mean_reward=495.3),
+        "Mean reward: 495.30 ± 12.1": at(Mean_reward=495.3),
+        "METRIC val_bpb=0.99": at(val_bpb=0.99),
+        "RESULT: val_bpb=0.99": at(val_bpb=0.99),
+        "**val_bpb**: 0.99": at(val_bpb=0.99),
+        "- val_bpb: `0.99`": at(val_bpb=0.99),
+        ">>> val_bpb -> 0.99": at(val_bpb=0.99),
+        "=== val_bpb: 0.99 ===": at(val_bpb=0.99),
+        "val_bpb ........ 0.99": at(val_bpb=0.99),
+        "val_bpb\t0.99": at(val_bpb=0.99),
+        "val_bpb: tensor(0.99, device='cuda:0')": at(val_bpb=0.99),
+        "val_bpb: [0.99]": at(val_bpb=0.99),
+        '[1] "val_bpb: 0.99"': at(1, val_bpb=0.99),
+        "[rank0]: val_bpb: 0.99": at(val_bpb=0.99),
+        "INFO:root:val_bpb: 0.99": at(val_bpb=0.99),
+        "2026-01-01 12:00:00,123 - root - INFO - val_bpb: 0.99": at(val_bpb=0.99),
+        "2026-01-01 12:00:00.123 | INFO     | __main__:main:12 - val_bpb: 0.99": at(val_bpb=0.99),
+        "I1123 12:00:00.123 7 train.py:12] val_bpb: 0.99": at(val_bpb=0.99),
+        "\x1b[?25l\ufeffval_bpb:\u00a00.99\x1b[K": at(val_bpb=0.99),
+        "验证损失: 0.5": [Reading(name="验证损失", value=0.5, step=None)],
         # No metrics
+        "Best: val_loss=0.3": [],
+        "saved: loss 0.3": [],
+        "val_loss: 0,5": [],
+        "{}": [],
+        "0%|          | 0/10 [00:00<?, ?it/s]": [],
         "step 10/1000": [],
         "time: 12:30": [],
         "version: 1.2.3": [],
@@ -64,7 +122,6 @@ class TestSummary(MetricParserSuite):
         "address: 0x1f": [],
         "12:30:45 hello": [],
         "https://example.org:80": [],
-        "val_loss: 3.2 (best 3.1)": [],
         "a: 12345,678": [],
         "Loading 3 shards: 100 files": [],
         '  File "train.py", line 3': [],
@@ -82,9 +139,36 @@ def test_a_line_that_is_too_long_to_be_meant_for_people_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["a_", "a.", "a:", "a ", "a: 1 ", "1,111", "step ", "step 1 ", "/", "-", "nan", " ", "1e", "%"]
+    "pattern",
+    [
+        "a_",
+        "a.",
+        "a:",
+        "a ",
+        "a: 1 ",
+        "1,111",
+        "step ",
+        "step 1 ",
+        "/",
+        "-",
+        "nan",
+        " ",
+        "1e",
+        "%",
+        "[a] ",
+        "INFO:",
+        "> ",
+        "'a': 1, ",
+        "{",
+        "a b ",
+        "(",
+        "1/1 [",
+        "=",
+        "|",
+        "a.b:c:1 ",
+    ],
 )
 def test_no_line_takes_long(pattern: str) -> None:
     """Each takes milliseconds; an expression that backtracks would run into the time limit of the test."""
-    for prefix in ("", "step 1 ", "x: "):
+    for prefix in ("", "step 1 ", "x: ", "{", "x: 1 (", "INFO - "):
         SummaryParser().parse((prefix + pattern * LONGEST_LINE)[:LONGEST_LINE])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -18,7 +20,7 @@ workspace:
   command: {command}
   editable: [{script}]        # What ideas may change. All other tracked files are read-only.
   # setup: python prepare.py     # Run once for a study, before the first job: data, a tokenizer.
-  # link: [data]                 # Untracked folders that each run needs.
+  {link}
 objective:
   metric: {metric}            # As the script prints it: a closing line such as `{metric}: 1.234`.
   direction: {direction}             # min or max: which way is better.
@@ -31,7 +33,7 @@ limits:
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", default=".")
+@click.argument("directory", metavar="[DIR]", default=".")
 @click.option("--script", metavar="FILE", help="Write DIR/arf.yaml for this script, which is in DIR.")
 @click.option("--command", metavar="CMD", help="How the script is run; else what its name suggests.")
 @click.option(
@@ -73,12 +75,21 @@ def _write_yaml(target: Path, script: str, command: str | None, metric: str, dir
     file = target / ARF_YAML
     if file.exists():
         raise UsageError(f"{file} exists", hint="edit it, or move it away")
+    script = _inside(target, script)
     if not (target / script).is_file():
         names = [path.relative_to(target).as_posix() for path in target.iterdir() if path.is_file()]
         raise UsageError(f"there is no {script} in {target}", hint=nearest(script, names))
+    if not metric.strip() or not metric.isprintable():
+        raise UsageError(
+            "--metric needs a name", hint="name what the script prints, such as --metric val_loss"
+        )
     command = command or _command(target, script)
     text = _TEMPLATE.format(
-        command=_quoted(command), script=_quoted(script), metric=_quoted(metric), direction=direction
+        command=_quoted(command),
+        script=_quoted(script),
+        metric=_quoted(metric),
+        direction=direction,
+        link=_link(target),
     )
     file.write_text(text, encoding="utf-8")
     where = "" if target.resolve() == Path.cwd() else f" {target}"
@@ -89,12 +100,63 @@ def _write_yaml(target: Path, script: str, command: str | None, metric: str, dir
     )
 
 
+def _inside(target: Path, script: str) -> str:
+    """The script's path in the folder, with forward slashes. Raises UsageError if it is elsewhere."""
+    folder = target.resolve()
+    path = Path(os.path.normpath(folder / script))
+    if not path.is_relative_to(folder):
+        raise UsageError(
+            f"{script} is not in {target}",
+            hint=f"`arf init {shlex.quote(str(path.parent))} --script {path.name}`",
+        )
+    return path.relative_to(folder).as_posix()
+
+
+def _link(target: Path) -> str:
+    """The line of the template about data that git ignores, as far as folders are named like data."""
+    found = []
+    for folder in sorted(item for item in target.iterdir() if item.is_dir() and _DATA.match(item.name)):
+        if _is_ignored(folder):
+            found.append(folder.name)
+            continue
+        files = sorted(itertools.islice(folder.rglob("*"), 2000))
+        found += [
+            path.relative_to(target).as_posix()
+            for path in files
+            if path.is_file() and "__pycache__" not in path.parts and _is_ignored(path)
+        ]
+    if not found:
+        return "# link: [data]                 # Untracked files and folders that each run needs."
+    names = ", ".join(map(_quoted, found[:_LINKS]))
+    return f"link: [{names}]  # Untracked files and folders that each run needs."
+
+
+_DATA = re.compile(r"(?:.*[_-])?(?:data|datasets?|corpus|corpora)\Z", re.IGNORECASE)
+_LINKS = 20
+
+
+def _is_ignored(path: Path) -> bool:
+    """Whether git ignores a file, or a folder with all that is in it; false outside a repository."""
+    import pygit2
+
+    try:
+        found = pygit2.discover_repository(str(path.parent))
+        repo = pygit2.Repository(found) if found else None
+        if repo is None or repo.workdir is None:
+            return False
+        inside = path.resolve().relative_to(Path(repo.workdir).resolve()).as_posix()
+    except (pygit2.GitError, ValueError):
+        return False
+    tracked = any(entry.path == inside or entry.path.startswith(inside + "/") for entry in repo.index)
+    return not tracked and repo.path_is_ignored(inside + ("/" if path.is_dir() else ""))
+
+
 def _command(target: Path, script: str) -> str:
     """How a script is run, by its name. Raises UsageError if nothing suggests it."""
     path = shlex.quote(script)
     programs = {
         ".py": "{python}",
-        ".sh": "sh",
+        ".sh": "bash" if _has_shebang(target / script, "bash") else "sh",
         ".r": "Rscript",
         ".jl": "julia",
         ".js": "node",
@@ -109,7 +171,18 @@ def _command(target: Path, script: str) -> str:
         return f"{program} {path}"
     if os.access(target / script, os.X_OK):
         return f"./{path}"
+    if Path(script).suffix == ".ipynb":
+        raise UsageError(
+            f"{script} is a notebook, which prints no metric",
+            hint=f"`jupyter nbconvert --to script {path}` first",
+        )
     raise UsageError(f"nothing tells how {script} is run", hint=f"say it, such as --command './{script}'")
+
+
+def _has_shebang(script: Path, program: str) -> bool:
+    with script.open("rb") as file:
+        first = file.readline(200)
+    return first.startswith(b"#!") and program.encode() in first
 
 
 def _quoted(text: str) -> str:

@@ -129,8 +129,13 @@ class _Thought:
             drafts.append(self._draft(change))
             self._take(change)
             await asyncio.sleep(0)
-        note = "" if drafts else "every sensible move of the constants has been tried from here"
-        return Answer(ideas=tuple(drafts), exhausted=len(drafts) < n, note=note)
+        exhausted = len(drafts) < n
+        return Answer(ideas=tuple(drafts), exhausted=exhausted, note=self._last_words() if exhausted else "")
+
+    def _last_words(self) -> str:
+        unknown = self._space.unknown
+        more = f"; nothing says how {', '.join(unknown[:5])} may move" if unknown else ""
+        return f"from here, that is every sensible move of the constants{more}"
 
     def _next(self) -> Values | None:
         """What to try next: what matters, then what nobody has touched and what promises most."""

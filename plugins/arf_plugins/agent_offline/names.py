@@ -117,7 +117,10 @@ _NEVER = re.compile(
     # Evaluation, and what goes with a run rather than with the model.
     r"|(?:eval|evaluate|evaluation|val|valid|validation|test|testing|metric|score|holdout|benchmark)(?:_\w+)?"
     r"|\w+_(?:eval|evals|val|evaluation|validation|metric)"
-    r"|(?:log|logging|print|save|saving|checkpoint|ckpt|report|plot|sample|wandb|tensorboard|profiler?)(?:_\w+)?"
+    r"|\w+_(?:eval|val|evaluation|validation)_(?:\w+_)?(?:batch(?:es)?|size|tokens|steps|samples|interval|only)"
+    r"|(?:log|logging|print|report|plot|sample|profiler?)(?:_\w+)?"
+    r"|(?:\w+_)?(?:save|saving|checkpoints?|ckpt|wandb|tensorboard|autotune|autotuner|tqdm)(?:_\w+)?"
+    r"|init_from|(?:start|load|restore|continue)_from|pretrained|(?:use_|no_)?(?:cuda|mps|tpu|ddp|fsdp|backend)"
     r"|(?:\w+_)?(?:verbose|debug|quiet|version|interval|every|freq|frequency|resume|dry_run|download|overwrite)"
     r"|(?:\w+_)?(?:deterministic|flops|year|date|uuid|pid|local_rank|world_size|seeds?(?:_\w+)?)|rng(?:_\w+)?"
     # Places and names.
@@ -136,7 +139,7 @@ _UNSURE = re.compile(
     r"_(?:(?:\w+_)?vocab(?:ulary)?(?:_\w+)?|channels|(?:\w+_)?shards?|buffer(?:_\w+)?|prefetch(?:_\w+)?|pin_memory"
     r"|(?:num|n)_(?:classes|labels|outputs|inputs|features|gpus|devices|workers|threads|procs?|processes)"
     r"|(?:input|output|in|out|image|img)_(?:dim|size|channels|features|width|height)"
-    r"|(?:\w+_)?(?:workers|threads|device|devices|dtype|gpus)|target(?:_\w+)?|tolerance|tol|patience)_"
+    r"|(?:\w+_)?(?:workers|threads|device|devices|dtype|gpus)|(?:use_|no_|torch_)?(?:compiled?|jit|amp)|target(?:_\w+)?|tolerance|tol|patience)_"
 )
 """What data or machine fix as often as not; moved only where an annotation says how."""
 

@@ -1,15 +1,21 @@
 """Reads what training scripts print for people.
 
-Two kinds of line count. A *closing line* is nothing but `key: number` (or several, separated):
+A *closing line* is nothing but names with numbers, and what people put around them:
 
-    val_bpb:          0.997900
-    val_loss=3.28, val_acc=41.2%
+    val_bpb:          0.997900                          Test accuracy: 98.2% (best 98.4%)
+    val_loss=3.28, val_acc=41.2%                        2026-01-01 12:00:00 - root - INFO - val_loss: 0.5
+    Test set: Average loss: 0.03, Accuracy: 9912/10000  | ep_rew_mean | 495 |
 
-A *step line* has a step, an iteration or else an epoch somewhere, and then names with numbers:
+A *step line* has a step, an iteration, an episode or else an epoch somewhere, and then names with numbers;
+progress bars count too:
 
     step 00010 (12.3%) | loss: 3.210000 | dt: 283ms | tok/sec: 1,852,731 | mfu: 39.8%
     iter 10: loss 3.2, time 12.31ms
     step:10/1000 val_loss:3.27 train_time:5000ms
+
+A *record* is a dict as Python or JSON writes it; what else is in it is ignored:
+
+    {'eval_loss': 0.45, 'split': 'test', 'epoch': 3.0}
 
 Numbers are taken as printed: a unit or a percent sign after them is dropped, not converted. Blanks in a
 name become underscores (`val loss` is `val_loss`). All expressions take time linear in the line: their
@@ -27,8 +33,7 @@ from arf.types import Reading
 LONGEST_LINE = 4096
 """Characters; no script prints its metrics in a longer one, and a cut number would be a wrong number."""
 
-_FLAGS = re.ASCII | re.IGNORECASE
-_KEY = r"[a-z_][\w./-]{0,63}+"
+_KEY = r"[^\W\d][\w./@^-]{0,63}+"
 _NUMBER = (
     r"(?P<value>[-+]?(?>"
     r"\d{1,3}(?:,\d{3})++(?:\.\d++)?"  # 1,852,731
@@ -37,23 +42,74 @@ _NUMBER = (
 )
 _UNIT = r"(?>\s?%|[a-zµ/]{1,12}+|\s(?:[mµun]?s|secs?|seconds|min|hours?|[kmgt]i?b|tok(?:ens)?/s(?:ec)?)\b)?"
 _NUMBER_ENDS = r"(?![\w%]|[.:-]\d|,\d{3})"  # not a version, a time, a date
+_WRAPPED = r"(?:(?:(?:np|numpy|jnp|torch)\.)?(?:tensor|array|float\d{2}|int\d{2})\(|\[|\*\*|`)?+"
+_UNWRAPPED = r"(?:,\s?(?:device|dtype|grad_fn)=[^()]{1,48}+(?:\(\w{1,16}+\))?)?[)\]`]?\*{0,2}"
+_SPREAD = r"(?:\s?(?:±|\+/?-)\s?[\d.]{1,24}+(?:e[-+]?\d{1,3}+)?\s?%?)?"
+_ASIDE = r"(?:\s{0,4}\([^()]{0,64}+\))?"
 
-_CLOSING = re.compile(rf"(?P<name>{_KEY})\s{{0,64}}+[:=]\s{{0,64}}+{_NUMBER}{_UNIT}{_NUMBER_ENDS}", _FLAGS)
+_VALUE = re.compile(r"\d|nan|inf", re.IGNORECASE)
+_CLOSING = re.compile(
+    r"(?!(?:metric|result)s?\s{1,8}+[^\W\d])"
+    rf"(?P<name>{_KEY}(?: {_KEY}){{0,4}}?)"
+    r"(?:(?P<sign>\s{0,64}+(?:[:=]|[-=]>|→)\s{0,64}+|\s{0,8}\.{3,64}+\s{0,8}+)|\s{1,64}+)"
+    rf"{_WRAPPED}{_NUMBER}{_UNIT}{_UNWRAPPED}(?(sign)(?:\s?/\s?\d{{1,18}}+)?){_NUMBER_ENDS}{_SPREAD}{_ASIDE}",
+    re.IGNORECASE,
+)
 _SEPARATOR = re.compile(r"\s{0,8}+[,;|]?\s{0,8}+")
 _PAIR = re.compile(
     rf"(?<![\w./-])(?P<name>{_KEY}(?: {_KEY}){{0,2}}?)(?:\s{{0,8}}+[:=]\s{{0,8}}+|\s{{1,8}}+){_NUMBER}{_UNIT}"
     rf"(?:/\d{{1,18}}+)?{_NUMBER_ENDS}",
-    _FLAGS,
+    re.IGNORECASE,
 )
 _STEP = re.compile(
     r"(?<![\w.-])(?:(?:global_?)?step|iteration|iter)(?:\s{0,8}+[:=#]\s{0,8}+|\s{1,8}+)"
     r"(\d{1,3}(?:,\d{3}){1,5}+|\d{1,18}+)(?!\d|\.\d)(?:\s?/\s?\d{1,18}+)?",
-    _FLAGS,
+    re.IGNORECASE,
 )
 _EPOCH = re.compile(
-    r"(?<![\w.-])epoch(?:\s{0,8}+[:=#]\s{0,8}+|\s{1,8}+)(\d{1,9}+)(?!\d|\.\d)(?:\s?/\s?\d{1,9}+)?", _FLAGS
+    r"(?<![\w.-])(?:epoch|episode)(?:\s{0,8}+[:=#]\s{0,8}+|\s{1,8}+)\[?"
+    r"(\d{1,9}+)(?!\d|\.\d)(?:\s?/\s?\d{1,9}+)?",
+    re.IGNORECASE,
 )
-_ESCAPES = re.compile(r"\x1b\[[0-9;]{0,32}+[a-z]", _FLAGS)
+_BAR = re.compile(r"(?<![\w.])(\d{1,9}+)/\d{1,9}+\s?[\[━╺]|\A\[(\d{1,9}+)\]\s")
+"""The bars of tqdm and Keras, and the `[99]` of boosted trees."""
+_STEP_WORDS = ("step", "iter", "epoch", "episode")
+_RECORD_ENTRY = re.compile(
+    rf"[\"'](?P<name>[^\"']{{1,64}}+)[\"']\s?:\s?{_WRAPPED}{_NUMBER}(?=\s?[,}})\]])", re.IGNORECASE
+)
+_NESTED = re.compile(r"\{[^{}]{0,4096}+\}")
+_RECORD_STEPS = ("step", "global_step", "iter", "iteration", "episode", "epoch")
+
+_NOISE = re.compile(
+    r"\x1b\[[0-9;?]{0,32}+[a-z]"  # colours, the cursor
+    r"|\x1b\][^\x07\x1b]{0,256}+(?:\x07|\x1b\\)"  # links, titles
+    r"|[\x00-\x08\x0b-\x1f\x7f\ufeff\u200b]",
+    re.IGNORECASE,
+)
+_LEVEL = r"(?:TRACE|DEBUG|INFO|NOTICE|SUCCESS|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b"
+_PREFIX = re.compile(
+    r"(?:"
+    r"\[[^\[\]]{1,64}+\]:?"
+    r"|\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?(?:[.,]\d{1,9}+)?)?(?:Z|[-+]\d\d:?\d\d)?"
+    r"|\d\d:\d\d(?::\d\d)(?:[.,]\d{1,9}+)?"
+    rf"|(?:[\w.]{{1,64}}+\s?[-|:]\s?)?{_LEVEL}"
+    r"|[\w.<>]{1,64}+:[\w<>]{1,64}+:\d{1,6}+"
+    r"|[IWEF]\d{4,8}+\s[\d:.]{5,18}+\s{1,8}+(?:\d{1,9}+\s)?[\w.]{1,64}+:\d{1,6}+\]"
+    r")(?:\s{0,8}+[-|:](?=\s)|(?=\s|\Z))\s{0,8}+"
+    rf"|{_LEVEL}:[\w.]{{1,64}}+:"
+    r"|(?i:metric|result)s?\s{1,8}+"
+    r"|[>*#•=|│┃+\s-]{1,16}+(?=[^\W\d\s]|[*`\"'])>?\s{0,8}+",
+)
+"""What a logger or a writer of lists puts before a line."""
+_LABEL = re.compile(rf"(?P<label>{_KEY}(?: {_KEY}){{0,3}})\s{{0,4}}+[:|]\s{{0,8}}+(?=[^\W\d])", re.IGNORECASE)
+_ROW = re.compile(rf"({_KEY}(?: {_KEY}){{0,4}})\s{{0,64}}+\|\s{{0,64}}+([^|\s]{{1,32}}+)\Z", re.IGNORECASE)
+"""A row of a table with two columns."""
+_OF_ANOTHER = re.compile(
+    r"\b(?:best|prev(?:ious)?|old|target|expected|reference|early|sav(?:ed?|ing)|improved?|lowest|highest"
+    r"|record|baseline|config(?:uration)?|args|arguments|warning|error|todo|note)\b",
+    re.IGNORECASE,
+)
+"""Labels of numbers that are not those of this run as it is now."""
 
 
 class SummaryParser(MetricParser):
@@ -63,12 +119,43 @@ class SummaryParser(MetricParser):
         line = line.strip()
         if len(line) > LONGEST_LINE:
             return ()
-        if "\x1b" in line:
-            line = _ESCAPES.sub("", line).strip()
+        if not line.isprintable():
+            line = _NOISE.sub("", line).strip()
+        if not line.isascii():
+            line = line.replace("：", ":").replace("│", "|").replace("┃", "|")
+        if line.startswith("{"):
+            return _record(line)
         folded = line.lower()
-        if ("step" in folded or "iter" in folded or "epoch" in folded) and (readings := _stepping(line)):
+        stepping = "/" in line or line.startswith("[") or any(word in folded for word in _STEP_WORDS)
+        if stepping and (readings := _stepping(line)):
             return readings
-        return _closing(line)
+        if not _VALUE.search(line):
+            return ()
+        if readings := _closing(line):
+            return readings
+        line = _bare(line)
+        return _closing(line) or _closing(_without_label(line))
+
+
+def _bare(line: str) -> str:
+    """The line without what a logger puts before it, bullets, frames and bold type."""
+    line = line.replace("**", "").replace("`", "")
+    for _ in range(6):
+        prefix = _PREFIX.match(line)
+        if prefix is None:
+            break
+        line = line[prefix.end() :]
+    if line[:1] in "\"'":
+        line = line.replace(line[:1], "", 2)
+    line = line.rstrip(" |,;=#*-\"'")
+    row = _ROW.match(line)
+    return line if row is None else f"{row[1]}: {row[2]}"
+
+
+def _without_label(line: str) -> str:
+    """The line without the heading of its numbers, such as `Test set:`; empty if it has none."""
+    label = _LABEL.match(line)
+    return "" if label is None or _OF_ANOTHER.search(label["label"]) else line[label.end() :]
 
 
 def _closing(line: str) -> list[Reading]:
@@ -79,7 +166,7 @@ def _closing(line: str) -> list[Reading]:
         pair = _CLOSING.match(line, at)
         if pair is None:
             return []
-        readings.append(Reading(name=pair["name"], value=_number(pair["value"])))
+        readings.append(Reading(name=_name(pair["name"]), value=_number(pair["value"])))
         separator = _SEPARATOR.match(line, pair.end())
         at = separator.end() if separator else pair.end()
         if at == pair.end() < len(line):
@@ -88,15 +175,30 @@ def _closing(line: str) -> list[Reading]:
 
 
 def _stepping(line: str) -> list[Reading]:
-    """The readings after a step, an iteration or else an epoch; none if there is none of these."""
-    head = _STEP.search(line) or _EPOCH.search(line)
+    """The readings after a step, an iteration, or else an epoch or in a bar; none if there is none."""
+    head = _STEP.search(line) or _EPOCH.search(line) or _BAR.search(line)
     if head is None:
         return []
-    step = int(head[1].replace(",", ""))
+    step = int((head[1] or head[head.lastindex or 1]).replace(",", ""))
     return [
-        Reading(name=pair["name"].replace(" ", "_"), value=_number(pair["value"]), step=step)
+        Reading(name=_name(pair["name"]), value=_number(pair["value"]), step=step)
         for pair in _PAIR.finditer(line, head.end())
     ]
+
+
+def _record(line: str) -> list[Reading]:
+    """The numbers of a dict on one line, with its step if it has one. What is nested is left out."""
+    line = _NESTED.sub("", line[1:])
+    values = {_name(entry["name"]): _number(entry["value"]) for entry in _RECORD_ENTRY.finditer(line)}
+    key = next((key for key in _RECORD_STEPS if 0 <= values.get(key, -1) < 1e18), None)
+    step = None if key is None else int(values.pop(key))
+    return [
+        Reading(name=name, value=value, step=step) for name, value in values.items() if name.isprintable()
+    ]
+
+
+def _name(text: str) -> str:
+    return ("_".join(text.split()) if " " in text else text).rstrip(".-")
 
 
 def _number(text: str) -> float:
