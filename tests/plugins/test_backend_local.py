@@ -429,6 +429,44 @@ def test_a_daemon_does_not_outlive_its_job(box: Box, end: str) -> None:
     assert box.run(steps).state is states[end]
 
 
+@linux
+@pytest.mark.parametrize("warm", ["off", "on"])
+def test_a_daemon_that_clears_its_environment_does_not_outlive_its_job(box: Box, warm: str) -> None:
+    (box.tree / "hide.py").write_text(
+        """\
+import os, sys, time
+marks = sys.argv[1]
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(0, 3)
+    code = f"import os, time; open({marks + '/daemon'!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    os.execve(sys.executable, [sys.executable, "-c", code], {})
+while not os.path.exists(marks + "/daemon") or not open(marks + "/daemon").read():
+    time.sleep(0.02)
+if sys.argv[2] == "stay":
+    time.sleep(1000)
+"""
+    )
+
+    async def steps(backend: LocalBackend) -> None:
+        command = (sys.executable, "hide.py", str(box.path))
+        other = await backend.submit(box.job("other", (*command[:2], str(box.path / "o"), "stay")))
+        theirs = await box.pid("o/daemon")
+        handle = await backend.submit(box.job("job", (*command, "end")))
+        pid = await box.pid("daemon")
+        assert (await backend.wait(handle)).state is JobState.SUCCEEDED
+        assert not alive(pid)
+        assert alive(theirs)  # it belongs to a job that runs on
+        await backend.cancel(other)
+        await backend.wait(other)
+        assert not alive(theirs)
+
+    (box.path / "o").mkdir()
+    box.run(steps, slots=2, warm=warm)
+
+
 def test_the_end_of_a_pipe_may_still_write(box: Box) -> None:
     script = "sh -c 'sleep 0.1; echo late' & exit 0"
     assert box.run_job(script).state is JobState.SUCCEEDED

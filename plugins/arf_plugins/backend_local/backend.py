@@ -214,6 +214,7 @@ class LocalBackend(Backend):
         request = Request(
             handle=entry.handle,
             mark=entry.mark,
+            score=_score(entry),
             record=self._records.path(entry.handle),
             job=job,
             env=env,
@@ -230,7 +231,13 @@ class LocalBackend(Backend):
         command = ("/bin/sh", "-c", job.command) if isinstance(job.command, str) else job.command
         try:
             pid = processes.start(
-                entry.mark, self._records.path(entry.handle), str(job.directory), command, env, str(job.log)
+                entry.mark,
+                _score(entry),
+                self._records.path(entry.handle),
+                str(job.directory),
+                command,
+                env,
+                str(job.log),
             )
         except (OSError, ValueError) as error:
             del self._entries[entry.handle]
@@ -314,10 +321,12 @@ class LocalBackend(Backend):
         assert entry.pid is not None
         self._unwatch(entry)
         code = processes.reap(entry.pid) if entry.pid > 0 else None
-        hidden = entry.inherited or self._orphans.has(entry.mark, entry.pid, self._known())
-        if hidden or processes.group_lives(entry.pid):
+        known = self._known()
+        hidden = entry.inherited or self._orphans.has(entry.mark, entry.pid, known)
+        nameless = self._orphans.scored(_score(entry), known)
+        if hidden or nameless or processes.group_lives(entry.pid):
             assert self._loop is not None
-            task = self._loop.create_task(self._sweep_and_finish(entry, code))
+            task = self._loop.create_task(self._sweep_and_finish(entry, nameless, code))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
@@ -328,21 +337,22 @@ class LocalBackend(Backend):
         servers = self._warm.pids if self._warm else []
         return {*servers, *(entry.pid for entry in self._entries.values())}
 
-    async def _sweep_and_finish(self, entry: _Entry, code: int | None) -> None:
+    async def _sweep_and_finish(self, entry: _Entry, nameless: set[int], code: int | None) -> None:
         assert entry.pid is not None
-        await self._sweep(entry.mark, entry.pid, linger_s=0.0 if entry.ending else LINGER_S)
+        nameless = processes.with_descendants(nameless)
+        await self._sweep(entry.mark, entry.pid, nameless, linger_s=0.0 if entry.ending else LINGER_S)
         self._orphans.has(entry.mark, entry.pid, self._known())  # reaps those that ended by themselves
         self._finish(entry, code)
 
-    async def _sweep(self, mark: str, leader: int, linger_s: float) -> None:
-        """End all that a job has left behind."""
+    async def _sweep(self, mark: str, leader: int, nameless: set[int], linger_s: float) -> None:
+        """End all that a job has left behind; `nameless` are those of it that only the system can tell."""
         for number, patience_s in (
             (0, linger_s),
             (signal.SIGTERM, self.options.grace_s),
             (signal.SIGKILL, KILLED_S),
         ):
             limit = time.monotonic() + patience_s
-            while pids := processes.left_behind(mark, leader):
+            while pids := processes.left_behind(mark, leader) | processes.with_descendants(nameless):
                 processes.signal_each(pids, number)
                 left = await processes.ended(pids, limit - time.monotonic())
                 for pid in pids - left:
@@ -446,6 +456,10 @@ class LocalBackend(Backend):
             self._exited(entry)
         else:
             self._keep(handle)
+
+
+def _score(entry: _Entry) -> int | None:
+    return None if entry.place is None else processes.oom_score(entry.place)
 
 
 def _watch_or_none(pid: int) -> processes.ExitWatch | None:

@@ -322,6 +322,9 @@ def _wrap(job: Job, log: int, places: Places, preamble: bytes) -> None:
     places.write_mark(job["mark"])
     places.write_arguments([sys.orig_argv[0], "-", f"arf:{job['mark']}"])
     _append(job["record"], f"pid {os.getpid()}\n")
+    if job["score"] is not None:
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(job["score"]))
     pid = os.fork()
     if pid:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,7 +1,9 @@
 """Starting processes, being told of their end, and finding those that hide.
 
 All processes of a job are known by ARF_JOB in their environment, its mark; the wrapper around it (job.sh) by
-the mark in its command line.
+the mark in its command line. What has cleared its environment and left the session is known, on Linux, by its
+OOM score: children inherit it, and the jobs that run at a time have different ones, all a little above arf's
+own. (That the kernel ends jobs before arf when memory runs out is right as well.)
 """
 
 from __future__ import annotations
@@ -24,16 +26,24 @@ WRAPPER = Path(__file__).with_name("job.sh")
 RESET_SIGNALS = [
     number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
 ]
+MAX_OOM_SCORE = 1000
 OTHERS_ZOMBIE_S = 10.0
 """After so long a dead child that nobody has waited for is a job's orphan, not something that arf started."""
 
 
 def start(
-    mark: str, record: str, directory: str, argv: Sequence[str], env: Mapping[str, str], log_path: str
+    mark: str,
+    score: int | None,
+    record: str,
+    directory: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    log_path: str,
 ) -> int:
     """Start a job's wrapper in a session of its own, and give its pid. Raises OSError.
 
-    `env` is the whole environment. The log is created or truncated; standard input is empty.
+    `score` is its OOM score adjustment, see `oom_score`. `env` is the whole environment. The log is created
+    or truncated; standard input is empty.
     """
     keep_files_private()
     odd = [f"{name}={value}" for name, value in env.items() if not name.isidentifier() or not name.isascii()]
@@ -41,7 +51,7 @@ def start(
         argv = ["/usr/bin/env", *odd, *argv]
     return os.posix_spawn(
         "/bin/sh",
-        ["/bin/sh", str(WRAPPER), f"arf:{mark}", record, directory, *argv],
+        ["/bin/sh", str(WRAPPER), f"arf:{mark}", record, str(score or ""), directory, *argv],
         {**env, MARK: mark},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -283,6 +293,17 @@ def left_behind(mark: str, leader: int) -> set[int]:
     }
 
 
+def with_descendants(pids: Collection[int]) -> set[int]:
+    """These processes, as far as they live, and all that they have started."""
+    if not pids:
+        return set()
+    living = {process.pid: process.parent for process in table() if not process.dead}
+    found = living.keys() & set(pids)
+    while more := {pid for pid, parent in living.items() if parent in found} - found:
+        found |= more
+    return found
+
+
 def signal_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
@@ -307,6 +328,20 @@ def reap(pid: int) -> int | None:
     except ChildProcessError:
         return None  # not our child
     return os.waitstatus_to_exitcode(status) if ended_pid else None
+
+
+def oom_score(place: int) -> int | None:
+    """The OOM score adjustment of jobs in a slot; None where there is none that tells them from others."""
+    own = _score_of("self")
+    score = None if own is None else own + 1 + place
+    return None if score is None or score > MAX_OOM_SCORE else score
+
+
+def _score_of(pid: int | str) -> int | None:
+    try:
+        return int(_read(f"/proc/{pid}/oom_score_adj"))
+    except ValueError:
+        return None
 
 
 # ---- Orphans --------------------------------------------------------------------------------
@@ -342,6 +377,12 @@ class Orphans:
         found = [process for pid in strange if (process := _process(pid))]
         self._reap([process for process in found if process.dead], leader)
         return any(mark_of(process.pid) == mark for process in found if not process.dead)
+
+    def scored(self, score: int | None, known: Collection[int | None]) -> set[int]:
+        """Living orphans with the OOM score of a job, whatever else they have cleared."""
+        if score is None:
+            return set()
+        return {pid for pid in _children() if pid not in known and _score_of(pid) == score}
 
     def _reap(self, dead: Sequence[Process], leader: int) -> None:
         """Reap the job's dead at once, and others when they have been dead so long that nobody else will."""

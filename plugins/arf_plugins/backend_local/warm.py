@@ -88,6 +88,7 @@ class Request:
 
     handle: str
     mark: str
+    score: int | None
     record: str
     job: Job
     env: Mapping[str, str]
@@ -230,6 +231,7 @@ class WarmStarts:
             "log": os.path.abspath(job.log),
             "record": os.path.abspath(request.record),
             "mark": request.mark,
+            "score": request.score,
             "env": {name: value for name, value in request.env.items() if name.startswith("ARF_")},
         }
         timer = asyncio.get_running_loop().call_later(
