@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import evolve, frozen
 
 from arf import orders, standing
+from arf.advice import after_failed_baseline
 from arf.budgets import Budgets
 from arf.desk import OwnDesk, read_mail
-from arf.errors import ArfError, ConflictError, UsageError
+from arf.errors import ArfError, ConflictError, StoreError, UsageError
 from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy
 from arf.judge import confirm_plans, judge
 from arf.ledger import Ledger
+from arf.linked import LinkedData
 from arf.logs import LogTail, Watch, WatchLimits, counted_metrics, last_lines
 from arf.orders import OrderBook, Submitted
 from arf.runs import Ready, Run, Trees, read_result, tried_out
 from arf.stats import final_gain
-from arf.store import Store
+from arf.store import DATABASE, Store
 from arf.study import Study
 from arf.summary import summarize
 from arf.thinking import Answered, Thinker
@@ -611,10 +613,18 @@ class Engine:
         others_run = any(e.state is not ExperimentState.ENDED for e in runs)
         failed = sum(e.verdict is not None and e.value is None for e in runs)
         if not good and (failed > 1 or not others_run):
-            command = self._command if isinstance(self._command, str) else " ".join(self._command)
+            log = self.log_path(run.experiment)
             self._fatal = ArfError(
-                f"the baseline failed ({verdict}): {reason}; its log is {self.log_path(run.experiment)}",
-                hint=f"make `{command}` work as it is, commit, and start a new study",
+                f"the baseline failed ({verdict}): {reason}; its log is {log}",
+                hint=after_failed_baseline(
+                    self.workspace,
+                    run.experiment.commit,
+                    self._command,
+                    verdict,
+                    log,
+                    run.tree.cwd,
+                    self.config.limits.time_limit_s,
+                ),
             )
 
     # ---- Watching ---------------------------------------------------------------------------
@@ -639,10 +649,34 @@ class Engine:
 
     async def _keep_account(self) -> None:
         """Note from time to time what the backend holds, and what that costs."""
+        linked = LinkedData(Path(target) for target in self.workspace.links().values())
         await asyncio.sleep(self._watch_interval_s)
         while True:
             await self._look_at_standing()
+            self._look_at_links(linked)
+            self._look_at_database()
             await asyncio.sleep(STANDING_INTERVAL_S)
+
+    def _look_at_database(self) -> None:
+        try:
+            if self.store.restore():
+                text = f"{self.store.directory / DATABASE} had been deleted; it was written again"
+                log.warning("%s", text)
+                self._ledger.event("data", text)
+        except StoreError as error:
+            self._fatal = self._fatal or error
+            self._wake.set()
+
+    def _look_at_links(self, linked: LinkedData) -> None:
+        """Say so if a job, or whoever else, has changed data that all work trees share."""
+        if changed := linked.changed():
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            text = (
+                f"{', '.join(changed[:3])}{more}: changed while the study runs, and all runs share them by "
+                "workspace.link: what ran before and after may not compare"
+            )
+            log.warning("%s", text)
+            self._ledger.event("data", text)
 
     async def _look_at_standing(self) -> None:
         try:
@@ -847,6 +881,9 @@ class Engine:
         await self._thinker.aclose()
         await self._take_down()
         await self._backend.aclose()
+        if self._fatal is None:  # else somebody may want to look at what ran there
+            in_use = {run.tree.directory.name for run in self._runs.values()}
+            await asyncio.to_thread(self._trees.remove, in_use)
         self.workspace.close()
 
     async def _take_down(self) -> None:
@@ -858,6 +895,7 @@ class Engine:
         await self._look_at_standing()
 
     def _finish(self) -> dict[str, Any]:
+        self._look_at_database()
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
         reason = str(self._fatal or self._stopping or self._search_over or self._why_ended())
         gain = final_gain(self.study)
@@ -873,7 +911,8 @@ class Engine:
         return summary
 
     def _why_ended(self) -> str:
-        return self._strategy.why_ended(self.study) or "nothing left to try"
+        why = self._strategy.why_ended(self.study) or "nothing left to try"
+        return f"{why}: {self._thinker.last_words}" if self._thinker.last_words else why
 
     def _record_state(self, state: str, reason: str) -> None:
         with self.store.transaction():

@@ -17,11 +17,10 @@ from arf.engine import Engine, agent_brief
 from arf.errors import StoreError, UsageError
 from arf.mailbox import Mailbox
 from arf.plugins import Plugins
-from arf.store import DATABASE, Store, StudyLock
+from arf.store import DATABASE, STUDIES, Store, StudyLock
 from arf.study import Study
 from arf.workspace import Workspace
 
-STUDIES = Path(".arf") / "studies"
 CONFIG_FILE = "study.yaml"
 
 
@@ -88,7 +87,7 @@ async def resume(
     config = load(config_file=home / CONFIG_FILE, flags=flags, options_class=plugins.options)
     study = store.load()
     study.max_experiments = config.budget.max_experiments
-    workspace = Workspace.open(Path(store.meta("workspace")), config.workspace, clean=False)
+    workspace = Workspace.open(store.workspace, config.workspace, clean=False)
     parts = _Parts(config, plugins, home)
     study.tiers = tuple(await parts.backend.tiers())
     _write_config(home, config, plugins)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import define, frozen
 
+from arf.interfaces import BROKE
 from arf.logs import Watch, last_lines, objective_value
 from arf.types import Experiment, JobResult, JobState, Objective, Reading, Verdict
 
@@ -44,6 +46,12 @@ class Trees:
     def give_back(self, tree: WorkTree) -> None:
         self._used.discard(tree.directory.name)
         self._free.append(tree)
+
+    def remove(self, in_use: Collection[str]) -> None:
+        """Delete all trees but those of these names: no other is taken from here any more."""
+        for path in self._directory.glob("[0-9]*"):
+            if path.name not in in_use:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @frozen
@@ -89,9 +97,9 @@ def read_result(
     changed = run.tree.tampered()
     if changed:
         return None, Verdict.INVALID, f"changed {', '.join(changed[:3])} while it ran"
-    value, problem = objective_value(objective, run.watch.objectives)
+    value, problem = objective_value(objective, run.watch.objectives, run.watch.metrics)
     if value is None:
-        verdict = Verdict.INVALID if "times" in problem else Verdict.CRASH
+        verdict = Verdict.INVALID if "objective.pick" in problem else Verdict.CRASH
         return None, verdict, problem
     return value, None, ""
 
@@ -108,7 +116,7 @@ def tried_out(result: JobResult, seconds: float, readings: Sequence[Reading], lo
     how = {
         JobState.SUCCEEDED: "it ran to its end",
         JobState.TIMED_OUT: f"it still ran after {seconds:g} s, as it should",
-    }.get(result.state, f"it ended as {result.state} with exit code {result.exit_code}")
+    }.get(result.state, f"{BROKE} {result.state} with exit code {result.exit_code}")
     last = {reading.name: f"{reading.name} {reading.value:.6g}" for reading in readings}
     lines = [how, f"readings: {', '.join(last.values()) or 'none'}", "the last lines of its log:"]
     return "\n".join([*lines, *(line[:300] for line in last_lines(log, 8))])

@@ -43,6 +43,8 @@ from arf.types import (
     Verdict,
 )
 
+STUDIES = Path(".arf") / "studies"
+"""Where studies lie, in the folder of their workspace."""
 DATABASE = "arf.db"
 LOCK = "lock"
 SCHEMA_VERSION = 2
@@ -167,6 +169,7 @@ class Store:
     def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
         self.directory = directory
         self._db = connection
+        self._is_file = bool(connection.execute("PRAGMA database_list").fetchone()[2])
 
     # ---- Opening ----------------------------------------------------------------------------
 
@@ -243,6 +246,28 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
+    def restore(self) -> bool:
+        """Write the database again if its file has been deleted under us; true if it had to be.
+
+        Raises StoreError if its folder is gone too. Not within a transaction.
+        """
+        path = self.directory / DATABASE
+        if not self._is_file or path.exists():
+            return False
+        if not self.directory.is_dir():
+            raise StoreError(
+                f"{self.directory} has been deleted while the study ran",
+                hint="what it kept is in git under refs/arf/",
+            )
+        for name in (f"{DATABASE}-wal", f"{DATABASE}-shm"):
+            (self.directory / name).unlink(missing_ok=True)  # they belong to the file that is gone
+        new = _connect(path)
+        self._db.backup(new)
+        new.execute("PRAGMA journal_mode = WAL")
+        self._db.close()
+        self._db = new
+        return True
+
     # ---- Writing ----------------------------------------------------------------------------
 
     @contextmanager
@@ -267,6 +292,14 @@ class Store:
                 f"cannot write {self.directory / DATABASE}: {error}",
                 hint="free some disk space, then `arf resume`; what was recorded before is safe",
             ) from error
+
+    @property
+    def workspace(self) -> Path:
+        """The folder of the workspace: where the study lies, also when that has been moved or copied."""
+        home = self.directory.absolute()
+        if home.parts[-3:-1] == STUDIES.parts:
+            return home.parents[2]
+        return Path(str(self.meta("workspace", "")))
 
     def set_meta(self, key: str, value: Any) -> None:
         """Store a JSON value under a name, in the transaction that is open."""
@@ -699,6 +732,7 @@ def _study_to_json(study: Study) -> dict[str, Any]:
             "alpha": study.rule.alpha,
             "max_replicates": study.rule.max_replicates,
             "confirm": study.rule.confirm,
+            "proof": study.rule.proof,
         },
         "tiers": [
             {

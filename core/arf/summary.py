@@ -27,7 +27,7 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "state": _state(store, owner),
         "pid": owner,
         "created_at": store.meta("created_at"),
-        "workspace": store.meta("workspace"),
+        "workspace": str(store.workspace),
         "strategy": store.meta("strategy"),
         "agent": store.meta("agent"),
         "backend": store.meta("backend"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ MAX_FAILURES = 5
 """Failures in a row that are waited out."""
 RETRY_S = 10.0
 """The first wait after a failure; it doubles with each."""
+NEWS_SHARE = 0.5
+"""An agent that plans and has ordered nothing is asked again when so much of what ran has its verdict."""
 
 
 @frozen
@@ -85,6 +88,10 @@ class Thinker:
         self._failures = 0
         self._back_at = 0.0
         self._is_away = False
+        self.last_words = ""
+        """What the agent said when it had nothing more; empty if nothing."""
+        self._news_at = 0
+        """How many verdicts there must be before an agent that awaits results is asked again."""
 
     # ---- Asking -----------------------------------------------------------------------------
 
@@ -113,6 +120,8 @@ class Thinker:
         busy = len(self._tasks) + opened >= max(1, self._agent.parallel)
         if busy or self._is_away or self._back_at or self._study.exhausted(ask.base):
             return None
+        if ask.kind is AskKind.EXPERIMENTS and self._under_way and self._verdicts < self._news_at:
+            return None
         number = self._ledger.open_ask(ask)
         if ask.kind is AskKind.EXPERIMENTS:
             self._usable_at[number] = self._usable
@@ -125,6 +134,15 @@ class Thinker:
     @property
     def _usable(self) -> int:
         return self._ideas + self._book.accepted
+
+    @property
+    def _under_way(self) -> int:
+        """How many experiments have no verdict yet."""
+        return len(self._study.experiments) - self._verdicts
+
+    @property
+    def _verdicts(self) -> int:
+        return sum(self._study.verdicts.values())
 
     async def think(self, number: int, ask: Ask) -> None:
         """Have an ask answered, make commits of what is answered, and tell."""
@@ -171,11 +189,22 @@ class Thinker:
         else:
             self._failures = 0
             self._record(item, ask)
-            self._barren_answers = self._barren_answers + 1 if self._usable == before else 0
+            self._count_barren(ask, before)
         exhausted = item.answer.exhausted or self._barren_answers >= MAX_BARREN_ANSWERS
         self._ledger.close_ask(item.ask_id, usage, note, exhausted=exhausted)
+        if exhausted:
+            self.last_words = note
         if note:
             self._ledger.event("agent", note)
+
+    def _count_barren(self, ask: Ask, before: int) -> None:
+        """Take note of an answer without anything usable. One that awaits results is no such answer."""
+        if self._usable != before:
+            self._barren_answers = 0
+        elif ask.kind is AskKind.EXPERIMENTS and self._under_way:
+            self._news_at = self._verdicts + math.ceil(NEWS_SHARE * self._under_way)
+        else:
+            self._barren_answers += 1
 
     def _record(self, item: Answered, ask: Ask) -> None:
         for made in item.ideas:

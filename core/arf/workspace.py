@@ -89,6 +89,7 @@ class Workspace:
         `clean` refuses uncommitted changes: experiments start from the commit, and would not have them.
         """
         directory, repo = _find_repository(path)
+        _check_writable(repo)
         prefix = os.path.relpath(directory, os.path.realpath(repo.workdir or ""))
         prefix = "" if prefix == "." else prefix.replace(os.sep, "/") + "/"
         self = cls(Repository(repo), directory, prefix, settings)
@@ -117,6 +118,10 @@ class Workspace:
         return {
             self.shown(path): _encode(text).decode("utf-8", "replace") for path, (_, text) in texts.items()
         }
+
+    def tracked(self, commit: str) -> set[str]:
+        """All files of a commit, as people in the workspace see them."""
+        return {self.shown(path) for path in self.git.files(commit)}
 
     def program(self, commit: str) -> str:
         """The user's instructions to the agent; empty if there are none."""
@@ -652,6 +657,7 @@ class Workspace:
 
     def _check_clean(self, repo: pygit2.Repository) -> None:
         changed = []
+        sparse = "core.sparsecheckout" in repo.config and repo.config.get_bool("core.sparsecheckout")
         for path, flags in repo.status(untracked_files="no").items():
             if not path.startswith(self.prefix) or flags in (FileStatus.CURRENT, FileStatus.IGNORED):
                 continue
@@ -661,6 +667,8 @@ class Workspace:
                 and self._is_lfs_content(repo, path)
             ):
                 continue
+            if sparse and flags == FileStatus.WT_DELETED:
+                continue  # left out of the checkout; libgit2 does not know of that
             changed.append(self.shown(path))
         if changed:
             raise WorkspaceError(
@@ -791,7 +799,9 @@ def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
     except pygit2.GitError as error:
         hint = "`git status` there may say more"
         if "not owned" in str(error):
-            hint = f"if you trust it: `git config --global --add safe.directory {directory}`"
+            owned = re.search(r"repository path '(.+?)/?'", str(error))
+            top = owned[1] if owned else directory
+            hint = f"if you trust it: `git config --global --add safe.directory {top}`"
         elif "extension" in str(error) or "format" in str(error):
             hint = "arf reads repositories with SHA-1 and plain ref files: `git clone` it into one"
         raise WorkspaceError(f"git cannot open {directory}: {error}", hint=hint) from None
@@ -807,6 +817,23 @@ def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
             f"the repository of {directory} has no commit yet", hint="`git add -A && git commit -m base`"
         ) from None
     return directory, repo
+
+
+def _check_writable(repo: pygit2.Repository) -> None:
+    """Raises WorkspaceError if arf could not keep experiments in the repository."""
+    git = Path(repo.path)
+    if not all(
+        os.access(folder, os.W_OK) for folder in (git, git / "refs", git / "objects") if folder.exists()
+    ):
+        raise WorkspaceError(
+            f"{git} cannot be written, and experiments are kept there as commits",
+            hint="make it writable, or `git clone` it to where you can write",
+        )
+    if "arf" in repo.branches.local:
+        raise WorkspaceError(
+            "there is a branch `arf`, so that git can have no branch arf/<study>",
+            hint="rename it: `git branch -m arf something-else`",
+        )
 
 
 def _is_modified(repo: pygit2.Repository, path: str) -> bool:

@@ -136,12 +136,48 @@ def test_an_arf_yaml_for_a_script_is_one_that_arf_can_read(
     assert list(opened.files(opened.base_commit())) == ["our model.py"]
 
 
+def test_an_arf_yaml_links_the_data_that_git_ignores(
+    arf: Arf, git: Callable[..., str], workspace: Path
+) -> None:
+    (workspace / "arf.yaml").unlink()
+    for name in ("data/part/train.bin", "data/part/prepare.py", "my_data/x.csv", "output/y.csv"):
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text("1\n")
+    (workspace / ".gitignore").write_text("*.bin\nmy_data/\noutput/\n")
+    (workspace / "fit.sh").write_text("#!/usr/bin/env bash\ncat data/part/train.bin my_data/x.csv\n")
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", "data")
+    assert "`bash fit.sh` is run" in arf("init", ".", "--script", "fit.sh", cwd=workspace).stderr
+    config = load(workspace_file=workspace / "arf.yaml", options_class=Plugins.load().options)
+    assert config.workspace.link == ("data/part/train.bin", "my_data")
+    assert set(Workspace.open(workspace, config.workspace).links()) == {"data/part/train.bin", "my_data"}
+
+
 @pytest.mark.parametrize(("name", "program"), [("fit.js", "node"), ("fit.pl", "perl"), ("fit.jl", "julia")])
 def test_how_a_script_is_run_is_told_by_its_name(arf: Arf, workspace: Path, name: str, program: str) -> None:
     (workspace / "arf.yaml").unlink()
     (workspace / name).write_text("x = 1\n")
     done = arf("init", ".", "--script", name, cwd=workspace)
     assert f"`{program} {name}` is run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--script", "train.sh", "--metric", " "], "--metric needs a name"),
+        (["--script", "../other/train.py"], "is not in ."),
+        (["--script", "look.ipynb"], "is a notebook"),
+    ],
+)
+def test_init_refuses_what_cannot_be_studied(
+    arf: Arf, workspace: Path, options: list[str], message: str
+) -> None:
+    (workspace / "arf.yaml").unlink()
+    (workspace / "look.ipynb").write_text("{}")
+    done = arf("init", ".", *options, cwd=workspace)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert not (workspace / "arf.yaml").exists()
 
 
 def test_the_doctor_runs_a_job_and_says_what_is_wrong(
@@ -175,3 +211,32 @@ def test_the_doctor_is_content_with_a_workspace_that_is_well(
     monkeypatch.chdir(workspace)
     assert run(["doctor", "--backend", "local", "--agent", "offline"]) == 0
     assert "a trivial job ran" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "check", "said"),
+    [
+        ("pythom3 train.py", "X = 1\n", "command", "there is no pythom3 here"),
+        ("SEED=1 ./missing.sh", "X = 1\n", "command", "there is no ./missing.sh here"),
+        ("{python} train.py", "X = 1\nprint(\n", "script", "train.py: line 2: SyntaxError"),
+    ],
+)
+def test_the_doctor_finds_what_could_never_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    script: str,
+    check: str,
+    said: str,
+) -> None:
+    (tmp_path / "train.py").write_text(script)
+    (tmp_path / "arf.yaml").write_text(f"workspace: {{command: '{command}', editable: [train.py]}}\n")
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
+    for arguments in (["init", "-q"], ["add", "--all"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    assert run(["doctor", "--json"]) == 1
+    checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert [name for name, found in checks.items() if found["health"] == "failed"] == [check]
+    assert said in checks[check]["text"]

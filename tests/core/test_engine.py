@@ -1,6 +1,7 @@
 """Whole studies with real git, SQLite and processes: a shell script stands in for the training script."""
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -228,6 +229,18 @@ def test_a_baseline_that_fails_ends_the_study_with_what_to_do(
     assert store.meta("state") == "failed"
 
 
+def test_a_study_whose_database_is_deleted_while_it_runs_loses_nothing(workspace: Path) -> None:
+    drop = '[ $MODE = drop ] && rm -f "$PWD/../../arf.db"\n'
+    (workspace / "train.sh").write_text(SCRIPT.replace("case $MODE in\n", drop + "case $MODE in\n"))
+    git(workspace, "commit", "-qam", "drops")
+    summary, _ = run(workspace, [level(140), mode("drop"), level(150)])
+    store = Store.open(study_directory(workspace, "s"))
+    store.check()
+    assert of_title(store, "LEVEL 140").verdict is Verdict.KEEP
+    assert summary["state"] == store.meta("state") == "finished"
+    assert any("had been deleted" in text for _, kind, text in store.events() if kind == "data")
+
+
 def test_budgets_hold(workspace: Path) -> None:
     _, store = run(workspace, [level(100 + 10 * i) for i in range(1, 30)], budget__max_experiments=9)
     assert len(store.experiments()) <= 9
@@ -334,3 +347,50 @@ def test_a_stopped_study_ends_its_jobs_and_goes_on_where_it_was(workspace: Path)
     ended = store.experiments()
     assert len({e.id for e in ended}) == len(ended)
     assert all(e.job_state is JobState.SUCCEEDED for e in ended)
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("cat: data/words.txt: No such file or directory", r"workspace.link: \[data\]"),
+        ("ModuleNotFoundError: No module named 'einops.layers'", "install einops where"),
+        ("sh: 1: nvcc: not found", "install nvcc"),
+        ("torch.OutOfMemoryError: CUDA out of memory.", "fewer slots"),
+        ("open('out.txt'): Permission denied", "work trees of their own"),
+        ("anything else", r"make `sh train\.sh` work"),
+    ],
+)
+def test_the_hint_after_a_failed_baseline_follows_its_log(workspace: Path, said: str, hint: str) -> None:
+    (workspace / "data").mkdir()
+    (workspace / "data" / "words.txt").write_text("words")
+    (workspace / ".gitignore").write_text("data/\n")
+    (workspace / "train.sh").write_text(f'echo "{said}" >&2; exit 1\n')
+    git(workspace, "add", "--all")
+    git(workspace, "commit", "-qm", "broken")
+    with pytest.raises(ArfError) as raised:
+        run(workspace, [level(140)])
+    assert re.search(hint, raised.value.hint or "")
+
+
+def test_a_baseline_that_is_too_slow_is_told_of_the_limit(workspace: Path) -> None:
+    (workspace / "train.sh").write_text(SCRIPT.replace("MODE=plain", "MODE=hang"))
+    git(workspace, "commit", "-qam", "slow")
+    with pytest.raises(ArfError, match="time limit") as raised:
+        run(workspace, [level(140)], limits__budget_s=0.3, limits__time_limit_s=0.6)
+    assert "raise limits.time_limit_s (it is 0.6)" in (raised.value.hint or "")
+
+
+def test_a_script_that_changes_shared_data_is_noticed(workspace: Path) -> None:
+    (workspace / "data").mkdir()
+    (workspace / "data" / "words.txt").write_text("words")
+    (workspace / ".gitignore").write_text("data/\n")
+    (workspace / "train.sh").write_text(
+        "echo more >> data/words.txt; echo x > data/cache\n" + SCRIPT + "sleep 1\n"
+    )
+    git(workspace, "add", "--all")
+    git(workspace, "commit", "-qm", "writes")
+    _, store = run(workspace, [level(140)], workspace__link=["data"], budget__max_experiments=4)
+    told = [text for _, kind, text in store.events() if kind == "data"]
+    assert len(told) == 1
+    assert "data/words.txt" in told[0]
+    assert "cache" not in told[0]

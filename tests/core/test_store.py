@@ -1,5 +1,6 @@
 """The database: what is written is what is loaded, whatever happened in between."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -188,6 +189,24 @@ def test_a_damaged_database_is_named(recorder: Recorder, tmp_path: Path, damage:
     with pytest.raises(StoreError, match=r"arf\.db"):
         store = Store.open(tmp_path)
         store.check()
+
+
+def test_a_database_that_is_deleted_while_it_is_open_is_written_again(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    recorder.run(1, 1.0, Verdict.KEEP, role=Role.BASELINE)
+    assert not recorder.store.restore()
+    (recorder.store.directory / "arf.db").unlink()
+    recorder.run(2, 1.1, Verdict.MEASURED, role=Role.BASELINE)
+    assert recorder.store.restore()
+    recorder.run(3, 1.2, Verdict.MEASURED, role=Role.BASELINE)
+    other = Store.open(recorder.store.directory)
+    other.check()
+    assert [experiment.value for experiment in other.experiments()] == [1.0, 1.1, 1.2]
+    other.close()
+    shutil.rmtree(recorder.store.directory)
+    with pytest.raises(StoreError, match="has been deleted"):
+        recorder.store.restore()
 
 
 def test_no_study_there(tmp_path: Path) -> None:

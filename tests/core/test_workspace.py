@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -650,3 +651,38 @@ def test_submodules_are_linked_from_the_checkout(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(repo), str(clone))
     assert "the submodule library is not there; `git submodule update --init`" in refusal(clone)
+
+
+def test_a_sparse_checkout_is_no_uncommitted_change(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", {"train.py": "A = 1\n", "data/x": "1\n"})
+    git(repo, "sparse-checkout", "set", "--no-cone", "/train.py")
+    assert not (repo / "data").exists()
+    opened = Workspace.open(repo, settings())
+    tree = opened.work_tree(tmp_path / "tree")
+    tree.fill(opened.base_commit(), seed=None)
+    assert (tree.directory / "data" / "x").read_text() == "1\n"
+
+
+def test_a_partial_clone_is_told_apart_from_a_damaged_repository(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", {"train.py": "A = 1\n", "data/x": "1\n"})
+    git(repo, "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "-q", "--filter=blob:none", "--sparse", repo.as_uri(), "clone")
+    opened = Workspace.open(tmp_path / "clone", settings())
+    with pytest.raises(WorkspaceError, match="without --filter"):
+        opened.work_tree(tmp_path / "tree").fill(opened.base_commit(), seed=None)
+
+
+def test_a_branch_that_leaves_no_room_for_those_of_arf_is_named(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", {"train.py": "A = 1\n"})
+    git(repo, "branch", "arf")
+    assert "there is a branch `arf`" in refusal(repo)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_repository_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", {"train.py": "A = 1\n"})
+    (repo / ".git" / "refs").chmod(0o500)
+    try:
+        assert "cannot be written" in refusal(repo)
+    finally:
+        (repo / ".git" / "refs").chmod(0o700)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +113,7 @@ def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterat
             return
     else:
         yield Finding("settings", Health.OK, _choices(config))
-        yield _workspace(directory, config)
+        yield from _workspace(directory, config)
     for kind in ("strategy", "agent", "parser"):
         yield _part(plugins, config, kind, directory)
     yield from _backend(plugins, config, directory)
@@ -229,16 +234,65 @@ def _shown(command: str | tuple[str, ...]) -> str:
     return command if isinstance(command, str) else " ".join(command)
 
 
-def _workspace(directory: Path, config: Config) -> Finding:
+def _workspace(directory: Path, config: Config) -> Iterator[Finding]:
+    from arf.launch import job_environment, with_interpreter
     from arf.workspace import Workspace
 
+    settings = config.workspace
     try:
-        workspace = Workspace.open(directory, config.workspace)
+        workspace = Workspace.open(directory, settings)
         commit = workspace.base_commit()
-        files = ", ".join(sorted(workspace.files(commit))[:4])
+        files = workspace.files(commit)
     except (ArfError, OSError) as error:
-        return _failed("workspace", error)
-    return Finding("workspace", Health.OK, f"{workspace.directory} at {commit[:12]}; editable: {files}")
+        yield _failed("workspace", error)
+        return
+    shown = ", ".join(sorted(files)[:4])
+    yield Finding("workspace", Health.OK, f"{workspace.directory} at {commit[:12]}; editable: {shown}")
+    env = job_environment(workspace, settings.env, settings.pass_env)
+    yield from _script(
+        workspace.directory, with_interpreter(settings.command), files, env, config.backend.name
+    )
+
+
+def _script(
+    directory: Path, command: str | tuple[str, ...], files: dict[str, str], env: dict[str, str], backend: str
+) -> Iterator[Finding]:
+    """Whether the command's program is there, and whether the Python files are Python.
+
+    On a cluster the program may be there though it is not here.
+    """
+    words = shlex.split(command) if isinstance(command, str) else list(command)
+    words = list(dropwhile(lambda word: re.match(r"[A-Za-z_]\w*=", word), words)) or [""]
+    program = words[0]
+    found = subprocess.run(
+        ["/bin/sh", "-c", 'command -v -- "$1"', "sh", program],
+        cwd=directory, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if found.returncode:
+        health = Health.FAILED if backend == "local" else Health.WARNING
+        yield Finding("command", health, f"there is no {program} here", "install it, or put it on PATH")
+        return
+    path = found.stdout.strip()
+    yield Finding("command", Health.OK, f"{program} is {path}" if path != program else path)
+    is_python = re.fullmatch(r"python[\d.]*", Path(program).name) is not None
+    for name, text in sorted(files.items()):
+        if name.endswith(".py") and (
+            problem := _syntax_problem(directory, path if is_python else "", text, env)
+        ):
+            yield Finding("script", Health.FAILED, f"{name}: {problem}", "mend it, and commit")
+
+
+def _syntax_problem(directory: Path, python: str, text: str, env: dict[str, str]) -> str:
+    """Why a file is no Python, by the interpreter that is to run it; by our own where that is not known."""
+    code = "import sys; compile(sys.stdin.buffer.read(), 'script', 'exec')"
+    done = subprocess.run(
+        [python or sys.executable, "-I", "-c", code],
+        cwd=directory, env=env, input=text.encode(), capture_output=True, check=False,
+    )  # fmt: skip
+    lines = done.stderr.decode("utf-8", "replace").splitlines()
+    where = next((line.strip() for line in lines if '"script"' in line), "")
+    line = where.rpartition("line ")[2]
+    return f"line {line}: {lines[-1]}" if done.returncode and lines else ""
 
 
 def _part(plugins: Plugins, config: Config, kind: Any, directory: Path) -> Finding:
@@ -279,7 +333,8 @@ def _backend(plugins: Plugins, config: Config, directory: Path) -> Iterator[Find
     name = config.backend.name
     # A cluster's machines see the workspace, and not the /tmp of this one.
     own = directory / ".arf"
-    with tempfile.TemporaryDirectory(prefix="doctor-", dir=own if own.is_dir() else None) as folder:
+    usable = own.is_dir() and os.access(own, os.W_OK | os.X_OK)
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=own if usable else None) as folder:
         found: list[Finding] = []
         try:
             backend = plugins.make("backend", name, config.backend.options, Path(folder) / "backend")
@@ -322,8 +377,6 @@ def _told(one: Checked) -> Finding:
 
 
 async def _try_job(backend: Backend, folder: Path, tier: Tier) -> Finding:
-    import os
-
     from arf.types import Job, JobState
 
     (folder / "tree").mkdir(parents=True)

@@ -240,7 +240,7 @@ def _diff(store: Store, experiment: Experiment, *, base: bool) -> dict[str, Any]
     from arf.git import Repository
 
     old = store.meta("study")["base"] if base else experiment.parent
-    workspace = store.meta("workspace")
+    workspace = str(store.workspace)
     try:
         repository = Repository(pygit2.Repository(pygit2.discover_repository(workspace) or workspace))
     except pygit2.GitError as error:

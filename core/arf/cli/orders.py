@@ -228,7 +228,7 @@ def _changes(home: Path, base: str) -> tuple[list[dict[str, str]], str]:
     config = load_study_config(home, study_plugins(home))
     store = Store.open(home)
     try:
-        folder, commit = Path(store.meta("workspace")), base or str(store.meta("study")["base"])
+        folder, commit = store.workspace, base or str(store.meta("study")["base"])
     finally:
         store.close()
     workspace = Workspace.open(folder, config.workspace, clean=False)

@@ -218,7 +218,7 @@ def _disabled(**sources: Any) -> tuple[str, ...]:
 
 def free_name(workspace: Path) -> str:
     """A name for a study that the workspace has not: `nov23`, then `nov23-2` and so on."""
-    from arf.launch import STUDIES
+    from arf.store import STUDIES
 
     now = datetime.now()
     day = f"{_MONTHS[now.month - 1]}{now.day}"

@@ -13,8 +13,7 @@ from typing import Any
 from arf.cli.run import free_name
 from arf.cli.studies import DEMO, is_meant
 from arf.errors import ArfError, UsageError
-from arf.launch import STUDIES
-from arf.store import Store, lock_owner
+from arf.store import STUDIES, Store, lock_owner
 from arf.workspace import check_study_name
 from arf_plugins.llm.tools.bench import number, text, whole
 from arf_plugins.mcp.server import Report

@@ -23,7 +23,7 @@ def read_ledger(directory: str | Path) -> Table:
     store = Store.open(home)
     try:
         study = store.load()
-        workspace = Path(str(store.meta("workspace", "")))
+        workspace = store.workspace
     finally:
         store.close()
     names = {name for idea in study.ideas.values() for name in idea.constants}

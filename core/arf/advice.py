@@ -1,0 +1,97 @@
+"""What to do when the first run of a study fails: said by what its log shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from arf.logs import last_lines
+from arf.types import Verdict
+from arf.workspace import Workspace
+
+READ_LINES = 60
+_MISSING_MODULE = re.compile(r"(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?")
+_MISSING_PROGRAM = re.compile(r"(?:^|[\s:'\"/])([\w.+-]+)['\"]?: (?:command )?not found")
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|OutOfMemoryError|MemoryError|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE
+)
+_NOT_FOUND = re.compile(
+    r"no such file|not found|does not exist|cannot (?:open|find|read)|missing", re.IGNORECASE
+)
+_PATH = re.compile(r"[^\s'\"`:;,()<>\[\]{}=]+")
+_DENIED = re.compile(r"permission denied|read-only file system", re.IGNORECASE)
+
+
+def after_failed_baseline(
+    workspace: Workspace,
+    commit: str,
+    command: str | Sequence[str],
+    verdict: Verdict,
+    log: Path,
+    folder: Path,
+    time_limit_s: float,
+) -> str:
+    """One line on how to mend a baseline that failed so.
+
+    `command` is what was run in `folder`, and `log` what it printed.
+    """
+    shown = command if isinstance(command, str) else shlex.join(command)
+    again = "then start a new study"
+    lines = last_lines(log, READ_LINES)
+    text = "\n".join(lines)
+    if verdict is Verdict.TIMEOUT:
+        return (
+            f"raise limits.time_limit_s (it is {time_limit_s:g}), or make `{shown}` do less, {again}"
+            if lines
+            else f"`{shown}` printed nothing for {time_limit_s:g} s: does it wait for something?"
+        )
+    if verdict is Verdict.INVALID:
+        return f"`{shown}` must leave tracked files as they are, and say its metric clearly; commit, {again}"
+    inside = f"{folder}/"
+    paths = list(_untracked(workspace, commit, [line.replace(inside, "") for line in lines]))
+    if paths:
+        names = ", ".join(paths[:3])
+        return f"{names}: not tracked by git, so not in the work trees: set workspace.link: [{names}]"
+    if module := _MISSING_MODULE.search(text):
+        return (
+            f"install {module[1].partition('.')[0]} where `{shown}` runs, or name another interpreter in "
+            f"workspace.command (such as `uv run train.py`), {again}"
+        )
+    if program := _MISSING_PROGRAM.search(text):
+        return f"install {program[1]}, or put it on PATH, {again}"
+    if _OUT_OF_MEMORY.search(text):
+        return (
+            f"it needs more memory than a slot has: fewer slots (backend.slots), or a smaller model; {again}"
+        )
+    if _DENIED.search(text):
+        return f"jobs run in work trees of their own, with arf's rights: see its last lines; mend it, {again}"
+    return f"make `{shown}` work as it is, commit, and start a new study"
+
+
+def _untracked(workspace: Workspace, commit: str, lines: Sequence[str]) -> Iterator[str]:
+    """Files of the workspace that the log says are missing and that git does not track, as far as to link."""
+    tracked = workspace.tracked(commit)
+    linked = {name.rstrip("/") for name in workspace.settings.link}
+    found: set[str] = set()
+    for line in lines:
+        if not _NOT_FOUND.search(line):
+            continue
+        for word in _PATH.findall(line):
+            part = _first_untracked(workspace.directory, word, tracked)
+            if part and part not in linked and part not in found:
+                found.add(part)
+                yield part
+
+
+def _first_untracked(directory: Path, word: str, tracked: Collection[str]) -> str:
+    """The shortest beginning of a relative path that is there, and that nothing tracked has; else empty."""
+    path = Path(word)
+    if path.is_absolute() or ".." in path.parts or not path.parts or not (directory / path).exists():
+        return ""
+    for end in range(1, len(path.parts) + 1):
+        part = "/".join(path.parts[:end])
+        if part not in tracked and not any(name.startswith(part + "/") for name in tracked):
+            return part
+    return ""
