@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from arf.logs import last_lines
-from arf.types import Ask, AskKind, Direction, Experiment, Idea, Role, Verdict
+from arf.types import Ask, AskKind, Direction, Experiment, Idea, Order, Role, Verdict
 
 if TYPE_CHECKING:
     from arf.interfaces import Brief
@@ -42,11 +42,22 @@ MAX_EFFECT_ROUNDS = 3
 MAX_NAMED = 40
 """Untried ideas, running experiments and refusals that are named; the rest is counted."""
 
-RULES = """\
+_RUN_ALONE = """\
 You are the researcher of an automated study: you have ideas, machines run them, and statistics decide.
 
 - Each idea is run as an experiment of its own from the base below, and kept only if it beats the incumbent
   by more than the noise. A gain below about two sigma from one run is not a gain yet.
+"""
+_PLANNED = """\
+You lead the research of an automated study: you plan experiments, machines run them, and statistics decide.
+
+- You order runs: of a change of the files below, of earlier ideas put together (by their numbers), or of an
+  experiment again. You say on which tier and how often; the first run of a change is judged, and the change
+  is kept only if it beats the incumbent by more than the noise. A gain below about two sigma from one run is
+  not a gain yet; arf itself repeats what is close to being kept.
+- Results of different tiers are not compared: what one tier says must be measured again on another.
+"""
+RULES = """\
 - Only the files shown under "Files" may change. The rest of the workspace is read-only.
 - Changing only the seed, comments or layout is not an idea. Do not repeat what was tried.
 - One idea is one change with one reason: what helps and what hurts must be told apart.
@@ -73,8 +84,70 @@ def render(brief: Brief, ask: Ask, *, max_chars: int = DEFAULT_MAX_CHARS) -> Tol
     then diffs, then the middle of long files.
     """
     max_chars = max(max_chars, MIN_CHARS)
-    stable = _stable(brief, max_chars)
+    stable = _stable(brief, ask.kind, max_chars)
     return Told(stable=stable, current=_current(brief, ask, max_chars - len(stable) - 1))
+
+
+# ---- What is new --------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Seen:
+    """How far an agent was told of a study."""
+
+    base: str
+    """The commit whose files it was shown."""
+    last: int
+    """The newest experiment."""
+    open: tuple[int, ...] = ()
+    """Experiments that had no verdict."""
+
+
+def seen(study: Study, base: str) -> Seen:
+    """What an agent knows that is told of the study now."""
+    without = {*study.running, *study.undecided}
+    return Seen(base=base, last=max(study.experiments, default=0), open=tuple(sorted(without)))
+
+
+def news(brief: Brief, ask: Ask, since: Seen, *, max_chars: int = DEFAULT_MAX_CHARS) -> str:
+    """What has happened since an agent was told of the study, for one that knows the rest.
+
+    Empty where that cannot be told in `max_chars` characters, so that it must be told all of it.
+    """
+    study = brief.study
+    moved = _moved(brief, ask, since)
+    if moved is None:
+        return ""
+
+    def is_new(experiment: Experiment) -> bool:
+        return experiment.verdict is not None and (experiment.id > since.last or experiment.id in since.open)
+
+    read = _read(study)
+    trees = {experiment.tree for experiment in study.experiments.values() if is_new(experiment)}
+    new = [item for item in read.tried if item.experiment.tree in trees]
+    lines = "\n".join(f"- {describe(item, study)}" for item in new)
+    share = int(CRASH_SHARE * max_chars)
+    parts = [
+        _state(brief, ask, read),
+        moved,
+        f"## Results since then\n\n{lines or 'None yet.'}",
+        _crashes(brief, _Read(crashed=[e for e in read.crashed if is_new(e)]), share),
+        _effects(study, read, share) if any(item.experiment.role is Role.CELL for item in new) else "",
+        _pending(study, share),
+    ]
+    text = "\n\n".join(filter(None, parts))
+    return text if len(text) <= max_chars else ""
+
+
+def _moved(brief: Brief, ask: Ask, since: Seen) -> str | None:
+    """How the files of the base have changed; None if that cannot be told."""
+    if ask.base == since.base:
+        return ""
+    if brief.diff is None:
+        return None
+    diff = brief.diff(since.base, ask.base).strip()
+    head = f"## The base has moved\n\nThe files are now as at commit {ask.base[:10]}."
+    return f"{head} What has changed in them:\n```diff\n{diff}\n```" if diff else head
 
 
 def notes(directory: Path | None) -> str:
@@ -96,10 +169,11 @@ def as_data(text: str, experiment: int) -> str:
 # ---- The stable part ----------------------------------------------------------------------------
 
 
-def _stable(brief: Brief, max_chars: int) -> str:
+def _stable(brief: Brief, kind: AskKind, max_chars: int) -> str:
     objective = brief.study.objective
     better = "lower" if objective.direction is Direction.MIN else "higher"
-    parts = [RULES, f"## Objective\n\n`{objective.metric}`; {better} is better.", hardware(brief.study)]
+    rules = (_PLANNED if kind is AskKind.EXPERIMENTS else _RUN_ALONE) + RULES
+    parts = [rules, f"## Objective\n\n`{objective.metric}`; {better} is better.", hardware(brief.study)]
     if brief.program.strip():
         program = _cut(brief.program.strip(), int(PROGRAM_SHARE * max_chars))
         parts.append(f"## The user's instructions\n\n{program}")
@@ -331,9 +405,11 @@ def _tried(study: Study, experiment: Experiment, parent_tree: str) -> Tried:
 
 
 def describe(item: Tried, study: Study) -> str:
-    """One line: what it was, what it gained, what was decided and why."""
+    """One line: what it was, of which ideas, what it gained, what was decided and why."""
     experiment = item.experiment
     parts = [f"#{experiment.id} {_line(experiment.title, 100)}"]
+    if experiment.ideas:
+        parts.append(f"idea {' + '.join(map(str, experiment.ideas))}")
     constants = _constants(study, experiment.ideas)
     if constants and constants not in experiment.title:
         parts.append(f"[{constants}]")
@@ -490,17 +566,28 @@ def _pending(study: Study, limit: int) -> str:
     """What is under way or waiting, and what could not be run: no use in proposing it again."""
     running = [_line(study.experiments[e].title, 100) for e in study.running]
     waiting = [_idea(study.ideas[i]) for i in study.untried]
+    ordered = [_order(order) for order in study.waiting.values()]
     refused = [
         f"{', '.join(_line(study.ideas[i].title, 60) for i in ideas if i in study.ideas)}: {_line(why, 140)}"
         for (_, ideas), why in study.refusals.items()
         if ideas
     ]
     lines: list[str] = []
-    for label, items in (("Running", running), ("Waiting", waiting), ("Could not be run", refused[-12:])):
+    for label, items in (
+        ("Running", running),
+        ("Submitted, waiting for a slot", ordered),
+        ("Waiting", waiting),
+        ("Could not be run", refused[-12:]),
+    ):
         if items:
             more = f"\n- and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
             lines.append(f"{label}:\n" + "\n".join(f"- {item}" for item in items[:MAX_NAMED]) + more)
     return _cut("## Under way\n\n" + "\n\n".join(lines), limit) if lines else ""
+
+
+def _order(order: Order) -> str:
+    where = f" on {order.plan.tier}" if order.plan.tier else ""
+    return f"submission {order.id}: {_line(order.title, 100)}, {_runs(order.runs_left)}{where}"
 
 
 def _idea(idea: Idea) -> str:

@@ -164,6 +164,13 @@ class Noise(NoiseRule):
         validator=_in_range(0),
         metadata={"help": "Fresh runs of the best commit at the end, which give an unbiased gain. 0: none."},
     )
+    proof: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep only what is proven; false: keep any better reading, lucky or not, as "
+            "autoresearch does."
+        },
+    )
 
 
 @frozen(kw_only=True)

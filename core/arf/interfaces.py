@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from arf.types import Answer, Ask, Draft, Job, JobResult, Plan, Reading, Receipt, Submission, Tier
+from arf.types import Answer, Ask, Draft, Job, JobResult, Plan, Reading, Receipt, Submission, Tier, Usage
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -47,6 +47,10 @@ class Strategy(ABC):
         return ""
 
 
+BROKE = "it ended as"
+"""How what `Desk.try_out` says begins if the change broke."""
+
+
 class Desk(ABC):
     """Where a running study takes orders from agents and people. The engine's own works in its process;
     `arf.mailbox.MailDesk` is the same from another process."""
@@ -82,6 +86,8 @@ class Desk(ABC):
     @abstractmethod
     async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
         """Run a change for so long on a free slot, as a check: a few lines on how that went.
+
+        The first begins with `BROKE` if the script ended otherwise than well.
 
         No experiment, no verdict: it says whether the script starts, trains and keeps within memory. Says so,
         without running, where no slot is free or the change cannot be applied.
@@ -134,6 +140,13 @@ class Agent(ABC):
         constant. `brief` is of the study's base.
         """
         return
+
+    def estimate(self, brief: Brief) -> Usage | None:
+        """What one ask usually costs, for the estimate before a study; None if that is not known.
+
+        Must be quick, and ask nobody.
+        """
+        return None
 
     @abstractmethod
     async def answer(self, ask: Ask, brief: Brief) -> Answer:

@@ -17,11 +17,11 @@ from arf.stats import (
     Noise,
     chance_of_keep,
     compare,
+    deciding_order,
     idea_share,
     lead_over_parent,
     look_share,
     noise,
-    own_tier_first,
     t_critical,
 )
 from arf.study import Group, Study
@@ -62,7 +62,7 @@ def confirm_plans(study: Study) -> tuple[Plan, ...]:
     tree = study.incumbent_tree
     if tree == study.base_tree or any(study.experiments[n].round != CONFIRM for n in study.running):
         return ()
-    for tier in own_tier_first(study):
+    for tier in deciding_order(study):
         base, best = study.baseline_group(tier), study.incumbent_group(tier)
         if base is None or not base.n or best is None or not best.n:
             continue
@@ -93,11 +93,14 @@ class _Sitting:
     verdicts: list[tuple[int, Verdict, str]] = field(factory=list)
     replicates: list[Plan] = field(factory=list)
     incumbent: _Incumbent = field(init=False)
+    deciding: str = field(init=False)
+    """The tier whose runs decide."""
     incumbent_runs: dict[tuple[str, float | None], int] = field(factory=dict)
     """How many runs of the incumbent are wanted, by tier and budget."""
 
     def __attrs_post_init__(self) -> None:
         study = self.study
+        self.deciding = deciding_order(study)[0]
         self.incumbent = _Incumbent(
             study.incumbent_commit, study.incumbent_tree, study.incumbent_experiment, study.first_open
         )
@@ -203,18 +206,32 @@ class _Sitting:
         self.incumbent = _Incumbent(experiment.commit, experiment.tree, experiment.id, first_open)
 
     def _judge_candidate(self, experiment: Experiment) -> tuple[Verdict | None, str]:
-        """Its verdict; None, with what is wanted noted, if it cannot be known yet."""
-        study, budget, tier = self.study, experiment.budget, experiment.tier
-        new = study.group_of(experiment)
-        if new.tree == self.incumbent.tree:
-            return Verdict.MEASURED, f"the incumbent itself, on {tier}"
+        """Its verdict; None, with what is wanted noted, if it cannot be known yet.
+
+        Where it has run elsewhere than on the tier that decides, its first run only tells whether it is worth
+        runs there: what is good on one tier need not be so on another.
+        """
+        here = self.study.group_of(experiment)
+        if here.tree == self.incumbent.tree:
+            return Verdict.MEASURED, f"the incumbent itself, on {here.tier}"
+        there = self.study.group(here.tree, self.deciding, here.budget)
+        return self._judge_by(experiment, there or here)
+
+    def _judge_by(self, experiment: Experiment, new: Group) -> tuple[Verdict | None, str]:
+        """The same by its runs on one tier."""
+        study, budget, tier = self.study, new.budget, new.tier
         if new.running or (budget is None and not self._baseline_is_measured(tier)):
             return None, ""
+        if not new.n:
+            again = self._replicate(experiment, tier, 1)
+            return (None, "") if again else (Verdict.DISCARD, f"it fails on {tier}, which decides")
         if not self._incumbent_has(tier, budget, self._incumbent_runs_for(new)):
             return None, ""
         old = study.group(self.incumbent.tree, tier, budget)
         if old is None or not old.n:
             return Verdict.DISCARD, f"nothing to compare with: the incumbent fails on {tier}"
+        if not study.rule.proof:
+            return self._judge_by_reading(old, new)
         known = noise(study, tier, budget)
         if known is None or known.sigma == 0.0:
             return self._judge_without_noise(experiment, old, new, known)
@@ -237,6 +254,12 @@ class _Sitting:
         key = (tier, budget)
         self.incumbent_runs[key] = max(wanted, self.incumbent_runs.get(key, 0))
 
+    def _judge_by_reading(self, old: Group, new: Group) -> tuple[Verdict, str]:
+        """autoresearch's own rule: whatever reads better is kept."""
+        gain = self.study.objective.gain(old.mean, new.mean)
+        how = f"{_short(abs(gain))} {'better' if gain > 0 else 'worse'} than {self._over()}"
+        return Verdict.KEEP if gain > 0 else Verdict.DISCARD, f"reads {how}"
+
     def _judge_without_noise(
         self, experiment: Experiment, old: Group, new: Group, known: Noise | None
     ) -> tuple[Verdict | None, str]:
@@ -247,9 +270,10 @@ class _Sitting:
         if gain <= 0:
             how = "the same as" if gain == 0 else f"worse by {_short(-gain)} than"
             return Verdict.DISCARD, f"{how} {over} ({why})"
-        if known and (new.n > 1 or self.study.rule.max_replicates == 1):
+        decides = new.tier == self.deciding
+        if decides and known and (new.n > 1 or self.study.rule.max_replicates == 1):
             return Verdict.KEEP, f"gain {_short(gain)} over {over} ({why}: any improvement counts)"
-        if self._replicate(experiment, new, new.n + 1):
+        if self._replicate(experiment, self.deciding, new.n + 1 if decides else 1):
             return None, ""
         return Verdict.DISCARD, f"gain {_short(gain)} over {over}, which one run cannot prove ({why})"
 
@@ -259,14 +283,15 @@ class _Sitting:
         comparison = compare(self.study.objective, old, new, known)
         most = max(self.study.rule.max_replicates, new.n)
         alpha = self.study.rule.alpha * idea_share(self._index(experiment))
-        if (new.n > 1 or most == 1) and comparison.p <= alpha * look_share(new.n, most):
+        decides = new.tier == self.deciding
+        if decides and (new.n > 1 or most == 1) and comparison.p <= alpha * look_share(new.n, most):
             return Verdict.KEEP, _proven(comparison, self._over(), old, new)
-        if new.n < most:
+        if new.n < most or not decides:
             last = alpha * look_share(most, most)
             chance = chance_of_keep(comparison, old, new, most, last)
             if chance >= WORTHWHILE:
-                target = self._next_look(comparison, old, new, alpha, most)
-                if self._replicate(experiment, new, target):
+                target = self._next_look(comparison, old, new, alpha, most) if decides else 1
+                if self._replicate(experiment, self.deciding, target):
                     return None, ""
         return Verdict.DISCARD, self._not_proven(experiment, comparison, old, new, known)
 
@@ -287,25 +312,36 @@ class _Sitting:
         return most
 
     def _index(self, experiment: Experiment) -> int:
-        """Which candidate of the present stretch it is, from 1."""
-        candidates = self.study.by_role(Role.CANDIDATE)
-        first = bisect_left(candidates, self.incumbent.first_open)
-        return max(1, bisect_left(candidates, experiment.id) - first + 1)
+        """Which candidate of the present stretch it is, from 1.
 
-    def _replicate(self, experiment: Experiment, group: Group, target: int) -> bool:
+        A cell counts as one: any of a design's cells may be the one that is chosen by its results, so each
+        has its share of alpha. Of a candidate that ran as a cell first, all cells of its design count, also
+        those that are older than the stretch.
+        """
+        study, number = self.study, experiment.id
+        index = 1
+        for role in (Role.CANDIDATE, Role.CELL):
+            ids = study.by_role(role)
+            index += max(0, bisect_left(ids, number) - bisect_left(ids, self.incumbent.first_open))
+        origin = study.experiments[study.group_of(experiment).experiments[0]]
+        return max(index, len(study.by_round(origin.round))) if origin.role is Role.CELL else index
+
+    def _replicate(self, experiment: Experiment, tier: str, target: int) -> bool:
         """Plan runs of the contender up to `target`, and of the incumbent; False if it gets no more."""
+        group = self.study.group(experiment.tree, tier, experiment.budget)
+        there, failed = (group.n, group.failed) if group else (0, 0)
         refused = (experiment.commit, ()) in self.study.refusals
-        if target > self.study.rule.max_replicates or group.failed >= FAILURES or refused:
+        if target > self.study.rule.max_replicates or failed >= FAILURES or refused:
             return False
         plan = Plan(
             parent=experiment.commit,
             role=Role.REPLICATE,
-            tier=experiment.tier,
+            tier=tier,
             budget=experiment.budget,
             title=f"again: {experiment.title}",
         )
-        self.replicates += [plan] * (target - group.n)
-        self._want_incumbent(experiment.tier, experiment.budget, target)
+        self.replicates += [plan] * (target - there)
+        self._want_incumbent(tier, experiment.budget, target)
         return True
 
     def _incumbent_replicates(self) -> list[Plan]:

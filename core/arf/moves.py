@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, combinations, islice
 
 from arf.judge import PROMISING
-from arf.stats import lead_over_parent
+from arf.stats import deciding_order, lead_over_parent
 from arf.study import Study
-from arf.types import Ask, Role
+from arf.types import Ask, Plan, Role
 
 STRONG = 2.0
 """Standard errors by which a stale idea beat its parent, to be combined with others."""
@@ -105,6 +105,20 @@ def pairs_of_near_misses(study: Study) -> Iterator[Ideas]:
     ranks = sorted(combinations(range(len(near)), 2), key=sum)
     pairs = (together(study, [(near[first],), (near[second],)]) for first, second in ranks)
     yield from islice((pair for pair in pairs if len(pair) == 2), PAIRS)
+
+
+def incumbent_again(study: Study) -> Iterator[Plan]:
+    """Runs of the incumbent on the tier that decides, up to as many as a contender may have.
+
+    For a slot that would be idle: they make every verdict to come surer.
+    """
+    tier = deciding_order(study)[0]
+    group = study.incumbent_group(tier)
+    if group is None or not group.n or (study.incumbent_commit, ()) in study.refusals:
+        return
+    title = f"the incumbent (#{study.incumbent_experiment}) again, in an idle slot"
+    plan = Plan(parent=study.incumbent_commit, role=Role.REPLICATE, tier=tier, title=title)
+    yield from [plan] * (study.rule.max_replicates - len(group.experiments))
 
 
 def is_idle(study: Study) -> bool:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, frozen
 from scipy.special import chdtri, fdtri, stdtr, stdtrit
 
+from arf.types import Role
+
 if TYPE_CHECKING:
     from arf.study import Group, Study
     from arf.types import Experiment, Objective
@@ -22,6 +24,8 @@ CONFIRM = "confirm"
 
 SCALE = 20
 """Half of a stretch's alpha is for its first so many ideas, two thirds for twice as many."""
+SETTLED = 64
+"""Candidates after which it is settled which tier decides."""
 SCATTER_LEVEL = 0.1
 """A contender whose runs scatter more than the noise explains at this level is judged by its own scatter."""
 
@@ -57,6 +61,26 @@ class Noise:
         tail = (1 - level) / 2
         low, high = chdtri(self.df, tail), chdtri(self.df, 1 - tail)
         return self.sigma * math.sqrt(self.df / low), self.sigma * math.sqrt(self.df / high)
+
+
+def deciding_order(study: Study) -> list[str]:
+    """The names of the tiers: the one whose runs decide what is kept, then the others by preference.
+
+    What is good on one tier need not be so on another, so that one of them has the last word: the first, in
+    the backend's order, on which candidates have run (the first `SETTLED` of them, so that it does not
+    change later) and on which the baseline has not failed.
+    """
+    names = [tier.name for tier in study.tiers]
+    if len(names) < 2:
+        return names
+    experiments = study.experiments
+    used = {experiments[number].tier for number in study.by_role(Role.CANDIDATE)[:SETTLED]}
+    works = {name for name in names if _may_work(study.baseline_group(name))}
+    return sorted(names, key=lambda name: (name not in works, name not in used))
+
+
+def _may_work(baseline: Group | None) -> bool:
+    return baseline is None or bool(baseline.n or baseline.running)
 
 
 def noise(study: Study, tier: str, budget: float | None = None) -> Noise | None:
@@ -214,22 +238,16 @@ def final_gain(study: Study) -> FinalGain | None:
 
     By the runs of round `confirm` if there are any: they came after the last choice, so that the winner's
     curse is not in them (Xu, Craiu and Sun, Biostatistics 12, 2011). Tiers are never mixed: the first one
-    that ran both counts, beginning with the one that the incumbent was kept on. The interval is Student's
+    that ran both counts, beginning with the one that decides. The interval is Student's
     with the pooled noise.
     """
     if study.incumbent_tree == study.base_tree or study.incumbent_experiment is None:
         return None
-    for tier in own_tier_first(study):
+    for tier in deciding_order(study):
         base, best = study.baseline_group(tier), study.incumbent_group(tier)
         if base is not None and base.n and best is not None and best.n:
             return _final_gain(study, tier, base, best)
     return None
-
-
-def own_tier_first(study: Study) -> list[str]:
-    """The names of the tiers: the one that the incumbent was kept on, then the others by preference."""
-    own = study.experiments[study.incumbent_experiment].tier if study.incumbent_experiment else None
-    return sorted((tier.name for tier in study.tiers), key=lambda name: name != own)
 
 
 def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:

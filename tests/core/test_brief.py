@@ -100,8 +100,11 @@ def test_it_says_the_noise_the_baseline_and_what_was_tried_with_its_gain() -> No
     assert "noise sigma 0.00163 (3 degrees of freedom)" in told
     assert "baseline 1 (mean of 4 runs)" in told
     assert "incumbent 0.99 (mean of 1 run), gain +0.01 (+1.00%) against the baseline" in told
-    assert "#5 DEPTH 4 -> 6 | [DEPTH=6] | gain +0.01 (+5.5 sigma, 1 run) | keep: beats the incumbent" in told
-    assert "#6 wider | [WIDTH=512] | gain -0.03 (" in told
+    assert (
+        "#5 DEPTH 4 -> 6 | idea 1 | [DEPTH=6] | gain +0.01 (+5.5 sigma, 1 run) | keep: beats the incumbent"
+        in told
+    )
+    assert "#6 wider | idea 2 | [WIDTH=512] | gain -0.03 (" in told
     assert "peak_vram_mb 512" in told
     assert "loss by step: 0: 3" in told
     assert "because DEPTH 4 -> 6" in told

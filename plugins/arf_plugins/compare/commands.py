@@ -37,7 +37,7 @@ def compare(file: Path, output: Path | None, seeds: int | None, jobs: int | None
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file", hint="name another folder by --output")
     outcomes = run_all(comparison, output / "runs", jobs=jobs or cores(), tell=_tell)
-    verdict = judge(outcomes, reference=comparison.reference, target=comparison.target)
+    verdict = judge(outcomes, reference=comparison.reference, target=comparison.target, race=comparison.race)
     written = write_results(output, comparison, outcomes, verdict)
     if as_json:
         click.echo(json.dumps(to_json(comparison, outcomes, verdict)))

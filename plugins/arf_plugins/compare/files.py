@@ -16,7 +16,7 @@ from arf import __version__
 from arf_plugins.compare.plan import Comparison
 from arf_plugins.compare.runs import MEASURES, Outcome
 from arf_plugins.compare.tables import Grid, grids
-from arf_plugins.compare.verdict import Verdict
+from arf_plugins.compare.verdict import Middle, Verdict
 
 
 @frozen(kw_only=True)
@@ -87,6 +87,14 @@ def to_json(comparison: Comparison, outcomes: Sequence[Outcome], verdict: Verdic
         "ranks": [
             {"equal": equal, "arm": arm, "mean_rank": rank} for (equal, arm), rank in verdict.ranks.items()
         ],
+        "races": [
+            {
+                **asdict(race, recurse=False),
+                "wall_hours": _finite(race.wall_hours),
+                "slot_hours": _finite(race.slot_hours),
+            }
+            for race in verdict.races
+        ],
         "tests": [asdict(test) for test in verdict.tests],
         "runs": [asdict(outcome) for outcome in outcomes],
     }
@@ -96,10 +104,14 @@ def _records(table: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             **dict(zip(names, key, strict=True)),
-            **{k: None if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(value).items()},
+            **_finite(value),
         }
         for key, value in table.items()
     ]
+
+
+def _finite(value: Middle) -> dict[str, Any]:
+    return {k: None if math.isinf(v) else v for k, v in asdict(value).items()}
 
 
 _STYLE = """

@@ -78,6 +78,7 @@ class ArmChoice:
     agent: str = field(default="", metadata={"help": "Empty: the only one"})
     name: str = field(default="", metadata={"help": "What it is called in tables; else its parts"})
     budget: Budget | None = field(default=None, metadata={"help": "Instead of the comparison's"})
+    noise: Noise | None = field(default=None, metadata={"help": "Instead of the comparison's"})
 
 
 @frozen(kw_only=True)
@@ -101,6 +102,9 @@ class CompareFile:
         metadata={"help": "Share of the possible gain whose time and cost is measured"},
     )
     reference: str = field(default="", metadata={"help": "The arm that others are tested against"})
+    race: str = field(
+        default="", metadata={"help": "The arm whose result at its end the others race to; empty: no race"}
+    )
 
 
 @frozen(kw_only=True)
@@ -112,6 +116,7 @@ class Arm:
     machines: Machines
     thinker: Thinker
     budget: Budget
+    noise: Noise
 
 
 @frozen(kw_only=True)
@@ -121,7 +126,6 @@ class Run:
     arm: Arm
     objective_name: str
     objective: ObjectiveOptions
-    noise: Noise
     limits: Limits
     seed: int
 
@@ -140,10 +144,10 @@ class Comparison:
     arms: tuple[Arm, ...]
     objectives: Mapping[str, ObjectiveOptions]
     seeds: tuple[int, ...]
-    noise: Noise
     limits: Limits
     target: float
     reference: str
+    race: str = ""
 
     def runs(self) -> Iterator[Run]:
         """Seed by seed, so that an interrupted comparison has whole pairs."""
@@ -154,7 +158,6 @@ class Comparison:
                         arm=arm,
                         objective_name=name,
                         objective=objective,
-                        noise=self.noise,
                         limits=self.limits,
                         seed=seed,
                     )
@@ -184,18 +187,19 @@ def read_comparison(path: Path, plugins: Plugins, *, seeds: int | None = None) -
     _check_objectives(told, layer, arms)
     names = [arm.name for arm in arms]
     reference = told.reference or names[0]
-    if reference not in names:
-        raise layer.error(("reference",), f"there is no arm {reference!r}", nearest(reference, names))
+    for key, name in (("reference", reference), ("race", told.race)):
+        if name and name not in names:
+            raise layer.error((key,), f"there is no arm {name!r}", nearest(name, names))
     count = told.seeds if seeds is None else seeds
     return Comparison(
         title=told.title,
         arms=arms,
         objectives=told.objectives,
         seeds=tuple(range(told.first_seed, told.first_seed + count)),
-        noise=told.noise,
         limits=told.limits,
         target=told.target,
         reference=reference,
+        race=told.race,
     )
 
 
@@ -263,6 +267,7 @@ def _arms(told: CompareFile, layer: Layer) -> Iterator[Arm]:
             machines=told.machines[parts["machines"]],
             thinker=told.agents[parts["agent"]],
             budget=choice.budget or told.budget,
+            noise=choice.noise or told.noise,
         )
 
 

@@ -84,7 +84,8 @@ class Outcome:
 
 
 class Waves(Strategy):
-    """Another strategy that waits, as people and most agents do, until all runs of a wave have ended."""
+    """Another strategy that works as people and most agents do: think, start a wave, wait until all of it has
+    ended, think again."""
 
     def __init__(self, inner: Strategy) -> None:
         super().__init__()
@@ -96,7 +97,10 @@ class Waves(Strategy):
         running = set(study.running)
         if running and running != set(_last_wave(study)):
             return []  # some of them have ended, or belong to an older wave
-        return self._inner.decide(study, free)
+        decided = self._inner.decide(study, free)
+        if not running and (asks := [item for item in decided if isinstance(item, Ask)]):
+            return asks
+        return [item for item in decided if isinstance(item, Plan)]
 
 
 def _last_wave(study: Study) -> Iterator[int]:
@@ -126,7 +130,7 @@ def run_one(run: Run) -> Outcome:
     simulation = Simulation(
         options=arm.machines.options(run.objective),
         budget=arm.budget,
-        noise=run.noise,
+        noise=arm.noise,
         limits=run.limits,
         seed=run.seed,
         strategy=arm.searcher.strategy,

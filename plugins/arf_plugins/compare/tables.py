@@ -33,6 +33,7 @@ def grids(outcomes: Sequence[Outcome], verdict: Verdict) -> list[Grid]:
     return [
         *(_gains(verdict, equal) for equal in EQUAL),
         _targets(verdict),
+        *([_races(verdict)] if verdict.races else []),
         _ranks(verdict),
         _tests(verdict),
         _conduct(outcomes, verdict),
@@ -66,6 +67,24 @@ def _targets(verdict: Verdict) -> Grid:
     return Grid(
         title=f"What {verdict.target:.0%} of the possible gain took",
         note="Median (95 % interval) until it was kept; a run that never got there counts as ∞.",
+        rows=tuple(rows),
+    )
+
+
+def _races(verdict: Verdict) -> Grid:
+    rows = [
+        ("objective", "level", "arm", "reached", "hours", "slot-hours", "times as fast", "times the cost")
+    ]
+    for race in verdict.races:
+        speed_up = "-" if race.speed_up is None else f"{race.speed_up:.1f}"
+        cost = "-" if race.cost is None else f"{race.cost:.2f}"
+        counts = f"{race.reached}/{race.of}"
+        spent = (number(race.wall_hours), number(race.slot_hours))
+        rows.append((race.objective, f"{race.level:.1%}", race.arm, counts, *spent, speed_up, cost))
+    return Grid(
+        title=f"The race to where {verdict.race} was at its end",
+        note="Hours and slot-hours until the median of its final gains was reached, against those of its "
+        "whole studies. A run that never got there counts as ∞.",
         rows=tuple(rows),
     )
 

@@ -51,6 +51,24 @@ class Test:
 
 
 @frozen(kw_only=True)
+class Race:
+    """What it took an arm to get where another one was at its end (the median of its final gains)."""
+
+    objective: str
+    arm: str
+    level: float
+    """The share of the possible gain to be reached."""
+    reached: int
+    of: int
+    wall_hours: Middle
+    slot_hours: Middle
+    speed_up: float | None
+    """The hours of the other arm's whole studies over those that it took; None if most never got there."""
+    cost: float | None
+    """The slot-hours that it took over those of the other arm's whole studies; None likewise."""
+
+
+@frozen(kw_only=True)
 class Verdict:
     """Everything that tables and plots show, by arm and objective."""
 
@@ -69,9 +87,11 @@ class Verdict:
     ranks: Mapping[tuple[str, str], float]
     """(equal, arm): mean rank over all objectives and seeds; 1 is best."""
     tests: tuple[Test, ...]
+    race: str = ""
+    races: tuple[Race, ...] = ()
 
 
-def judge(outcomes: Sequence[Outcome], *, reference: str, target: float) -> Verdict:
+def judge(outcomes: Sequence[Outcome], *, reference: str, target: float, race: str = "") -> Verdict:
     """The verdict of the runs of a comparison; every arm has the same seeds."""
     arms = tuple(dict.fromkeys(outcome.arm for outcome in outcomes))
     objectives = tuple(dict.fromkeys(outcome.objective for outcome in outcomes))
@@ -106,6 +126,32 @@ def judge(outcomes: Sequence[Outcome], *, reference: str, target: float) -> Verd
         reached=reached,
         ranks=_ranks(gains, arms, objectives),
         tests=_tests(gains, arms, objectives, reference),
+        race=race,
+        races=tuple(_race(runs, o, arm, race) for o in objectives for arm in arms) if race else (),
+    )
+
+
+def _race(runs: Mapping[tuple[str, str], list[Outcome]], objective: str, arm: str, other: str) -> Race:
+    goal, mine = runs[(objective, other)], runs[(objective, arm)]
+    level = median(run.gain(run.total.truth) for run in goal)
+    hours, slot_hours = (
+        middle([run.spent_for(measure, level - 1e-9) for run in mine])
+        for measure in ("wall_hours", "slot_hours")
+    )
+    total_hours, total_slot_hours = (
+        median(getattr(run.total, measure) for run in goal) for measure in ("wall_hours", "slot_hours")
+    )
+    got_there = math.isfinite(hours.value) and hours.value > 0
+    return Race(
+        objective=objective,
+        arm=arm,
+        level=level,
+        reached=sum(math.isfinite(run.spent_for("wall_hours", level - 1e-9)) for run in mine),
+        of=len(mine),
+        wall_hours=hours,
+        slot_hours=slot_hours,
+        speed_up=total_hours / hours.value if got_there else None,
+        cost=slot_hours.value / total_slot_hours if got_there else None,
     )
 
 

@@ -12,8 +12,13 @@ class Options:
         validator=validators.ge(0),
         metadata={
             "help": "Ordered runs kept waiting, as a multiple of the slots. More hides a slow agent; fewer "
-            "let it plan with more results in sight."
+            "let it plan with more results in sight. It is asked once half of them are used up."
         },
+    )
+    batch: int | None = field(
+        default=None,
+        validator=validators.optional(validators.ge(1)),
+        metadata={"help": "Runs that one ask wants, about. null: one for each slot."},
     )
     asks: int = field(
         default=1,

@@ -55,6 +55,10 @@ class Options:
             "interactions, the best without, then the runners-up."
         },
     )
+    fill: bool = field(
+        default=True,
+        metadata={"help": "Run the incumbent again where a slot would be idle for want of factors."},
+    )
 
 
 @hookimpl

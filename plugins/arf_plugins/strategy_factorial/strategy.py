@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from arf.interfaces import Strategy
-from arf.moves import left_behind, was_planned
+from arf.moves import incumbent_again, is_idle, left_behind, pairs_of_near_misses, was_planned
 from arf.study import Study
 from arf.types import Ask, AskKind, Plan
 from arf_plugins.strategy_factorial import Options
@@ -73,6 +73,12 @@ class Factorial(Strategy):
         for design in waiting:
             yield from cells[design.label]
         yield from self._singles(study)
+        if is_idle(study):
+            for ideas in pairs_of_near_misses(study):
+                if not was_planned(study, ideas):
+                    yield Plan(parent=study.incumbent_commit, ideas=ideas)
+        if self._options.fill and (study.running_count or study.open_asks):
+            yield from incumbent_again(study)
 
     def _singles(self, study: Study) -> Iterator[Plan]:
         """Ideas that no design holds, one at a time: those of answers that were too small for a design; and

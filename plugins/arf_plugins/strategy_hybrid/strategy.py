@@ -10,6 +10,7 @@ from arf.interfaces import Strategy
 from arf.moves import (
     Ideas,
     ask_ahead,
+    incumbent_again,
     is_idle,
     left_behind,
     pairs_of_near_misses,
@@ -126,15 +127,8 @@ class _Moment:
 
     def _fillers(self) -> Iterator[Plan]:
         """Runs that make the next verdicts surer, for slots that would be idle for want of ideas."""
-        study = self.study
-        home = self._home()
-        if home is not None and (study.incumbent_commit, ()) not in study.refusals:
-            group = study.incumbent_group(home)
-            there = len(group.experiments) if group else 0
-            title = f"the incumbent (#{study.incumbent_experiment}) again, in an idle slot"
-            plan = Plan(parent=study.incumbent_commit, role=Role.REPLICATE, tier=home, title=title)
-            yield from [plan] * (study.rule.max_replicates - there)
-        for experiment in mixing.near_misses(study)[:CONTENDERS]:
+        yield from incumbent_again(self.study)
+        for experiment in mixing.near_misses(self.study)[:CONTENDERS]:
             yield from [self._again(experiment)] * self._lacking(experiment)
 
     def _lacking(self, experiment: Experiment) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from random import Random as Chance
 
 from arf.interfaces import Strategy
+from arf.moves import ask_ahead
 from arf.study import Study
 from arf.types import Ask, Plan
 from arf_plugins.strategy_random import Options
@@ -30,7 +30,7 @@ class Random(Strategy):
     def decide(self, study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
         slots = sum(max(0, count) for count in free.values())
         plans: list[Plan | Ask] = list(islice(self._plans(study), slots))
-        return [*plans, *self._asks(study)]
+        return [*plans, *ask_ahead(study, study.base, self._options.lookahead)]
 
     def _plans(self, study: Study) -> Iterator[Plan]:
         seen = set()
@@ -56,14 +56,3 @@ class Random(Strategy):
         drawn = {chance.randint(1, len(study.ideas)) for _ in range(others)}
         usable = {other for other in drawn if (study.base, (other,)) not in study.refusals}
         return tuple(sorted({idea, *usable}))
-
-    def _asks(self, study: Study) -> list[Ask]:
-        """Keep the stock of untried ideas up, in portions of at most an idea for each slot."""
-        if study.exhausted(study.base):
-            return []
-        slots = sum(tier.slots for tier in study.tiers)
-        stock = max(1, math.ceil(self._options.lookahead * slots))
-        missing = stock - study.untried_count - sum(ask.n for ask in study.open_asks.values())
-        if missing < max(1, stock // 2):
-            return []
-        return [Ask(n=min(missing, max(2, slots)), base=study.base)]

@@ -158,8 +158,11 @@ class World:
         held = self.trees[plan.parent] | set(plan.ideas)
         group = self.study.group(_tree(held), tier, plan.budget)
         reason = self.refuse(plan)
-        if plan.role in (Role.CANDIDATE, Role.CELL) and group is not None:
-            reason = reason or f"the same code as experiment {group.experiments[0]}"
+        if group is not None and plan.role in (Role.CANDIDATE, Role.CELL):
+            roles = {self.study.experiments[number].role for number in group.experiments}
+            is_measured = Role.CELL in roles and roles <= {Role.CELL, Role.REPLICATE}
+            if plan.role is Role.CELL or not is_measured:
+                reason = reason or f"the same code as experiment {group.experiments[0]}"
         if reason:
             self.tell("refuse", plan.parent, plan.ideas, reason)
             return
