@@ -29,6 +29,7 @@ def after_failed_baseline(
     commit: str,
     command: str | Sequence[str],
     verdict: Verdict,
+    reason: str,
     log: Path,
     folder: Path,
     time_limit_s: float,
@@ -47,8 +48,10 @@ def after_failed_baseline(
             if lines
             else f"`{shown}` printed nothing for {time_limit_s:g} s: does it wait for something?"
         )
+    if "objective.pick" in reason:
+        return "arf run -o objective.pick=last (or first, or best), or the same in arf.yaml"
     if verdict is Verdict.INVALID:
-        return f"`{shown}` must leave tracked files as they are, and say its metric clearly; commit, {again}"
+        return f"`{shown}` must leave tracked files as they are: let it write to others, commit, {again}"
     inside = f"{folder}/"
     paths = list(_untracked(workspace, commit, [line.replace(inside, "") for line in lines]))
     if paths:

@@ -621,6 +621,7 @@ class Engine:
                     run.experiment.commit,
                     self._command,
                     verdict,
+                    reason,
                     log,
                     run.tree.cwd,
                     self.config.limits.time_limit_s,

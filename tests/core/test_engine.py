@@ -372,6 +372,14 @@ def test_the_hint_after_a_failed_baseline_follows_its_log(workspace: Path, said:
     assert re.search(hint, raised.value.hint or "")
 
 
+def test_a_baseline_that_prints_several_values_is_told_of_the_choice(workspace: Path) -> None:
+    (workspace / "train.sh").write_text(SCRIPT.replace("MODE=plain", "MODE=twice"))
+    git(workspace, "commit", "-qam", "twice")
+    with pytest.raises(ArfError, match="2 times") as raised:
+        run(workspace, [level(140)])
+    assert "-o objective.pick=last" in (raised.value.hint or "")
+
+
 def test_a_baseline_that_is_too_slow_is_told_of_the_limit(workspace: Path) -> None:
     (workspace / "train.sh").write_text(SCRIPT.replace("MODE=plain", "MODE=hang"))
     git(workspace, "commit", "-qam", "slow")
