@@ -427,6 +427,90 @@ def test_the_incumbent_as_a_candidate_of_another_tier_is_measured() -> None:
     assert case.verdict(number) == (Verdict.MEASURED, "the incumbent itself, on b")
 
 
+def two_tiers() -> Case:
+    """Candidates have run on both, so that the first decides."""
+    case = Case(tiers=("a", "b"))
+    case.baseline(*NOISY)
+    case.baseline(*NOISY, tier="b")
+    case.ran("z", 1.1)
+    case.ran("z", 1.1, tier="b")
+    case.judge()
+    return case
+
+
+def test_what_is_good_on_one_tier_must_be_good_on_the_one_that_decides() -> None:
+    case = two_tiers()
+    number = case.ran("x", 0.9, tier="b")
+    judgement = case.judge()
+    assert case.verdict(number)[0] is None
+    assert [(plan.parent, plan.tier) for plan in judgement.replicates] == [("x", "a")]
+    case.carry_out(judgement.replicates, 1.05)
+    case.judge()
+    assert case.verdict(number)[0] is Verdict.DISCARD
+    assert case.study.incumbent_commit == "base"
+
+
+def test_what_is_good_on_both_tiers_is_kept_by_its_runs_on_the_one_that_decides() -> None:
+    case = two_tiers()
+    number = case.ran("x", 0.9, tier="b")
+    on = []
+    while (plans := case.judge().replicates) and case.verdict(number)[0] is None:
+        on += [plan.tier for plan in plans if plan.parent == "x"]
+        case.carry_out(plans, *[0.9] * len(plans))
+    assert case.verdict(number)[0] is Verdict.KEEP
+    assert set(on) == {"a"}
+
+
+def test_what_fails_on_the_tier_that_decides_is_discarded_with_that_reason() -> None:
+    case = two_tiers()
+    number = case.ran("x", 0.9, tier="b")
+    while (plans := case.judge().replicates) and case.verdict(number)[0] is None:
+        for plan in plans:
+            case.ran(plan.parent, None, plan.role, tier=plan.tier, parent=plan.parent)
+    assert case.verdict(number) == (Verdict.DISCARD, "it fails on a, which decides")
+
+
+def test_a_tier_on_which_no_candidate_runs_does_not_decide() -> None:
+    case = Case(tiers=("a", "b"))
+    case.baseline(*NOISY)
+    case.baseline(*NOISY, tier="b")
+    number = case.ran("x", 0.9, tier="b")
+    plans = case.judge().replicates
+    assert {plan.tier for plan in plans} == {"b"}
+    case.carry_out(plans, *[0.9] * len(plans))
+    case.judge()
+    assert case.verdict(number)[0] is Verdict.KEEP
+
+
+def test_without_proof_whatever_reads_better_is_kept_at_once() -> None:
+    case = Case(proof=False)
+    case.baseline(*NOISY)
+    better, worse = case.ran("x", 1.0001), case.ran("y", 1.0002)
+    judgement = case.judge()
+    assert case.verdict(better)[0] is Verdict.KEEP
+    assert case.verdict(worse)[0] is Verdict.DISCARD
+    assert "reads" in case.verdict(better)[1]
+    assert judgement.replicates == ()
+
+
+def test_of_the_cells_of_a_design_the_chosen_one_has_the_share_of_alpha_of_one_among_all() -> None:
+    """The best of many cells is lucky: that it is picked must not make its proof easier."""
+
+    def after(cells: int) -> Verdict | None:
+        case = Case()
+        case.baseline(*NOISY)
+        case.ran("x", 0.987, Role.CELL, round="design 1")
+        for index in range(1, cells):
+            case.ran(f"c{index}", 1.0, Role.CELL, round="design 1")
+        case.judge()
+        number = case.ran("x", 0.9875)
+        case.judge()
+        return case.verdict(number)[0]
+
+    assert after(1) is Verdict.KEEP
+    assert after(64) is None  # more runs are wanted
+
+
 def test_a_shorter_budget_has_an_incumbent_and_noise_of_its_own() -> None:
     case = Case()
     case.baseline(*NOISY)
