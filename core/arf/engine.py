@@ -28,13 +28,15 @@ from arf.judge import confirm_plans, judge
 from arf.ledger import Ledger
 from arf.linked import LinkedData
 from arf.logs import LogTail, Watch, WatchLimits, counted_metrics, last_lines
+from arf.nodes import Nodes, Suspect
 from arf.orders import OrderBook, Submitted
 from arf.runs import Ready, Run, Trees, read_result, tried_out
-from arf.stats import final_gain
+from arf.stats import CONFIRM, final_gain
 from arf.store import DATABASE, Store
 from arf.study import Study
 from arf.summary import summarize
 from arf.thinking import Answered, Thinker
+from arf.timesheet import Timesheet, Use
 from arf.types import (
     Ask,
     Draft,
@@ -180,6 +182,8 @@ class Engine:
             tell=self._tell_answer,
         )
         self._slots = {tier.name: tier.slots for tier in study.tiers}
+        self._nodes = Nodes(study, backend.node_of, store.meta("nodes"))
+        self._timesheet = Timesheet(store.meta("timesheet"))
 
     # ---- From outside -----------------------------------------------------------------------
 
@@ -212,9 +216,12 @@ class Engine:
         """
         self._began = asyncio.get_running_loop().time()
         self._record_state("running", "resumed" if self._resumed else "started")
+        self._timesheet.begin(self.elapsed_s)
         watcher = asyncio.ensure_future(self._watch())
         try:
+            await self._keep_aside()
             self._recover()
+            self._timesheet.look(self.elapsed_s, [(t, Use.SET_UP, n) for t, n in self._slots.items()])
             await self._set_up()
             self._events.arf_study_started(study=self.study, directory=self.directory, resumed=self._resumed)
             if self._mailbox is not None:
@@ -262,6 +269,7 @@ class Engine:
             self.store.set_meta("elapsed_s", round(self.elapsed_s, 3))
             if self._budgets.tried_s:
                 self.store.set_meta("tried_s", round(self._budgets.tried_s, 3))
+            self._look_at_slots()
         self._announce()
         replies, self._replies = self._replies, []
         for reply in replies:
@@ -270,6 +278,33 @@ class Engine:
             self._start(experiment)
         for number, ask in asked:
             self._thinker.follow(number, self._spawn(self._thinker.think(number, ask)))
+
+    def _look_at_slots(self) -> None:
+        """Note what the slots are used for from now on."""
+        free = self._free()
+        why = self._why_idle() if any(free.values()) else Use.NOTHING
+        idle = [(tier, why, count) for tier, count in free.items() if count > 0]
+        idle += [(tier, Use.TRIED, count) for tier, count in self._tried_out.items() if count]
+        idle += [
+            (tier.name, Use.ASIDE, tier.slots - self._slots[tier.name])
+            for tier in self.study.tiers
+            if tier.slots > self._slots[tier.name]
+        ]
+        self._timesheet.look(self.elapsed_s, idle)
+        self.store.set_meta("timesheet", self._timesheet.to_json())
+
+    def _why_idle(self) -> Use:
+        if self._stopping or self._fatal is not None or self._search_over:
+            return Use.ENDING
+        if self._thinker.is_busy or self.study.open_asks or self._is_waiting_for_agent():
+            return Use.AGENT
+        measured = (Role.BASELINE, Role.REPLICATE)
+        runs = [self.study.experiments[number] for number in self.study.running]
+        if any(run.round == CONFIRM for run in runs):
+            return Use.ENDING
+        if any(self.study.undecided) or any(run.role in measured for run in runs):
+            return Use.VERDICTS
+        return Use.NOTHING
 
     def _take_in(self, item: _Ended | _Refused | Answered | _Ordered | _Withdrawn) -> None:
         if isinstance(item, Answered):
@@ -382,7 +417,7 @@ class Engine:
 
     def _free(self) -> dict[str, int]:
         return {
-            tier: slots - self.study.running_on(tier) - self._tried_out.get(tier, 0)
+            tier: max(0, slots - self.study.running_on(tier) - self._tried_out.get(tier, 0))
             for tier, slots in self._slots.items()
         }
 
@@ -557,24 +592,33 @@ class Engine:
             metrics=counted_metrics(run.watch.metrics),
             curve=tuple(run.watch.curve),
         )
-        if self._is_to_run_again(run, result):
-            self._run_again(ended, result)
-            return
-        self._budgets.ran(ended.slot_s)
         limit_s = self.config.limits.time_limit_s
         log_path = self.log_path(ended)
         value, verdict, reason = read_result(run, result, self.study.objective, limit_s, log_path)
-        self._ledger.move(evolve(ended, value=value, verdict=verdict, reason=reason))
+        told = evolve(ended, value=value, verdict=verdict, reason=reason)
+        self._take_node(told)
+        again = self._is_to_run_again(run, result, told)
+        self._timesheet.take(ended, again=again)
+        if again:
+            self._run_again(ended, result)
+            return
+        self._budgets.ran(ended.slot_s)
+        self._ledger.move(told)
         if ended.role is Role.BASELINE:
             self._learn_from_baseline(run, verdict, reason)
 
-    def _is_to_run_again(self, run: Run, result: JobResult) -> bool:
-        """It ended for no fault of its own: the machine was taken away, or the study was stopped."""
+    def _is_to_run_again(self, run: Run, result: JobResult, told: Experiment) -> bool:
+        """It ended for no fault of its own: the machine was taken away, or the study was stopped.
+
+        Where runs end badly more often than elsewhere, such an end may be the machine's.
+        """
         if run.withdrawn:
             return False
         if result.state is JobState.CANCELLED and (self._stopping or self._fatal is not None):
             return not run.problem
         again = result.state in (JobState.PREEMPTED, JobState.LOST, JobState.CANCELLED)
+        if result.state in (JobState.FAILED, JobState.TIMED_OUT):
+            again = self._nodes.is_doubtful(told)
         return again and not run.problem and run.experiment.attempt < MAX_ATTEMPTS
 
     def _run_again(self, ended: Experiment, result: JobResult) -> None:
@@ -611,8 +655,9 @@ class Engine:
         runs = [self.study.experiments[e] for e in self.study.by_role(Role.BASELINE)]
         good = any(e.value is not None for e in runs)
         others_run = any(e.state is not ExperimentState.ENDED for e in runs)
-        failed = sum(e.verdict is not None and e.value is None for e in runs)
-        if not good and (failed > 1 or not others_run):
+        failed = [e for e in runs if e.verdict is not None and e.value is None]
+        places = {self._backend.node_of(e.slot) or str(e.id) for e in failed}  # one of them may be broken
+        if not good and (len(places) > 1 or not others_run):
             log = self.log_path(run.experiment)
             self._fatal = ArfError(
                 f"the baseline failed ({verdict}): {reason}; its log is {log}",
@@ -627,6 +672,41 @@ class Engine:
                     self.config.limits.time_limit_s,
                 ),
             )
+
+    # ---- Nodes ------------------------------------------------------------------------------
+
+    def _take_node(self, ended: Experiment) -> None:
+        """Count how a run went for its node, and have the nodes set aside that are found wanting."""
+        self._nodes.take(ended)
+        for suspect in self._nodes.suspects():
+            self._nodes.report(suspect)
+            self._spawn(self._set_aside(suspect))
+        if self._nodes.knows_any:
+            self.store.set_meta("nodes", self._nodes.to_json())
+
+    async def _set_aside(self, suspect: Suspect) -> None:
+        is_aside = self._backend.set_aside(suspect.node, suspect.why)
+        done = "set aside" if is_aside else "suspect (the backend cannot do without it: take it out by hand)"
+        text = f"node {suspect.node} {done}: {suspect.why}"
+        log.warning("%s", text)
+        self._nodes.note_aside(suspect, is_aside)
+        with self.store.transaction():
+            self._ledger.event("node", text)
+            self.store.set_meta("nodes", self._nodes.to_json())
+        if is_aside:
+            await self._count_slots()
+        self._wake.set()
+
+    async def _count_slots(self) -> None:
+        self._slots |= {
+            tier.name: tier.slots for tier in await self._backend.tiers() if tier.name in self._slots
+        }
+
+    async def _keep_aside(self) -> None:
+        """What an earlier process has set aside stays so."""
+        out = [one for one in self._nodes.reported if self._backend.set_aside(one.node, one.why)]
+        if out:
+            await self._count_slots()
 
     # ---- Watching ---------------------------------------------------------------------------
 
@@ -883,8 +963,7 @@ class Engine:
         await self._take_down()
         await self._backend.aclose()
         if self._fatal is None:  # else somebody may want to look at what ran there
-            in_use = {run.tree.directory.name for run in self._runs.values()}
-            await asyncio.to_thread(self._trees.remove, in_use)
+            self._trees.remove({run.tree.directory.name for run in self._runs.values()})
         self.workspace.close()
 
     async def _take_down(self) -> None:
@@ -903,6 +982,7 @@ class Engine:
         with self.store.transaction():
             self.store.set_meta("final", gain.to_json() if gain else None)
             self.store.set_meta("notes", list(self._backend.notes()))
+            self._look_at_slots()
         self._record_state(state, reason)
         summary = summarize(self.store)
         summary.update(state=state, pid=None)

@@ -104,10 +104,14 @@ def test_a_table_beside_the_file_is_found(tmp_path: Path) -> None:
     assert read_comparison(path, Plugins.load()).objectives["trainer"].file == str(tmp_path / "mine.json")
 
 
-def test_the_shipped_comparison_can_be_read() -> None:
-    configs = Path(__file__).parents[2] / "configs"
-    comparison = read_comparison(configs / "comparison.yaml", Plugins.load())
-    assert len(comparison.arms) == 4
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("comparison*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_comparison_can_be_read(path: Path) -> None:
+    comparison = read_comparison(path, Plugins.load())
+    assert len(comparison.seeds) == 20
+    assert len({arm.name for arm in comparison.arms}) == len(comparison.arms) >= 4
 
 
 # ---- Running --------------------------------------------------------------------------------------

@@ -46,11 +46,12 @@ def test_it_asks_ahead_while_too_little_waits() -> None:
     here = study()
     (ask,) = asks(AgentPlans().decide(here, {"gpu": 4}))
     assert (ask.kind, ask.n, ask.base) == (AskKind.EXPERIMENTS, 4, here.base)
-    here.put_order(order(1, 3))
+    here.put_order(order(1, 2))
     assert asks(AgentPlans().decide(here, {"gpu": 0}))
     here.put_order(order(2, 1))
     assert not asks(AgentPlans().decide(here, {"gpu": 0}))
-    assert asks(AgentPlans(Options(lookahead=2)).decide(here, {"gpu": 0}))
+    (ask,) = asks(AgentPlans(Options(lookahead=2, batch=9)).decide(here, {"gpu": 0}))
+    assert ask.n == 9
 
 
 def test_one_ask_at_a_time_unless_more_are_wanted() -> None:
@@ -115,7 +116,7 @@ def test_a_whole_study_that_somebody_plans_from_outside(arf_workspace: Path) -> 
 
     store = run(arf_workspace, {"agent.name": "external", "agent.idle_limit": 1.0}, beside)
     assert store.meta("state") == "finished"
-    assert store.meta("end_reason") == "the agent has nothing more"
+    assert store.meta("end_reason") == "the agent has nothing more: nothing was ordered for 1 s"
     kept = [experiment.title for experiment in store.kept()]
     assert kept[0] == "baseline"
     assert kept[-1] == "DEPTH 6"

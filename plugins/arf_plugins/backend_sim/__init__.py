@@ -12,6 +12,21 @@ _SHARE = [validators.ge(0.0), validators.le(1.0)]
 
 
 @frozen(kw_only=True)
+class BadNode:
+    """What is wrong with a simulated machine. Each slot is a node of its own."""
+
+    slot: int = field(default=1, validator=validators.ge(1), metadata={"help": "Which one, from 1"})
+    crashes: float = field(
+        default=0.0, validator=_SHARE, metadata={"help": "Share of its runs that crash, whatever they run"}
+    )
+    lost: float = field(default=0.0, validator=_SHARE, metadata={"help": "Share of its runs that are lost"})
+    slow: float = field(
+        default=1.0, validator=validators.gt(0.0), metadata={"help": "How many times as long its runs take"}
+    )
+    offset: float = field(default=0.0, metadata={"help": "Added to each value that is read there"})
+
+
+@frozen(kw_only=True)
 class SimTier:
     """One kind of simulated machine."""
 
@@ -37,6 +52,7 @@ class SimTier:
         factory=dict,
         metadata={"help": "By constant: added to the value here where it is moved as far as it can be"},
     )
+    bad: BadNode | None = field(default=None, metadata={"help": "One of its machines that is not well"})
 
 
 @frozen(kw_only=True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from arf import constants
 from arf.errors import BackendError, UsageError, nearest
 from arf.interfaces import Backend
 from arf.types import Job, JobResult, JobState, Scalar, Tier
-from arf_plugins.backend_sim import SimOptions, SimTier
+from arf_plugins.backend_sim import BadNode, SimOptions, SimTier
 from arf_plugins.backend_sim.clock import loop_now
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import NoCellError, SimulatedObjective
@@ -39,6 +41,43 @@ class Fate:
 class _SimJob:
     job: Job
     task: asyncio.Task[JobResult]
+
+
+@define
+class _Slots:
+    """The slots of a tier: the first that is free goes to whoever has waited longest."""
+
+    free: list[int]
+    waiting: deque[asyncio.Future[int]] = field(factory=deque)
+    aside: set[int] = field(factory=set)
+
+    async def take(self) -> int:
+        if self.free:
+            return heapq.heappop(self.free)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.give_back(future.result())
+            raise
+
+    def give_back(self, slot: int) -> None:
+        if slot in self.aside:
+            return
+        while self.waiting:
+            future = self.waiting.popleft()
+            if not future.done():
+                future.set_result(slot)
+                return
+        heapq.heappush(self.free, slot)
+
+    def set_aside(self, slot: int) -> None:
+        self.aside.add(slot)
+        if slot in self.free:
+            self.free.remove(slot)
+            heapq.heapify(self.free)
 
 
 class SimBackend(Backend):
@@ -65,13 +104,13 @@ class SimBackend(Backend):
         self._write = write or _write_file
         self._jobs: dict[str, _SimJob] = {}
         self._ended: dict[str, JobResult] = {}
-        self._busy: dict[str, asyncio.Semaphore] = {}
+        self._slots = {name: _Slots(list(range(1, tier.slots + 1))) for name, tier in self._tiers.items()}
 
     async def tiers(self) -> Sequence[Tier]:
         return [
             Tier(
                 name=name,
-                slots=tier.slots,
+                slots=tier.slots - len(self._slots[name].aside),
                 usd_per_hour=tier.usd_per_hour,
                 speed=tier.speed,
                 description="simulated",
@@ -108,6 +147,19 @@ class SimBackend(Backend):
         if running is not None:
             running.task.cancel()
 
+    def node_of(self, slot: str) -> str:
+        return slot
+
+    def set_aside(self, node: str, why: str) -> bool:
+        tier, _, number = node.rpartition(":")
+        slots = self._slots.get(tier)
+        if slots is None or not number.isdigit() or not 1 <= int(number) <= self._tiers[tier].slots:
+            return False
+        if len(slots.aside | {int(number)}) == self._tiers[tier].slots:
+            return False
+        slots.set_aside(int(number))
+        return True
+
     async def aclose(self) -> None:
         for running in self._jobs.values():
             running.task.cancel()
@@ -117,13 +169,33 @@ class SimBackend(Backend):
         tier = self._tiers[job.tier]
         if tier.queue_s:
             await asyncio.sleep(chance.expovariate(1 / tier.queue_s))
-        busy = self._busy.setdefault(job.tier, asyncio.Semaphore(tier.slots))
-        async with busy:
+        slot = await self._slots[job.tier].take()
+        try:
             started = loop_now()
             fate = self.fate(job, chance)
+            if tier.bad is not None and tier.bad.slot == slot:
+                fate = self._spoilt(fate, tier.bad, job)
             await asyncio.sleep(fate.seconds)
             self._write(job.log, fate.text)
-            return _result(job, fate, started)
+            return _result(f"{job.tier}:{slot}", fate, started)
+        finally:
+            self._slots[job.tier].give_back(slot)
+
+    def _spoilt(self, fate: Fate, bad: BadNode, job: Job) -> Fate:
+        """What becomes of a job on a machine that is not well."""
+        chance = self._chance(job, "machine", "bad")
+        seconds = fate.seconds * bad.slow
+        what = chance.random()
+        if what < bad.lost:
+            return Fate(seconds=seconds * chance.random(), state=JobState.LOST, message="its machine is gone")
+        if what < bad.lost + bad.crashes:
+            return Fate(seconds=seconds * chance.random(), state=JobState.FAILED, message="a broken machine")
+        if seconds > job.time_limit_s:
+            return Fate(seconds=job.time_limit_s, state=JobState.TIMED_OUT)
+        if not bad.offset or not fate.text:
+            return evolve(fate, seconds=seconds)
+        name, _, value = fate.text.partition(": ")
+        return evolve(fate, seconds=seconds, text=f"{name}: {float(value) + bad.offset!r}\n")
 
     def fate(self, job: Job, chance: random.Random | None = None) -> Fate:
         """What becomes of a job: the same for the same commit, seed, tier and attempt."""
@@ -167,14 +239,14 @@ class SimBackend(Backend):
         chance = random.Random(f"{self._options.seed}/crash/{job.env.get('ARF_COMMIT', '')}")
         return chance.random() < self._options.crashes
 
-    def _chance(self, job: Job, purpose: str) -> random.Random:
+    def _chance(self, job: Job, purpose: str, more: str = "") -> random.Random:
         """Randomness that any strategy finds alike: it depends on what is run, not on when.
 
         An attempt is another go of the machine, and the same training run.
         """
         commit, seed = job.env.get("ARF_COMMIT", ""), job.env.get("ARF_SEED", "")
         attempt = job.key.rpartition("-")[2] if purpose == "machine" else ""
-        return random.Random(f"{self._options.seed}/{purpose}/{job.tier}/{commit}/{seed}/{attempt}")
+        return random.Random(f"{self._options.seed}/{purpose}/{job.tier}/{commit}/{seed}/{attempt}{more}")
 
     def _read_settings(self, job: Job) -> Mapping[str, Scalar]:
         """The constants in the Python files of the job's folder."""
@@ -202,13 +274,13 @@ def _tiers(options: SimOptions) -> dict[str, SimTier]:
     return tiers
 
 
-def _result(job: Job, fate: Fate, started: datetime) -> JobResult:
+def _result(slot: str, fate: Fate, started: datetime) -> JobResult:
     return JobResult(
         state=fate.state,
         exit_code={JobState.SUCCEEDED: 0, JobState.FAILED: 1}.get(fate.state),
         started_at=started,
         ended_at=loop_now(),
-        slot=job.tier,
+        slot=slot,
         message=fate.message,
     )
 

@@ -60,6 +60,9 @@ class SimWorkspace:
     def files(self, commit: str) -> dict[str, str]:
         return {SCRIPT: self._text(commit)}
 
+    def links(self) -> dict[str, str]:
+        return {}
+
     def program(self, commit: str) -> str:
         return ""
 
@@ -144,6 +147,9 @@ class SimWorkspace:
         return SimTree(directory)
 
     def job_env(self) -> dict[str, str]:
+        return {}
+
+    def links(self) -> dict[str, str]:
         return {}
 
 
