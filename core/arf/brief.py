@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
+from arf.hardware import measured
 from arf.logs import last_lines
 from arf.types import Ask, AskKind, Direction, Experiment, Idea, Order, Role, Verdict
 
@@ -198,6 +199,27 @@ def hardware(study: Study) -> str:
     return "\n".join(lines)
 
 
+def measured_hardware(study: Study) -> str:
+    """What runs of the same code have shown of the tiers; empty where there is but one to speak of."""
+    tiers = measured(study)
+    if len(tiers) < 2:
+        return ""
+    lines = ["## Hardware as measured", "", "Only values of one tier are compared with each other.", ""]
+    for tier in tiers:
+        facts = [] if tier.seconds is None else [f"{tier.seconds:.0f} s a run"]
+        if tier.speed is not None:
+            facts.append(f"speed {tier.speed:.3g}")
+        if tier.memory_mb is not None:
+            facts.append(f"{tier.memory_mb / 1024:.3g} GiB for the baseline")
+        if tier.sigma is not None:
+            facts.append(f"noise {tier.sigma:.3g}")
+        if tier.offset is not None:
+            error = "" if tier.offset_error is None else f" ± {tier.offset_error:.2g}"
+            facts.append(f"the same code reads {tier.offset:+.3g}{error} against {tiers[0].tier}")
+        lines.append(f"- {tier.tier}: {', '.join(facts)}")
+    return "\n".join(lines)
+
+
 def _files(files: Mapping[str, str], limit: int) -> str:
     if not files:
         return "## Files\n\nThere is no file that may change."
@@ -228,7 +250,7 @@ def _language(path: str) -> str:
 def _current(brief: Brief, ask: Ask, limit: int) -> str:
     study = brief.study
     tried = _read(study)
-    parts = [_state(brief, ask, tried), _measurements(study, tried)]
+    parts = [_state(brief, ask, tried), measured_hardware(study), _measurements(study, tried)]
     remembered = notes(brief.directory)
     if remembered:
         parts.append(f"## Your notes\n\n{_cut(remembered, int(NOTES_SHARE * limit))}")

@@ -136,6 +136,8 @@ class Fit:
     missing: tuple[str, ...] = ()
     """Main effects that no cell tells anything about."""
     coding: Coding = Coding.SUM
+    alpha: float = 0.05
+    """For all effects together, by which they are called real."""
     coefficients: tuple[tuple[Term, float, float], ...] = ()
     """(term, coefficient of its column, its t) of all in the model but the constant and the blocks."""
 
@@ -210,6 +212,14 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def holm_levels(ps: Sequence[float], alpha: float) -> list[float]:
+    """What each p is held against at its rank, in the order given: alpha over those not yet rejected."""
+    levels = [0.0] * len(ps)
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        levels[index] = alpha / (len(ps) - rank)
+    return levels
 
 
 def half_normal(count: int) -> list[float]:
@@ -513,6 +523,7 @@ def _fit(
         margin=max(main_errors) * t_critical(alpha / 2 / len(terms), df) if main_errors else None,
         missing=tuple(term_name(model.axes, term) for term in _mains(model.axes) if term not in terms),
         coding=model.coding,
+        alpha=alpha,
         coefficients=_coefficients(model, beta, inverse, sigma),
     )
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import evolve, frozen
 
-from arf import orders, standing
+from arf import money, orders, standing
 from arf.advice import after_failed_baseline
 from arf.budgets import Budgets
 from arf.desk import OwnDesk, read_mail
 from arf.errors import ArfError, ConflictError, StoreError, UsageError
+from arf.estimate import Estimate, estimate, lines
 from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy
 from arf.judge import confirm_plans, judge
 from arf.ledger import Ledger
@@ -63,7 +64,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
-"""Runs of one experiment: preempted and lost jobs are run again, twice at most."""
+"""Runs of one experiment: preempted and lost jobs are run again, twice at most (after a bad node, more)."""
 MAX_REFUSED_JOBS = 3
 """Jobs in a row that the backend would not take, after which the study ends."""
 WATCH_INTERVAL_S = 1.0
@@ -204,6 +205,17 @@ class Engine:
             return self._elapsed_before_s
         return self._elapsed_before_s + asyncio.get_running_loop().time() - self._began
 
+    def foretell(self) -> Estimate:
+        """What is still to come, by the budgets, also for the study's own log. Asks nobody."""
+        usual = self._thinker.usual_cost(self._brief(self.study.incumbent_commit))
+        told = estimate(
+            self.study, self.config.budget, self._budgets.left(), self.config.limits.budget_s, usual
+        )
+        with self.store.transaction():
+            for line in lines(told, self.config.agent.name):
+                self._ledger.event("estimate", line)
+        return told
+
     def progress(self, experiment_id: int) -> Watch | None:
         """What the log of a running experiment has said so far; None if it does not run."""
         run = self._runs.get(experiment_id)
@@ -341,6 +353,8 @@ class Engine:
             self._ledger.move(evolve(experiment, verdict=verdict, reason=reason))
             if verdict is Verdict.KEEP:
                 self.workspace.publish_best(self.study.name, experiment.commit)
+                if experiment.role is not Role.BASELINE:
+                    money.note_keep(self.store, self.study, experiment)
         self._search_over = self._search_over or self._budgets.exceeded()
         if self._search_over and not self._runs:
             for experiment_id in list(self.study.undecided):
@@ -619,7 +633,9 @@ class Engine:
         again = result.state in (JobState.PREEMPTED, JobState.LOST, JobState.CANCELLED)
         if result.state in (JobState.FAILED, JobState.TIMED_OUT):
             again = self._nodes.is_doubtful(told)
-        return again and not run.problem and run.experiment.attempt < MAX_ATTEMPTS
+        # A broken node is often the first that is free again: it may have had all attempts.
+        attempts = (2 if self._nodes.is_reported(told) else 1) * MAX_ATTEMPTS
+        return again and not run.problem and run.experiment.attempt < attempts
 
     def _run_again(self, ended: Experiment, result: JobResult) -> None:
         stopped = result.state is JobState.CANCELLED

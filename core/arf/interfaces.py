@@ -198,7 +198,8 @@ class Backend(ABC):
 
     @abstractmethod
     async def tiers(self) -> Sequence[Tier]:
-        """What hardware there is, the preferred tier first. At least one. Called once, before any job.
+        """What hardware there is, the preferred tier first. At least one. Called before any job, and again
+        when a node was set aside.
 
         Raises BackendError with what to do if nothing can run.
         """
@@ -224,6 +225,23 @@ class Backend(ABC):
 
         `wait` then gives `CANCELLED`, or the end that came first.
         """
+
+    def node_of(self, slot: str) -> str:
+        """The node that a `JobResult.slot` is on: what can be set aside, such as a host, a GPU or a cluster.
+
+        Empty where that cannot be told, or where places differ in nothing, such as the cores of one machine.
+        Pure.
+        """
+        return ""
+
+    def set_aside(self, node: str, why: str) -> bool:
+        """Give a node (of `node_of`) no more jobs; what runs there goes on. False: the backend cannot.
+
+        Idempotent. Called once for each node that is found broken, slow or off, and again after a resume;
+        `tiers` may be called afterwards and then has as many slots as are left. Never raises; the last place
+        of a tier stays in use.
+        """
+        return False
 
     def notes(self) -> Sequence[str]:
         """What people may want to know about the jobs so far, a line each; empty if nothing."""

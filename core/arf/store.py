@@ -580,6 +580,19 @@ class Store:
         """The orders that came with one request; empty if it was never taken in."""
         return self._orders("WHERE key = ? ORDER BY id", (key,))
 
+    def last_idea(self) -> int:
+        """How many ideas there are."""
+        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM ideas").fetchone()[0])
+
+    def ask_cost(self, ask: int) -> tuple[float, int, int]:
+        """What an ask has cost in dollars and in tokens, and how many ideas it gave."""
+        row = self._db.execute(
+            "SELECT usd, input_tokens + output_tokens, (SELECT count(*) FROM ideas WHERE ask = asks.id) "
+            "FROM asks WHERE id = ?",
+            (ask,),
+        ).fetchone()
+        return (float(row[0]), int(row[1]), int(row[2])) if row else (0.0, 0, 0)
+
     def last_order(self) -> int:
         """The number of the newest order; 0 if there is none."""
         return int(self._db.execute("SELECT coalesce(max(id), 0) FROM orders").fetchone()[0])

@@ -134,6 +134,7 @@ class Study:
         """Discarded candidates of one idea that did better than their parent, as (minus the gain in units of
         the noise, experiment), best first, at most `NEAR_MISSES`."""
         self.usage = Usage()
+        self.closed_asks = 0
         self._experiments: dict[int, Experiment] = {}
         self._ideas: dict[int, Idea] = {}
         self._factors: dict[int, list[Factor]] = {}
@@ -321,6 +322,7 @@ class Study:
         if exhausted:
             self._exhausted.add(ask.base)
         self.usage = self.usage + usage
+        self.closed_asks += 1
         self.happened += 1
 
     def put_order(self, order: Order) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from arf import standing
+from arf import hardware, money, standing, timesheet
 from arf.store import Store, lock_owner, study_from_json
 from arf.study import Study
 from arf.types import Experiment, Objective, Verdict
@@ -21,6 +21,7 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
     kept = store.kept()
     elapsed_s = float(store.meta("elapsed_s", 0.0))
     slot_s = {name.removeprefix("slot_s/"): v for name, v in totals.items() if name.startswith("slot_s/")}
+    spent = money.account(store, study, totals)
     owner = lock_owner(store.directory)
     return {
         "study": study.name,
@@ -44,17 +45,21 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "running": [_running(experiment) for experiment in running],
         "last": [_judged(experiment) for experiment in store.last_judged(verdicts)],
         "noise": _noise(store),
+        "hardware": [one.to_json() for one in hardware.measured_in(store, study, kept)],
+        "nodes_aside": store.meta("nodes", {"aside": []})["aside"],
         **_best(store, study, kept),
         "budget": store.meta("budget", {}),
         "elapsed_s": elapsed_s,
         "slot_s": slot_s,
         "slot_hours": sum(slot_s.values()) / 3600,
+        "time": _time(store),
         "utilisation": _utilisation(study, slot_s, elapsed_s, running if owner is not None else []),
-        "usd": totals.get("usd", 0.0) + _machines_usd(store, study, slot_s),
+        "usd": spent["usd"],
+        "money": spent,
         "standing": _standing(store),
         "tokens": int(totals.get("tokens", 0)),
         "open_asks": store.open_asks(),
-        "final": store.meta("final"),
+        "final": _final(store, kept),
         "reason": store.meta("end_reason", ""),
         "notes": store.meta("notes", []),
         "directory": str(store.directory),
@@ -69,16 +74,16 @@ def _state(store: Store, owner: int | None) -> str:
     return "interrupted" if state == "running" else state
 
 
-def _machines_usd(store: Store, study: Study, slot_s: Mapping[str, float]) -> float:
-    """What the runs have cost; what the machines have cost, used or not, where the backend tells."""
-    used = sum(tier.usd_per_hour * slot_s.get(tier.name, 0.0) / 3600 for tier in study.tiers)
-    return max(used, float(standing.told(store)["usd"]))
-
-
 def _standing(store: Store) -> dict[str, Any] | None:
     """What the backend held when it was last looked at; None if it never held anything besides jobs."""
     noted = standing.told(store)
     return {**noted, "at": standing.at_of(noted).isoformat()} if noted["at"] else None
+
+
+def _time(store: Store) -> dict[str, Any]:
+    """Where the slots' time went up to the last turn: seconds by tier and use, and the shares of all."""
+    used_s = store.meta("timesheet", {"used_s": {}})["used_s"]
+    return {"used_s": used_s, "shares": timesheet.shares(used_s)}
 
 
 def _noise(store: Store) -> dict[str, dict[str, float]]:
@@ -91,7 +96,11 @@ def _noise(store: Store) -> dict[str, dict[str, float]]:
 
 
 def _best(store: Store, study: Study, kept: list[Experiment]) -> dict[str, Any]:
-    """The baseline and the incumbent, by their means on the first tier that both ran on."""
+    """The baseline and the incumbent, by their means on the incumbent's tier.
+
+    Where the incumbent has been confirmed, by the runs that confirm it and no others: every view then tells
+    the gain that no choice was made by.
+    """
     if not kept:
         return {"baseline": None, "best": None, "kept": []}
     best = kept[-1]
@@ -110,10 +119,29 @@ def _best(store: Store, study: Study, kept: list[Experiment]) -> dict[str, Any]:
             "tier": tier,
             "gain": study.objective.gain(base[0], mine[0]) if base else None,
             "gain_percent": percent(study.objective, base[0], mine[0]) if base else None,
+            "fresh": False,
         },
         "kept": [_judged(experiment) for experiment in kept],
     }
+    final = _final(store, kept)
+    if mine and final is not None and final["fresh"]:
+        tier = final["tier"]
+        told["baseline"] = {"mean": final["baseline"], "n": final["baseline_runs"], "tier": tier}
+        told["best"] |= {
+            "mean": final["best"],
+            "n": final["best_runs"],
+            "tier": tier,
+            "gain": final["gain"],
+            "gain_percent": final["percent"],
+            "fresh": True,
+        }
     return told
+
+
+def _final(store: Store, kept: list[Experiment]) -> dict[str, Any] | None:
+    """The gain that was recorded when the study last ended; None if it is not that of the incumbent."""
+    final: dict[str, Any] | None = store.meta("final")
+    return final if final is not None and kept and final["experiment"] == kept[-1].id else None
 
 
 def percent(objective: Objective, base: float, value: float) -> float | None:

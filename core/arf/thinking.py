@@ -93,6 +93,22 @@ class Thinker:
         self._news_at = 0
         """How many verdicts there must be before an agent that awaits results is asked again."""
 
+    def usual_cost(self, brief: Brief) -> Usage | None:
+        """What an ask has cost on average, or what the agent says that one usually does; None if unknown."""
+        closed, usage = self._study.closed_asks, self._study.usage
+        if closed and usage != Usage():
+            return Usage(
+                input_tokens=usage.input_tokens // closed,
+                cached_tokens=usage.cached_tokens // closed,
+                output_tokens=usage.output_tokens // closed,
+                usd=usage.usd / closed,
+            )
+        try:
+            return self._agent.estimate(brief)
+        except Exception as error:  # other people's code, and no more than an estimate
+            log.warning("agent %s cannot tell what it costs: %s", self._name, error)
+            return None
+
     # ---- Asking -----------------------------------------------------------------------------
 
     @property

@@ -1,7 +1,8 @@
 """How often the judge keeps what is no better, and how often it finds what is: docs/statistics.md.
 
 Whole studies in memory (`arf.testing.laboratory`), with `greedy` and the default rule. `--studies N` sets how
-many make up a figure (200). Exits with 1 if the false keeps are more than the rule promises.
+many make up a figure (200); `--plot docs/power.png` draws the power curves. Exits with 1 if the false keeps
+are more than the rule promises.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from random import Random as Chance
 from typing import Any
 
@@ -23,6 +25,12 @@ from arf_plugins.strategy_random.strategy import Random
 
 PLANTED = 10
 """The idea that is better, in the power curve."""
+GAINS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+"""Of it, in sigma."""
+CURVES = {f"max_replicates {most}": NoiseRule(max_replicates=most) for most in (2, 4, 6, 10)}
+"""The rules that are drawn; 6 is the default."""
+SHADES = ("#9ecae1", "#4292c6", "#08519c", "#d95f02")
+RULES = {**CURVES, "replicates 8": NoiseRule(replicates=8), "alpha 0.2": NoiseRule(alpha=0.2)}
 
 
 def laboratory(
@@ -49,9 +57,9 @@ def false_keeps(name: str, studies: int, *, ideas: int = 100, spread: float = 0.
     return share
 
 
-def power(studies: int, rule: NoiseRule, gain: float, ideas: int = 20) -> tuple[float, float]:
-    """(how often one better idea of `ideas` is kept, runs of it to decide)."""
-    kept, runs = 0, []
+def power(studies: int, rule: NoiseRule, gain: float, ideas: int = 20) -> tuple[float, float, float]:
+    """(how often one better idea of `ideas` is kept, runs of it to decide, runs of the study an idea)."""
+    kept, runs, total = 0, [], 0
     for seed in range(studies):
         lab = laboratory(seed, ideas, rule=rule, truth=lambda held: -gain if PLANTED in held else 0.0)
         candidates = (lab.study.experiments[number] for number in lab.study.by_role(Role.CANDIDATE))
@@ -60,7 +68,48 @@ def power(studies: int, rule: NoiseRule, gain: float, ideas: int = 20) -> tuple[
         group = lab.study.group_of(planted)
         again = [lab.study.experiments[number].title.startswith("again") for number in group.experiments]
         runs.append(1 + sum(again))
-    return kept / studies, statistics.fmean(runs)
+        total += len(lab.study.experiments)
+    return kept / studies, statistics.fmean(runs), total / studies / ideas
+
+
+Power = Mapping[str, Sequence[tuple[float, float, float]]]
+"""By rule, for each of the gains, what `power` gives."""
+
+
+def power_curves(studies: int) -> Power:
+    """Print and give them; the table is as docs/statistics.md has it."""
+    found = {name: [power(studies, rule, gain) for gain in GAINS] for name, rule in RULES.items()}
+    print("| gain | " + " | ".join(RULES) + " |\n|" + "---:|" * (1 + len(RULES)))
+    for i, gain in enumerate(GAINS):
+        cells = (f"{100 * found[name][i][0]:.0f} % ({found[name][i][1]:.1f})" for name in RULES)
+        print(f"| {gain:g} sigma | " + " | ".join(cells) + " |")
+    print("| runs an idea | " + " | ".join(f"{found[name][0][2]:.2f}" for name in RULES) + " |")
+    return found
+
+
+def draw(found: Power, path: Path) -> None:
+    """The curves of the rules that differ by `max_replicates`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.9), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, marker), colour in zip(zip(CURVES, "vsoD", strict=True), SHADES, strict=True):
+        kept, runs, _ = zip(*found[name], strict=True)
+        label = name + (" (default)" if RULES[name] == NoiseRule() else "")
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.8}
+        left.plot(GAINS, [100 * share for share in kept], label=label, **style)
+        right.plot(GAINS, runs, label=label, **style)
+    left.set_ylabel("kept, % of studies")
+    left.set_ylim(-2, 102)
+    right.set_ylabel("runs of it until it is decided")
+    right.set_ylim(0, None)
+    right.legend(loc="upper right", fontsize=9, frameon=False)
+    for axes in (left, right):
+        axes.set_xlabel("gain of the one better idea, in sigma of a run")
+        axes.set_xlim(0, GAINS[-1] + 0.2)
+        axes.grid(True, alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def scattered(seed: int, spread: float) -> Callable[[Ideas], float]:
@@ -115,7 +164,9 @@ def search(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=200)
-    studies = parser.parse_args().studies
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    studies: int = options.studies
 
     print(f"False keeps: studies of 100 ideas that do nothing, {studies} each")
     shares = [
@@ -128,18 +179,10 @@ def main() -> int:
     false_keeps("each idea's noise its own, log-normal 0.7", studies, spread=0.7)
     false_keeps("1,000 ideas", max(10, studies // 10), ideas=1000)
 
-    print("\nPower: how often one better idea of 20 is kept, and runs of it; by gain in sigma")
-    rules = {
-        "default": NoiseRule(),
-        "max_replicates 12": NoiseRule(max_replicates=12),
-        "replicates 8": NoiseRule(replicates=8),
-        "alpha 0.2": NoiseRule(alpha=0.2),
-    }
-    gains = (1, 2, 3, 4, 5, 6, 8, 12)
-    print(f"{'':20}" + "".join(f"{gain:>14}" for gain in gains))
-    for name, rule in rules.items():
-        cells = [power(studies, rule, gain) for gain in gains]
-        print(f"{name:20}" + "".join(f"{100 * kept:7.0f} % {runs:4.1f}" for kept, runs in cells))
+    print("\nPower: how often one better idea of 20 is kept (and runs of it), by its gain")
+    found = power_curves(studies)
+    if options.plot is not None:
+        draw(found, options.plot)
 
     print(f"\nSearches, mean of {max(10, studies // 4)}")
     for name, settings in {

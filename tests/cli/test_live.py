@@ -35,7 +35,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "value": 1.40123,
         "reason": "gain 0.0231 ± 0.0021 over the baseline\r" + "y" * 300,
     }
-    best = {**row, "mean": 1.4, "n": 3, "tier": "cpu", "gain": 0.0231, "gain_percent": 1.6}
+    best = {**row, "mean": 1.4, "n": 3, "tier": "cpu", "gain": 0.0231, "gain_percent": 1.6, "fresh": False}
     told = {
         "study": "nov23",
         "state": "running",

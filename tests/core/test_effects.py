@@ -6,7 +6,20 @@ from itertools import product
 
 import pytest
 
-from arf.effects import Axis, Cell, Coding, Effect, Finding, Fit, Levels, fit, half_normal, holm, lenth
+from arf.effects import (
+    Axis,
+    Cell,
+    Coding,
+    Effect,
+    Finding,
+    Fit,
+    Levels,
+    fit,
+    half_normal,
+    holm,
+    holm_levels,
+    lenth,
+)
 from arf.stats import Noise
 from arf.types import Direction, Objective
 
@@ -114,6 +127,12 @@ def test_holm_agrees_with_statsmodels() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.2])
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_the_levels_of_holm_are_those_at_which_it_rejects() -> None:
+    ps = [0.01, 0.04, 0.03, 0.005, 0.2]
+    assert holm_levels(ps, 0.05) == pytest.approx([0.05 / 4, 0.05 / 2, 0.05 / 3, 0.05 / 5, 0.05])
+    assert holm_levels([], 0.05) == []
 
 
 def test_lenths_method_finds_the_noise_under_a_few_large_effects() -> None:

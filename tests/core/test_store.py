@@ -11,6 +11,7 @@ import pytest
 from attrs import evolve
 
 from arf.errors import StoreError
+from arf.stats import CONFIRM, final_gain
 from arf.store import SCHEMA_VERSION, Store, StudyLock, lock_owner
 from arf.study import Study
 from arf.summary import summarize
@@ -153,6 +154,35 @@ def test_totals_and_summary_are_kept_up_without_reading_history(recorder: Record
     assert summary["baseline"] == {"mean": pytest.approx(1.1), "n": 2, "tier": "cpu"}
     assert summary["noise"]["cpu"]["df"] == 1
     assert summary["verdicts"] == {"keep": 2, "measured": 1}
+
+
+def test_the_best_is_told_by_its_fresh_runs_once_it_has_them(recorder: Recorder) -> None:
+    """Not by the mean of all its runs, in which are those that it was chosen by."""
+    for number in (1, 2):
+        recorder.run(number, 1.0, Verdict.KEEP if number == 1 else Verdict.MEASURED, role=Role.BASELINE)
+    recorder.run(3, 0.7, Verdict.KEEP, tree="t1", role=Role.CANDIDATE)
+    for number, value in ((4, 0.81), (5, 0.79)):
+        plan = Experiment(
+            id=number, role=Role.REPLICATE, parent="ct1", commit="ct1", tree="t1", tier="cpu", seed=number,
+            round=CONFIRM, accepted_at=START,
+        )  # fmt: skip
+        recorder.put(plan)
+        recorder.put(
+            evolve(plan, state=ExperimentState.ENDED, ended_at=START, value=value, verdict=Verdict.MEASURED)
+        )
+    assert summarize(recorder.store)["best"]["fresh"] is False
+    final = final_gain(recorder.study)
+    assert final is not None
+    with recorder.store.transaction():
+        recorder.store.set_meta("final", final.to_json())
+    best = summarize(recorder.store)["best"]
+    assert (best["mean"], best["n"], best["fresh"]) == (pytest.approx(0.8), 2, True)
+    assert best["gain"] == pytest.approx(0.2)
+    assert best["gain_percent"] == pytest.approx(20)
+    recorder.run(6, 0.5, Verdict.KEEP, tree="t6", role=Role.CANDIDATE)
+    told = summarize(recorder.store)
+    assert told["final"] is None, "it is not that of the new best"
+    assert (told["best"]["mean"], told["best"]["fresh"]) == (0.5, False)
 
 
 def test_a_transaction_that_fails_leaves_nothing(recorder: Recorder) -> None:

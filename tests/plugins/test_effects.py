@@ -1,26 +1,44 @@
 """`arf effects` on studies whose truth is known, and its pictures."""
 
+import io
+import itertools
 import json
 import struct
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pygit2
 import pytest
 from click.testing import CliRunner
+from matplotlib.image import imread
 
-from arf.effects import Finding
+from arf.effects import Axis, Cell, Finding, Fit, fit
+from arf.stats import Noise
 from arf.store import Store
 from arf.study import Study
 from arf.testing.laboratory import Ideas, Laboratory
-from arf.types import Experiment, ExperimentState, Idea, Role, Tier
-from arf_plugins.effects.commands import as_document, effects, read_effects
+from arf.types import Experiment, ExperimentState, Idea, Objective, Role, Tier
+from arf_plugins.effects.commands import as_document, effects
 from arf_plugins.effects.history import idea_effects, importance
+from arf_plugins.effects.plots import bars_of, draw_constants, draw_pairs, draw_sizes
+from arf_plugins.effects.reading import Found, base_constants
+from arf_plugins.effects.reading import read_effects as read_study
+from arf_plugins.report.files import PAGE, write_report
 from arf_plugins.strategy_factorial.strategy import Factorial
 from arf_plugins.strategy_greedy.strategy import Greedy
 
 
 def truth(ideas: Ideas) -> float:
     return (-8.0 if {1, 5} <= ideas else 2.0 * len(ideas & {1, 5})) - 4.0 * (9 in ideas)
+
+
+def read_effects(directory: Path) -> Found:
+    store = Store.open(directory)
+    try:
+        return read_study(store.load(), store.meta("workspace"))
+    finally:
+        store.close()
 
 
 def run(strategy: object, **settings: object) -> Laboratory:
@@ -72,6 +90,19 @@ def test_the_command_prints_a_table_and_draws(folder: Path) -> None:
         width, height = struct.unpack(">II", picture.read_bytes()[16:24])
         assert (width, height) > (500, 200)
     assert all(str(picture) in result.stderr for picture in pictures)
+
+
+def test_a_report_shows_designs_ideas_and_their_pictures(folder: Path) -> None:
+    written = write_report(folder)
+    design, _ = read_effects(folder).designs[-1]
+    name = design.label.replace(" ", "-")
+    pictures = {path.name for path in written.paths if path.name.startswith("effects-")}
+    assert {f"effects-{name}.png", f"effects-{name}-pairs.png", "effects-ideas.png"} <= pictures
+    text = (folder / PAGE).read_text()
+    assert text.count(f'<img alt="Effects of {design.label}"') == 1
+    assert text.count(f'<img alt="Interactions of {design.label}"') == 1
+    assert f"<h3>{design.label}: {len(design.axes)} factors" in text
+    assert "expected best: " in text
 
 
 def test_json_is_one_document_with_every_number(folder: Path) -> None:
@@ -167,3 +198,101 @@ def measured(settings: list[dict[str, float]], values: list[float]) -> Study:
             )
         )  # fmt: skip
     return study
+
+
+def test_the_base_of_a_constant_is_that_of_the_file_that_ideas_change(tmp_path: Path) -> None:
+    """Not of another file that has the same name in it, such as a list of ideas."""
+    repository = pygit2.init_repository(tmp_path)
+    author = pygit2.Signature("arf", "arf@localhost")
+
+    def commit(script: bytes, parents: list[pygit2.Oid]) -> pygit2.Oid:
+        builder = repository.TreeBuilder()
+        for path, content in (("ideas.yaml", b"DEPTH: 9\n"), ("train.py", script)):
+            builder.insert(path, repository.create_blob(content), pygit2.enums.FileMode.BLOB)
+        return repository.create_commit(None, author, author, "m", builder.write(), parents)
+
+    base = commit(b"DEPTH = 4\n", [])
+    changed = commit(b"DEPTH = 6\n", [base])
+    study = Study(name="s", base=str(base), base_tree="t", tiers=[Tier(name="a", slots=1)])
+    study.add_idea(Idea(id=1, title="deeper", base=str(base), commit=str(changed), constants={"DEPTH": 6}))
+    assert base_constants(str(tmp_path), study) == {"DEPTH": 4}
+    assert base_constants(str(tmp_path / "gone"), study) == {}
+
+
+# ---- Pictures ------------------------------------------------------------------------------------
+
+LONG = (
+    "raise the embedding learning rate from 0.6 to 0.8 with warm-up",
+    "use rotary base 200000 instead of 10000 for long range",
+    "$\\frac{1}{0}$ {} %s \x1b[31m\n\u202esoftcap logits at 15 rather than 30",
+    "qk-norm",
+    "averyveryverylongnamewithoutanyspaceinit_and_underscores_in_it_as_constants_have",
+    "注意 " * 20,
+)
+
+
+def fitted(
+    factors: int,
+    *,
+    levels: int = 1,
+    cells: int | None = None,
+    noise: float = 0.002,
+    known: Noise | None = None,
+) -> Fit:
+    """Of a design with two main effects and an interaction, all of its cells or the first so many."""
+    names = [LONG[i % len(LONG)] for i in range(factors)]
+    axes = [Axis(name=name, levels=tuple(f"{name} {level}" for level in range(levels))) for name in names]
+    chosen: Sequence[tuple[int, ...]] = list(
+        itertools.islice(itertools.product(range(levels + 1), repeat=factors), cells)
+    )
+    measured = []
+    for i, cell in enumerate(chosen):
+        gain = 0.01 * (cell[0] > 0) - 0.006 * (cell[-1] > 0) + 0.012 * (cell[0] > 0 and cell[1] > 0)
+        measured.append(Cell(levels=cell, mean=1.0 - gain + noise * ((i * 7919) % 13 - 6) / 4))
+    return fit(axes, measured, objective=Objective(), known=known)
+
+
+def is_whole(png: bytes) -> bool:
+    """Whether nothing is cut at the edge of a picture: all of the edge is blank."""
+    pixels = imread(io.BytesIO(png))[:, :, :3]
+    edge = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+    return bool(pixels.min() < 0.5 and all((line == 1.0).all() for line in edge))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param(fitted(2, known=Noise(sigma=0.002, df=3)), id="two factors"),
+        pytest.param(fitted(2), id="two factors, noise unknown"),
+        pytest.param(fitted(3, cells=3), id="few runs"),
+        pytest.param(fitted(5), id="five factors"),
+        pytest.param(fitted(3, levels=4), id="many levels"),
+        pytest.param(fitted(12, cells=24), id="twelve factors"),
+        pytest.param(fitted(4, noise=0.0), id="no noise"),
+        pytest.param(fitted(4, noise=1e-5), id="one effect dwarfs the others"),
+    ],
+)
+def test_no_picture_of_a_design_is_cut(shown: Fit) -> None:
+    assert is_whole(draw_sizes("design 1: gains", bars_of(shown)))
+    pairs = draw_pairs("design 1: gains", Objective(), shown)
+    assert bool(pairs) == any(not effect.is_main for effect in shown.effects)
+    assert not pairs or is_whole(pairs)
+
+
+def test_what_a_bar_must_pass_is_what_makes_it_real() -> None:
+    bars = sorted(bars_of(fitted(5)), key=lambda bar: -abs(bar.gain))
+    passed = [bar.among is not None and abs(bar.gain) >= bar.among for bar in bars]
+    real = [bar.finding is Finding.REAL for bar in bars]
+    first_short = passed.index(False)
+    assert 0 < first_short < len(bars)
+    assert real == [i < first_short for i in range(len(bars))], "Holm stops at the first that falls short"
+    alone = {bar.alone for bar in bars if bar.alone is not None}
+    assert max(alone) == pytest.approx(min(alone)), "a margin of error for all, as Lenth draws it"
+
+
+def test_the_picture_of_constants_is_whole() -> None:
+    values = [{"A": a, LONG[4]: b} for a in (1, 2, 4) for b in (0.1, 0.2)]
+    study = measured([*values, values[0]], [1.0, 0.9, 0.8, 0.7, 0.65, 0.55, 1.01])
+    found = importance(study, {"A": 1, LONG[4]: 0.1}, 0.05)
+    assert found is not None
+    assert is_whole(draw_constants(found))

@@ -25,9 +25,10 @@ from arf.errors import UsageError
 from arf.stats import FinalGain
 from arf.store import Store, StudyLock
 from arf.study import Study
-from arf.types import Direction, Experiment, ExperimentState, JobState, Objective, Role, Tier, Verdict
+from arf.types import Direction, Experiment, ExperimentState, Idea, JobState, Objective, Role, Tier, Verdict
 from arf_plugins import report
 from arf_plugins.report import commands
+from arf_plugins.report.effects import Chapter
 from arf_plugins.report.files import PAGE, PLOT, write_report
 from arf_plugins.report.page import render
 from arf_plugins.report.results import RESULTS, STATUS, ResultsFile, columns, to_csv, to_json, to_tsv
@@ -82,6 +83,7 @@ class Scene:
         budget: float | None = None,
         seconds: float = 300,
         metrics: dict[str, float] | None = None,
+        ideas: tuple[int, ...] = (),
     ) -> Experiment:
         number = len(self.study.experiments) + 1
         at = START + timedelta(seconds=75 * number)
@@ -89,6 +91,7 @@ class Scene:
             id=number,
             role=role,
             parent=self.study.incumbent_commit,
+            ideas=ideas,
             commit=commit or sha((change or number) << 130 | 7),
             tree=sha(1) if role is Role.BASELINE else sha(1000 + (change or number)),
             tier=tier,
@@ -409,6 +412,11 @@ def _equal(scene: Scene) -> None:
 
 def _huge(scene: Scene) -> None:
     scene.baseline((1e300, -1e300, 0.0, 1e-300))
+    idea = Idea(id=1, title="huge", base=scene.study.base, commit=sha(77))
+    with scene.store.transaction():
+        scene.store.add_idea(idea, scene.study.happened + 1)
+        scene.study.add_idea(idea)
+    scene.add(-1e308, Verdict.DISCARD, ideas=(1,))
 
 
 @pytest.mark.parametrize("tell", [_empty, _crash, _one, _equal, _huge])
@@ -466,6 +474,7 @@ def test_the_page_of_a_study_that_ends_does_not_call_it_running(scene: Scene) ->
 
 def test_the_page_says_how_sure_the_gain_is_in_words(scene: Scene) -> None:
     scene.baseline()
+    scene.add(0.97, Verdict.KEEP)
     final = FinalGain(
         gain=0.03, low=0.02, high=0.04, p=1e-5, percent=3.0, best=0.97, baseline=1.0, best_runs=1,
         baseline_runs=4, sigma=0.01, df=6, tier="gpu", experiment=5, fresh=True, text="all of it",
@@ -477,6 +486,28 @@ def test_the_page_says_how_sure_the_gain_is_in_words(scene: Scene) -> None:
     for shown in ("+0.03 (+3.00 %)", "+0.02 to +0.04", "best, #5, 1 fresh run", "baseline, 4 runs"):
         assert shown in text
     assert "all of it" not in text
+
+
+def test_the_headline_is_the_gain_of_fresh_runs_or_says_that_it_is_not(scene: Scene) -> None:
+    scene.baseline((1.0, 1.0, 1.0, 1.0))
+    kept = scene.add(0.9, Verdict.KEEP, title="the best")
+    write_report(scene.directory)
+    assert "→ 0.900000, 10.00 % better by 1 run that it was chosen by" in page(scene.directory).text
+    final = FinalGain(
+        gain=0.05, low=0.04, high=0.06, p=1e-5, percent=5.0, best=0.95, baseline=1.0, best_runs=3,
+        baseline_runs=4, sigma=0.002, df=3, tier="gpu", experiment=kept.id, fresh=True, text="all of it",
+    )  # fmt: skip
+    with scene.store.transaction():
+        scene.store.set_meta("final", final.to_json())
+    write_report(scene.directory)
+    assert "→ 0.950000, 5.00 % better by 3 fresh runs" in page(scene.directory).text
+
+
+def test_effects_are_left_out_of_a_report_with_the_reason(scene: Scene) -> None:
+    scene.baseline()
+    write_report(scene.directory)
+    assert "Left out: no design has two cells with a value, and no idea has run" in page(scene.directory).text
+    assert not list(scene.directory.glob("effects-*"))
 
 
 def test_the_best_change_is_shown_as_text(tmp_path: Path) -> None:
@@ -497,7 +528,7 @@ def test_the_best_change_is_shown_as_text(tmp_path: Path) -> None:
     scene.add(0.99, Verdict.KEEP, commit=str(best))
     story = read_story(scene.directory)
     assert story.diff_problem == ""
-    shown = Page(render(story, b""))
+    shown = Page(render(story, b"", Chapter()))
     assert shown.count("script") == 1
     assert "-LR = 1" in shown.text
     assert "+LR = 2  # <script>alert(1)</script>" in shown.text

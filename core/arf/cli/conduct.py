@@ -80,6 +80,7 @@ async def _conduct(begin: Begin, view: View, notes: Sequence[str], *, verbose: b
         logging.getLogger().addHandler(handler)
         for note in notes:
             view.note(note)
+        view.foretold(engine.foretell())
         _catch_signals(engine, view)
         summary = await engine.run()
     finally:

@@ -117,6 +117,7 @@ def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterat
     for kind in ("strategy", "agent", "parser"):
         yield _part(plugins, config, kind, directory)
     yield from _backend(plugins, config, directory)
+    yield from _measured(directory)
 
 
 def _failed(name: str, error: Exception) -> Finding:
@@ -367,6 +368,31 @@ async def _try_backend(backend: Backend, folder: Path, found: list[Finding]) -> 
             await backend.down()
         finally:
             await backend.aclose()
+
+
+def _measured(directory: Path) -> Iterator[Finding]:
+    """What the newest study here has measured of the hardware, and which nodes it has set aside."""
+    from arf.cli.studies import written_at
+    from arf.cli.words import aside_lines, hardware_lines
+    from arf.store import DATABASE, STUDIES, Store
+    from arf.summary import summarize
+
+    folders = [file.parent for file in (directory / STUDIES).glob(f"*/{DATABASE}")]
+    if not folders:
+        return
+    try:
+        store = Store.open(max(folders, key=written_at))
+        try:
+            summary = summarize(store, verdicts=0)
+        finally:
+            store.close()
+    except ArfError as error:
+        yield Finding("measured", Health.WARNING, error.message, error.hint)
+        return
+    for line in hardware_lines(summary):
+        yield Finding("measured", Health.OK, f"{line} (study {summary['study']})")
+    for line in aside_lines(summary):
+        yield Finding("node", Health.WARNING, f"{line} (study {summary['study']})", "have a look at it")
 
 
 def _told(one: Checked) -> Finding:

@@ -65,17 +65,25 @@ def show(experiment: str, study: str | None, as_json: bool) -> None:
 def _told(store: Store, experiment: Experiment) -> dict[str, Any]:
     """The experiment with its ideas, the other runs of the same code, and where its log is."""
     from arf.cli.board import log_path
+    from arf.money import of_experiment, of_idea
     from arf.store import study_from_json
 
     ideas = [store.idea(idea) for idea in experiment.ideas]
     runs = store.replicates(experiment.tree, experiment.tier)
     values = [run.value for run in runs if run.value is not None]
-    objective = study_from_json(store.meta("study")).objective
+    study = study_from_json(store.meta("study"))
     return {
         **experiment_json(experiment),
-        "metric": objective.metric,
+        "metric": study.objective.metric,
+        "cost": of_experiment(store, study, experiment).to_json(),
         "ideas": [
-            {"id": idea.id, "title": idea.title, "reason": idea.reason, "constants": dict(idea.constants)}
+            {
+                "id": idea.id,
+                "title": idea.title,
+                "reason": idea.reason,
+                "constants": dict(idea.constants),
+                "cost": of_idea(store, idea).to_json(),
+            }
             for idea in ideas
             if idea is not None
         ],
@@ -116,6 +124,12 @@ def _print_experiment(told: dict[str, Any]) -> None:
         rows.append(("started", told["started_at"]))
     if told["ended_at"]:
         rows.append(("ended", f"{told['ended_at']}, after {duration(told['slot_s'])}"))
+    if told["cost"]["usd"]:
+        cost = told["cost"]
+        shares = (
+            f"machines ${cost['machines_usd']:,.3g}, its share of the agent's asks ${cost['agent_usd']:,.3g}"
+        )
+        rows.append(("cost", f"${cost['usd']:,.3g}: {shares}"))
     rows.append(("log", told["log"]))
     for label, text in rows:
         click.echo(f"{label:<10} {text}")
@@ -285,9 +299,10 @@ def best(study: str | None, apply_it: bool, as_json: bool) -> None:
     if as_json:
         print_json(told)
         return
+    runs = count(told["n"], "fresh run" if told["fresh"] else "run")
     rows = [
         ("experiment", f"#{told['experiment']}: {printable(told['title'])}"),
-        (told["metric"], f"{number(told['mean'])} (mean of {count(told['n'], 'run')})"),
+        (told["metric"], f"{number(told['mean'])} (mean of {runs})"),
         ("gain", _gain(told)),
         ("commit", told["commit"]),
     ]

@@ -11,7 +11,18 @@ import click
 
 from arf.cli.formats import duration, number, paint, percentage, printable, small, table
 from arf.cli.studies import find_study, json_option, print_json, study_argument, study_folders, written_at
-from arf.cli.words import best_text, gain_text, noise_text, slot_time, state_text, verdict_counts
+from arf.cli.words import (
+    aside_lines,
+    best_text,
+    cost_text,
+    gain_text,
+    hardware_lines,
+    noise_text,
+    slot_time,
+    state_text,
+    time_text,
+    verdict_counts,
+)
 from arf.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -70,8 +81,12 @@ def print_status(summary: Mapping[str, Any]) -> None:
         ("runs", f"{summary['ended']:,} ended ({verdict_counts(summary)}), {_open(summary)}"),
         ("time", _time(summary)),
     ]
-    if summary["usd"]:
-        rows.append(("cost", f"${summary['usd']:.2f}"))
+    if uses := time_text(summary):
+        rows.append(("", uses))
+    rows += [("hardware" * (not i), line) for i, line in enumerate(hardware_lines(summary))]
+    rows += [("aside" * (not i), paint(line, "red")) for i, line in enumerate(aside_lines(summary))]
+    if (cost := cost_text(summary)) is not None:
+        rows.append(("cost", cost))
     if (standing := standing_text(summary)) is not None:
         rows.append(("up", standing))
     for label, text in rows:

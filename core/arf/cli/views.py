@@ -15,12 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, printable, small
-from arf.cli.words import REPORT_FILES, best_text, gain_text, noise_text, slot_time, verdict_counts
+from arf.cli.words import (
+    REPORT_FILES,
+    aside_lines,
+    best_text,
+    cost_text,
+    gain_text,
+    noise_text,
+    slot_time,
+    time_text,
+    verdict_counts,
+)
+from arf.estimate import lines, to_json
 from arf.types import Role, Verdict
 
 if TYPE_CHECKING:
     from arf.cli.board import Lookout
     from arf.engine import Engine
+    from arf.estimate import Estimate
     from arf.study import Study
     from arf.types import Experiment
 
@@ -49,6 +61,11 @@ class View(ABC):
     def note(self, text: str) -> None:
         """A line that people should see: a warning, or that the study is stopping."""
         say(f"arf: {text}")
+
+    def foretold(self, told: Estimate) -> None:
+        """What the study will probably take; called once, before its first job."""
+        for line in lines(told, self.engine.config.agent.name):
+            self.note(line)
 
     def stopping(self, jobs: int) -> None:
         """The study was asked to end, and so many jobs are being ended."""
@@ -129,6 +146,10 @@ class JsonLines(View):
     def open(self, engine: Engine, *, resumed: bool) -> None:
         super().open(engine, resumed=resumed)
         self._emit("study", study=engine.study.name, directory=str(engine.directory), resumed=resumed)
+
+    def foretold(self, told: Estimate) -> None:
+        super().foretold(told)
+        self._emit("estimate", **to_json(told))
 
     def changed(self, study: Study, experiment: Experiment) -> None:
         from arf.cli.experiments import experiment_json
@@ -243,8 +264,11 @@ def tell_summary(summary: Mapping[str, Any]) -> None:
     rows += [("runs", f"{summary['ended']} ({verdict_counts(summary)})")]
     if summary["utilisation"] is not None:
         rows += [("slots", slot_time(summary))]
-    if summary["usd"]:
-        rows += [("cost", f"${summary['usd']:.2f}")]
+    if uses := time_text(summary):
+        rows += [("", uses)]
+    rows += [("aside", line) for line in aside_lines(summary)]
+    if (cost := cost_text(summary)) is not None:
+        rows += [("cost", cost)]
     rows += [("note", printable(note)) for note in summary["notes"]]
     if improved:
         rows += [("see it", "arf diff best --base"), ("take it", "arf best --apply")]

@@ -7,6 +7,8 @@ from typing import Any
 
 from arf.cli.formats import count, duration, number, percentage, printable, small
 
+LITTLE = 0.005
+"""Shares of time under this are not told."""
 REPORT_FILES = ("results.tsv", "progress.png", "report.html")
 
 
@@ -15,7 +17,8 @@ def best_text(summary: Mapping[str, Any]) -> str:
     best = summary["best"]
     if best is None:
         return "none yet: the baseline is being measured"
-    value = f"{number(best['mean'])} (#{best['experiment']}, {count(best['n'], 'run')})"
+    runs = count(best["n"], "fresh run" if best["fresh"] else "run")
+    value = f"{number(best['mean'])} (#{best['experiment']}, {runs})"
     if not best["gain"]:
         return f"{value}, the baseline"
     word = "better" if best["gain"] > 0 else "worse"
@@ -67,3 +70,55 @@ def slot_time(summary: Mapping[str, Any]) -> str:
     if summary["utilisation"] is None:
         return used
     return f"{used}, {summary['utilisation']:.0%} of what there was"
+
+
+def cost_text(summary: Mapping[str, Any]) -> str | None:
+    """Dollars and tokens: of whom, for an idea, and for a kept gain; None if there are none."""
+    spent = summary["money"]
+    if not spent["usd"] and not spent["tokens"]:
+        return None
+    parts = [f"${spent['usd']:,.2f}"]
+    if spent["agent_usd"] and spent["machines_usd"]:
+        parts = [
+            f"${spent['usd']:,.2f} (agent ${spent['agent_usd']:,.2f}, machines ${spent['machines_usd']:,.2f})"
+        ]
+    if spent["tokens"]:
+        parts.append(f"{spent['tokens']:,} tokens")
+    if spent["an_idea"] and spent["agent_usd"]:
+        parts.append(f"${spent['an_idea']['usd']:,.3g} an idea")
+    if spent["a_keep"] and spent["usd"]:
+        parts.append(f"${spent['a_keep']['usd']:,.3g} a kept gain")
+    return ", ".join(parts)
+
+
+def hardware_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What was measured of each tier, a line each; none before a run has ended well."""
+    return [f"{one['tier']}: {', '.join(_measured(one))}" for one in summary["hardware"]]
+
+
+def _measured(one: Mapping[str, Any]) -> list[str]:
+    said = [f"{duration(one['seconds'])} a run"]
+    if one["offset"] is not None:
+        said.append("speed unknown" if one["speed"] is None else f"speed {one['speed']:.3g}")
+    if one["memory_mb"] is not None:
+        said.append(f"{one['memory_mb'] / 1024:.3g} GiB")
+    if one["sigma"] is not None:
+        said.append(f"noise {small(one['sigma'])}")
+    if one["offset"] is not None:
+        error = "" if one["offset_error"] is None else f" ± {small(one['offset_error'])}"
+        said.append(f"offset {one['offset']:+.3g}{error}")
+    return said
+
+
+def time_text(summary: Mapping[str, Any]) -> str:
+    """Where the slots' time went, the biggest share first: `training 81 %, waiting for the agent 12 %`."""
+    shares = sorted(summary["time"]["shares"].items(), key=lambda item: -item[1])
+    return ", ".join(f"{use} {100 * share:.0f} %" for use, share in shares if share >= LITTLE)
+
+
+def aside_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Nodes that were set aside, and suspects that the backend cannot do without."""
+    return [
+        f"{printable(one['node'])} ({one['tier']}){'' if one['is_aside'] else ', still in use'}: {one['why']}"
+        for one in summary["nodes_aside"]
+    ]

@@ -1,4 +1,4 @@
-"""Keeps `results.tsv` while a study runs, and writes `progress.png` and `report.html` when it ends."""
+"""Keeps `results.tsv` while a study runs, and writes the plots and `report.html` when it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def arf_register_commands() -> Sequence[Declaration]:
     return [
         Declaration(
             name="report",
-            summary="Write a study's results.tsv, progress.png and report.html",
+            summary="Write a study's results.tsv, report.html and plots",
             implementation="arf_plugins.report.commands:report",
             extra="arf-research[report]",
         ),
@@ -55,5 +55,5 @@ def arf_study_finished(study: Study, directory: Path, summary: Mapping[str, Any]
     from arf_plugins.report.files import write_report
 
     _files.pop(study, None)
-    for line in write_report(directory, state=summary.get("state")).notes:
+    for line in write_report(directory, state=summary.get("state"), study=study).notes:
         _log.warning("%s", line)

@@ -16,7 +16,7 @@ from arf_plugins.report.results import to_csv, to_json, to_tsv
 @click.argument("study", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def report(study: str | None, as_json: bool) -> None:
-    """Write a study's results.tsv, progress.png and report.html, and print where they are.
+    """Write a study's results.tsv, report.html and plots, and print where they are.
 
     STUDY is a name or a study's folder; the newest study if it is left out. A study that runs can be
     reported too.

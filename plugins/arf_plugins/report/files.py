@@ -1,4 +1,4 @@
-"""Writes what a report is: `results.tsv`, `progress.png` and `report.html` in the study's folder."""
+"""Writes what a report is: `results.tsv`, the plots and `report.html` in the study's folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from arf.study import Study
+from arf_plugins.effects.reading import read_effects
+from arf_plugins.report.effects import chapter
 from arf_plugins.report.page import render
 from arf_plugins.report.results import RESULTS, ResultsFile, replace
 from arf_plugins.report.story import read_story
@@ -21,25 +24,30 @@ class Written:
     """What could not be written, and what to do about it."""
 
 
-def write_report(directory: Path, *, state: str | None = None) -> Written:
-    """Write the three files of a study, running or not. Raises StoreError if it cannot be read.
+def write_report(directory: Path, *, state: str | None = None, study: Study | None = None) -> Written:
+    """Write the files of a study's report, running or not. Raises StoreError if it cannot be read.
 
-    `state` is how a study ended whose arf still holds its lock, and so looks as if it ran. Without
-    matplotlib there is no plot, and a note that says so.
+    `state` is how a study ended whose arf still holds its lock, and so looks as if it ran. `study` is the
+    study if it is at hand. Without matplotlib there are no plots, and a note that says so.
     """
-    story = read_story(directory)
+    story = read_story(directory, study)
     if state is not None:
         story = evolve(story, summary={**story.summary, "state": state})
     ResultsFile(directory / RESULTS, story.objective.metric, story.experiments)
     paths, notes = [directory / RESULTS], []
-    plot = b""
+    plot, found = b"", read_effects(story.study, story.summary["workspace"])
     try:
         from arf_plugins.report.plot import draw
     except ImportError as error:
+        effects = chapter(found, draw=False)
         notes.append(f"no {PLOT} ({error}): pip install 'arf-research[report]', then `arf report`")
     else:
         plot = draw(story)
         replace(directory / PLOT, plot)
         paths.append(directory / PLOT)
-    replace(directory / PAGE, render(story, plot).encode("utf-8", errors="replace"))
+        effects = chapter(found, draw=True)
+        for picture in effects.pictures:
+            replace(directory / picture.name, picture.png)
+            paths.append(directory / picture.name)
+    replace(directory / PAGE, render(story, plot, effects).encode("utf-8", errors="replace"))
     return Written(paths=(*paths, directory / PAGE), notes=tuple(notes))

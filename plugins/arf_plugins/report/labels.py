@@ -22,9 +22,10 @@ COLOUR = "#1a7a3a"
 class Labels:
     """Places one label after the other, each where it costs least; so the important ones come first."""
 
-    def __init__(self, axes: Axes, corners: Pixels, dots: Pixels) -> None:
+    def __init__(self, axes: Axes, corners: Pixels, dots: Pixels, *, colour: str = COLOUR) -> None:
         """`corners` are those of the step line, with its end; the figure has been drawn once."""
         self._axes = axes
+        self._colour = colour
         self._line = _line_boxes(corners)
         self._dots = dots
         self._boxes: list[Box] = []
@@ -40,11 +41,17 @@ class Labels:
             xytext=(0, 0),
             textcoords="offset pixels",
             fontsize=8.5,
-            color=COLOUR,
+            color=self._colour,
             parse_math=False,
             zorder=6,
             path_effects=[effects.withStroke(linewidth=2.5, foreground="white", alpha=0.85)],
-            arrowprops={"arrowstyle": "-", "color": COLOUR, "alpha": 0.35, "linewidth": 0.7, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": self._colour,
+                "alpha": 0.35,
+                "linewidth": 0.7,
+                "shrinkB": 4,
+            },
         )
         extent = text.get_window_extent()
         costs: list[tuple[float, float, float]] = []

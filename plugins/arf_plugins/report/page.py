@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from arf.types import Experiment, Objective, Verdict
+from arf_plugins.report.effects import Chapter
 from arf_plugins.report.results import number, one_line
-from arf_plugins.report.story import Story, series_of
+from arf_plugins.report.story import Story, better_by, series_of
 
 MAX_DIFF_LINES = 2000
 
@@ -25,6 +26,7 @@ STYLE = """
 body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 72rem; background: var(--back);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere; }
 p { margin: .4rem 0; } .soft { color: var(--soft); } .big { font-size: 1.25rem; margin: .8rem 0; }
 code, pre, .num { font-family: ui-monospace, monospace; font-size: .88em; }
 img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
@@ -69,7 +71,7 @@ SHADES = {
 }  # fmt: skip
 
 
-def render(story: Story, plot: bytes) -> str:
+def render(story: Story, plot: bytes, effects: Chapter) -> str:
     """The page. `plot` is a PNG; empty where there is none."""
     name = one_line(str(story.summary["study"]))
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'"
@@ -79,6 +81,7 @@ def render(story: Story, plot: bytes) -> str:
         _plot(plot),
         _sure(story),
         _kept(story),
+        _effects(effects),
         _change(story),
         _time(story),
         _experiments(story),
@@ -125,8 +128,13 @@ def _headline(story: Story) -> str:
     if len(story.kept) < 2 or not best or best["gain"] is None:
         return f"{metric} {number(base['mean'])}: nothing is proven better than the baseline."
     percent = best["gain_percent"]
-    better = f", {percent:.2f} % better" if percent is not None else ""
-    return f"{metric} {number(base['mean'])} → <strong>{number(best['mean'])}</strong>{better}"
+    better = f", {better_by(percent)}" if percent is not None else ""
+    runs = _runs(best["n"], "fresh run" if best["fresh"] else "run")
+    how = f"by {runs}" if best["fresh"] else f"by {runs} that it was chosen by: likely too good"
+    return (
+        f"{metric} {number(base['mean'])} → <strong>{number(best['mean'])}</strong>{better} "
+        f'<span class="soft">{how}</span>'
+    )
 
 
 def _facts(story: Story) -> str:
@@ -157,10 +165,12 @@ def _facts(story: Story) -> str:
 
 
 def _plot(plot: bytes) -> str:
-    if not plot:
-        return ""
-    data = base64.b64encode(plot).decode()
-    return f'<p><img alt="Every experiment and the best so far" src="data:image/png;base64,{data}"></p>'
+    return _image("Every experiment and the best so far", plot) if plot else ""
+
+
+def _image(alt: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<p><img alt="{_text(alt)}" src="data:image/png;base64,{data}"></p>'
 
 
 def _sure(story: Story) -> str:
@@ -233,6 +243,22 @@ def _kept(story: Story) -> str:
         before = experiment
     head = ("experiment", "commit", "idea", "mean", "gain", "why it is kept")
     return "<h2>What was kept</h2>" + _table(head, rows, numbers=(0, 3, 4), texts=(2,), reasons=(5,))
+
+
+def _effects(chapter: Chapter) -> str:
+    """What each factor, idea and constant does, alone and together."""
+    parts = ["<h2>Effects and interactions</h2>"]
+    parts += [f'<p class="soft">{_text(chapter.note)}</p>'] if chapter.note else []
+    for section, pictures in chapter.parts:
+        parts.append(f"<h3>{_text(section.title)}</h3>")
+        parts += [f'<p class="soft">{_text(note)}</p>' for note in section.notes]
+        parts += [_image(picture.alt, picture.png) for picture in pictures]
+        if section.rows:
+            rows = [tuple(map(_text, row)) for row in section.rows]
+            numbers = [i for i, side in enumerate(section.right) if side == "r"]
+            parts.append(_table(section.head, rows, numbers=numbers, texts=(0,)))
+        parts += [f"<p>{_text(line)}</p>" for line in section.after]
+    return "".join(parts)
 
 
 def _change(story: Story) -> str:

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from arf.types import Direction, Experiment, Role, Verdict
 from arf_plugins.report.labels import Labels
 from arf_plugins.report.results import one_line
-from arf_plugins.report.story import Series, Story, series_of
+from arf_plugins.report.story import Series, Story, better_by, series_of
 
 GREEN, GREY, RED, BLUE = "#2ecc71", "#9aa0a6", "#d64545", "#4a7fb5"
 MARKERS = ("o", "s", "D", "^", "v", "P")
@@ -95,7 +95,7 @@ def _axes(axes: Axes, story: Story, relative: bool) -> None:
     title = f"{one_line(summary['study'])[:60]}: {len(story.experiments):,} experiments, {kept} kept"
     best = summary.get("best")
     if best and kept and best["gain_percent"] is not None:
-        title += f", {metric} {best['gain_percent']:.2f} % better"
+        title += f", {metric} {better_by(best['gain_percent'])}"
     axes.set_title(title, fontsize=14, loc="left", parse_math=False)
     axes.set_xlabel("experiment, in the order of acceptance", fontsize=11)
     axes.set_ylabel(f"{what} ({better})", fontsize=11, parse_math=False)

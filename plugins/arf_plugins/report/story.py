@@ -9,7 +9,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from arf.store import Store, study_from_json
+from arf.store import Store
+from arf.study import Study
 from arf.summary import summarize
 from arf.types import Experiment, Objective
 
@@ -22,6 +23,7 @@ class Story:
     """A study, at rest."""
 
     directory: Path
+    study: Study
     objective: Objective
     summary: Mapping[str, Any]
     """As `arf status --json` shows it."""
@@ -60,18 +62,27 @@ def series_of(experiment: Experiment) -> Series:
     return experiment.tier, experiment.budget
 
 
-def read_story(directory: Path) -> Story:
-    """Read a study, running or not. Raises StoreError if there is none or it cannot be read."""
+def better_by(percent: float) -> str:
+    """A gain for people: `2.21 % better`."""
+    return f"{abs(percent):.2f} % {'worse' if percent < 0 else 'better'}"
+
+
+def read_story(directory: Path, study: Study | None = None) -> Story:
+    """Read a study, running or not. Raises StoreError if there is none or it cannot be read.
+
+    `study` is the study if it is at hand: loading it is most of the work.
+    """
     store = Store.open(directory)
     try:
-        study = study_from_json(store.meta("study"))
-        experiments = tuple(store.experiments())
+        study = study or store.load()
+        experiments = tuple(study.experiments.values())
         kept = tuple(store.kept())
-        workspace = store.meta("workspace")
+        workspace = str(store.workspace)
         means = _means(experiments)
         diff, problem = _diff(workspace, study.base, kept[-1].commit) if len(kept) > 1 else ("", "")
         return Story(
             directory=directory,
+            study=study,
             objective=study.objective,
             summary=summarize(store),
             experiments=experiments,
@@ -103,7 +114,7 @@ def _diff(workspace: str, base: str, best: str) -> tuple[str, str]:
     import pygit2
 
     try:
-        repository = pygit2.Repository(workspace)
+        repository = pygit2.Repository(pygit2.discover_repository(workspace) or workspace)
         # Of text that is not UTF-8, what can be shown is.
         return (repository.diff(base, best).patch or ""), ""
     except (pygit2.GitError, KeyError, ValueError) as error:

@@ -126,6 +126,29 @@ class BackendSuite(ABC):
                 lambda: not any(_alive(pid) for pid in pids), "processes of the job are still there"
             )
 
+    # ---- Nodes ------------------------------------------------------------------------------
+
+    def test_setting_a_node_aside_harms_nothing_that_runs(self) -> None:
+        async def steps(backend: Backend, tier: Tier) -> tuple[JobResult, JobResult]:
+            first = await backend.wait(await backend.submit(self.job("first", "true", tier)))
+            command = 'touch "$MARKS/begun"; while [ ! -e "$MARKS/over" ]; do sleep 0.02; done'
+            running = await backend.submit(self.job("running", command, tier))
+            await self.marked("begun")
+            node = backend.node_of(first.slot)
+            assert isinstance(node, str)
+            assert backend.set_aside("no such node", "a test") is False
+            done = backend.set_aside(node, "a test")
+            assert done is backend.set_aside(node, "a test")
+            assert isinstance(done, bool)
+            assert all(left.slots >= 1 for left in await backend.tiers())
+            (self.marks / "over").touch()
+            last = await backend.submit(self.job("last", "true", tier))
+            return await backend.wait(running), await backend.wait(last)
+
+        running, last = self.run(steps)
+        assert running.state is JobState.SUCCEEDED
+        assert last.state is JobState.SUCCEEDED
+
     # ---- Tiers ------------------------------------------------------------------------------
 
     def test_offers_at_least_one_sound_tier(self) -> None:
