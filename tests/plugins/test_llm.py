@@ -572,21 +572,29 @@ def test_a_budget_in_dollars_stops_asking_before_it_is_exceeded(
 def test_conversations_at_the_same_time_do_not_exceed_the_budget_together(
     llmock: LLMock, dialect: str, tmp_path: Path
 ) -> None:
+    """What a reply may cost is set aside while it is awaited, and what it does cost is known only then."""
     llmock.reply(said(DEEPER))
+    llmock.reply(said(idea("wider", {"WIDTH": 96})))
     prices = {"mine": {"input": 0.0, "output": 1000.0}}  # 1 $ for an answer of 1,000 tokens
 
-    async def main() -> list[Answer | BaseException]:
-        agent = make(dialect, model="mine", prices=prices, max_output_tokens=1000, max_usd=1.5)
-        told = brief(tmp_path)
+    async def main(max_usd: float) -> list[Answer | BaseException]:
+        agent = make(dialect, model="mine", prices=prices, max_output_tokens=1000, max_usd=max_usd)
+        told = brief(tmp_path / str(max_usd))
         asks = [agent.answer(Ask(base=BASE), told) for _ in range(2)]
         got = await asyncio.gather(*asks, return_exceptions=True)
         await agent.aclose()
         return got
 
-    first, second = asyncio.run(main())
+    (tmp_path / "1.01").mkdir()
+    first, second = asyncio.run(main(max_usd=1.01))
     assert isinstance(first, Answer)
     assert isinstance(second, AgentError)
     assert len(llmock.requests) == 1
+    (tmp_path / "1.5").mkdir()
+    answers = asyncio.run(main(max_usd=1.5))
+    spent = [answer.usage.usd for answer in answers if isinstance(answer, Answer)]
+    assert len(spent) == 2
+    assert sum(spent) <= 1.5
 
 
 def test_a_budget_in_dollars_needs_a_price(dialect: str) -> None:
@@ -1029,7 +1037,135 @@ def test_a_model_that_proposes_may_serve_the_agent_strategy_too(
     llmock: LLMock, dialect: str, arf_workspace: Path
 ) -> None:
     for k in range(8):
-        llmock.reply(json.dumps({"ideas": [idea(f"depth {8 + k}", {"DEPTH": 8 + k})], "exhausted": False}))
+        entry = {**idea(f"depth {8 + k}", {"DEPTH": 8 + k}), "ideas": [], "again": 0, "runs": 1, "tier": ""}
+        llmock.reply(json.dumps({"experiments": [entry], "plan": f"batch {k}", "exhausted": False}))
     flags = {**agent_flags(dialect), "agent.mode": "propose", "budget.max_experiments": 10}
     _, store = run_study(arf_workspace, {**flags, "strategy.name": "agent", "agent.parallel": 1})
     assert sum(e.title.startswith("depth") for e in store.experiments()) >= 2
+
+
+# ---- A study's money, preflights, and conversations that go on -----------------------------------
+
+
+PRICED = {"agent.model": "mine", "agent.prices": {"mine": {"input": 1.0, "output": 100.0}}}
+
+
+@pytest.mark.parametrize("mode", ["propose", "tools"])
+def test_a_study_ends_before_its_dollars_are_exceeded(
+    llmock: LLMock, dialect: str, arf_workspace: Path, mode: str
+) -> None:
+    for k in range(60):
+        change = {"constants": [{"name": "DEPTH", "value": 8 + k}]}
+        if mode == "propose":
+            llmock.reply(said(idea(f"depth {8 + k}", {"DEPTH": 8 + k})))
+        else:
+            llmock.call_tool("set_constants", change)
+            llmock.call_tool("submit", {"title": f"depth {8 + k}", "reason": "r", "expected_gain": 0})
+    flags = {
+        **agent_flags(dialect), **PRICED, "agent.mode": mode, "agent.parallel": 2,
+        "agent.max_output_tokens": 1000, "budget.max_usd": 0.25, "budget.max_experiments": 60,
+    }  # fmt: skip
+    summary, store = run_study(arf_workspace, flags)
+    assert 0.02 < store.load().usage.usd <= 0.25
+    assert summary["state"] == "finished"
+    assert any("of budget.max_usd" in text for _, kind, text in store.events(200) if kind == "agent")
+    assert summary["money"]["an_idea"]["usd"] > 0
+
+
+def test_a_study_ends_before_its_tokens_are_exceeded(
+    llmock: LLMock, dialect: str, arf_workspace: Path
+) -> None:
+    for k in range(60):
+        llmock.reply(said(idea(f"depth {8 + k}", {"DEPTH": 8 + k})))
+    flags = {
+        **agent_flags(dialect), "agent.max_output_tokens": 1000, "agent.parallel": 2,
+        "budget.max_tokens": 12_000, "budget.max_experiments": 60,
+    }  # fmt: skip
+    _, store = run_study(arf_workspace, flags)
+    usage = store.load().usage
+    assert 1000 < usage.input_tokens + usage.output_tokens <= 12_000
+
+
+@pytest.mark.parametrize("mode", ["propose", "tools"])
+def test_a_preflight_sends_back_what_breaks_and_costs_no_experiment(
+    llmock: LLMock, dialect: str, arf_workspace: Path, mode: str
+) -> None:
+    breaks, works = ("loss = 2.0", "loss = undefined"), {"DEPTH": 6}
+    edits = [{"path": "train.py", "old": breaks[0], "new": breaks[1]}]
+    if mode == "propose":
+        llmock.reply(said(idea("breaks", None, breaks)))
+        llmock.reply(said(idea("works", works)))
+    else:
+        llmock.call_tool("submit", {"edits": edits, "title": "breaks", "reason": "r"})
+        llmock.call_tool(
+            "submit", {"constants": [{"name": "DEPTH", "value": 6}], "title": "works", "reason": "r"}
+        )
+    for _ in range(20):
+        llmock.reply(said(exhausted=True)) if mode == "propose" else llmock.call_tool(
+            "done", {"exhausted": True}
+        )
+    flags = {
+        **agent_flags(dialect), "agent.mode": mode, "agent.parallel": 1, "agent.preflight": 5.0,
+        "backend.slots": 3, "budget.max_experiments": 12,
+    }  # fmt: skip
+    strategy = "agent" if mode == "tools" else "greedy"
+    _, store = run_study(arf_workspace, {**flags, "strategy.name": strategy})
+    titles = {experiment.title for experiment in store.experiments()}
+    assert "breaks" not in titles
+    assert "works" in titles
+    sent = json.dumps(bodies(llmock))
+    assert "it was tried out, and broke" in sent
+    assert "undefined" in sent
+
+
+def test_a_planning_model_goes_on_with_one_conversation(
+    llmock: LLMock, dialect: str, arf_workspace: Path
+) -> None:
+    for k in range(6):
+        change = {"constants": [{"name": "DEPTH", "value": 8 + k}], "title": f"depth {8 + k}", "reason": "r"}
+        llmock.call_tool("submit", change)
+        llmock.call_tool("done", {"note": f"batch {k}", "exhausted": False})
+    flags = {**agent_flags(dialect), "agent.mode": "tools", "agent.parallel": 1, "budget.max_experiments": 9}
+    run_study(arf_workspace, {**flags, "strategy.name": "agent"})
+    sent = [json.dumps(body) for body in bodies(llmock)]
+    (follow_up, *_) = (text for text in sent if "Results have come in." in text)
+    assert follow_up.count("Make val_bpb") == sent[0].count("Make val_bpb")  # the program is told once
+    assert "batch 0" in follow_up
+    assert "depth 8" in follow_up
+    first = (study_directory(arf_workspace, "s") / "agent" / FOLDER / "000002.jsonl").read_text()
+    assert json.loads(first.splitlines()[0])["before"] == "000001.jsonl"
+
+
+def test_a_planning_model_may_answer_in_one_go(llmock: LLMock, dialect: str, arf_workspace: Path) -> None:
+    plan = [
+        {**idea("deeper", {"DEPTH": 6}), "ideas": [], "again": 0, "runs": 2, "tier": "cpu", "budget": 0},
+        {**idea("nowhere", {"NOPE": 6}), "ideas": [], "again": 0, "runs": 1, "tier": "", "budget": 0},
+        {"title": "the baseline again", "again": 1, "runs": 1, "ideas": [], "tier": ""},
+    ]
+    llmock.reply(json.dumps({"experiments": plan, "plan": "first look", "exhausted": False}))
+    for _ in range(10):
+        llmock.reply(json.dumps({"experiments": [], "plan": "done", "exhausted": True}))
+    flags = {
+        **agent_flags(dialect),
+        "agent.mode": "propose",
+        "agent.parallel": 1,
+        "budget.max_experiments": 12,
+    }
+    _, store = run_study(arf_workspace, {**flags, "strategy.name": "agent"})
+    titles = [experiment.title for experiment in store.experiments()]
+    assert titles.count("deeper") + titles.count("again: deeper") >= 2
+    assert "the baseline again" in titles or titles.count("again: baseline") == 1
+    assert "nowhere" not in titles
+
+
+def test_what_an_ask_usually_costs_is_told_without_asking(
+    llmock: LLMock, dialect: str, tmp_path: Path
+) -> None:
+    prices = {"mine": {"input": 1.0, "output": 100.0}}
+    one = make(dialect, model="mine", prices=prices).estimate(brief(tmp_path))
+    many = make(dialect, model="mine", prices=prices, mode="tools").estimate(brief(tmp_path))
+    assert one is not None
+    assert many is not None
+    assert 0 < one.usd < many.usd
+    assert make(dialect, model="unheard-of").estimate(brief(tmp_path)) is None
+    assert not llmock.requests

@@ -11,22 +11,29 @@ from typing import ClassVar
 import attrs
 
 from arf.brief import MIN_CHARS, NOTES, Told, notes, render
+from arf.brief import seen as known_now
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
-from arf.types import Answer, Ask, Usage
+from arf.types import Answer, Ask, AskKind, Usage
 from arf_plugins.llm.conversation import Archive, Conversation
 from arf_plugins.llm.drafts import Checker
 from arf_plugins.llm.faults import ASK_AGAIN_S, Fault, FaultKind, Redactor
 from arf_plugins.llm.loop import Loop
 from arf_plugins.llm.options import ModelOptions
-from arf_plugins.llm.prices import Price, price_of
+from arf_plugins.llm.preflight import Preflight
+from arf_plugins.llm.prices import Price, price_of, priced
 from arf_plugins.llm.propose import Proposal
-from arf_plugins.llm.session import CHARS_PER_TOKEN, Forms, OutOfBudget, Session
+from arf_plugins.llm.purse import OutOfBudget, Purse
+from arf_plugins.llm.session import CHARS_PER_TOKEN, Forms, Session
 from arf_plugins.llm.turns import Form, Model
 
 log = logging.getLogger(__name__)
 
 MAX_NOTES_CHARS = 12_000
+ANSWER_TOKENS = 3_000
+"""A reply with its thinking, and the results of a round of tools, as far as one can say before: a guess."""
+USUAL_TURNS = 12
+"""Replies in a conversation with tools: a guess too."""
 EMPHASES = (
     "sizes and shapes of the model",
     "the optimizer and its schedule",
@@ -60,8 +67,12 @@ class ModelAgent(Agent):
         self._archive: Archive | None = None
         self._unfinished: list[Conversation] = []
         """Conversations that may be gone on with, or whose answer nobody took; the newest first."""
+        self._threads: list[Conversation] = []
+        """Ended conversations that the next ask for experiments may go on with; the newest first."""
         self._unbilled = Usage()
-        self._under_way: dict[int, Conversation] = {}
+        """What conversations have cost that will not be gone on with."""
+        self._purse: Purse | None = None
+        self._under_way = 0
         self._asked = 0
         self._passed: dict[str, set[str]] = {}
         self._worked = False
@@ -75,61 +86,83 @@ class ModelAgent(Agent):
         return self.options.parallel
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
-        self._open(brief)
-        conversation = self._resumed(ask, brief) or self._new(ask)
+        purse = self._open(brief)
+        conversation = self._resumed(ask, brief, purse) or self._new(ask, brief)
         if conversation.answer is not None:
             self._passed.setdefault(ask.base, set()).update(conversation.changes)
             got = conversation.answer
-            return self._billed(attrs.evolve(got, ideas=got.ideas[: ask.n], factors=got.factors[: ask.n]))
+            purse.count(got.usage)
+            return self._told(
+                attrs.evolve(got, ideas=got.ideas[: ask.n], factors=got.factors[: ask.n]), got.usage
+            )
         self._asked += 1
-        self._under_way[id(conversation)] = conversation
+        self._under_way += 1
+        purse.hold(conversation)
         try:
-            answer = await self._run(conversation, ask, brief)
-        except OutOfBudget as error:
+            answer = await self._run(conversation, ask, brief, purse)
+        except (OutOfBudget, Fault) as error:
             self._unfinished.insert(0, conversation)
-            raise AgentError(f"{self.provider}: {error.message}", hint=error.hint) from None
-        except Fault as fault:
-            self._unfinished.insert(0, conversation)
-            raise self._error(fault) from None
+            raise self._error(error, self._bill(purse.tell(conversation))) from None
         finally:
-            del self._under_way[id(conversation)]
+            self._under_way -= 1
         self._worked = True
-        return self._billed(answer)
+        self._keep(conversation)
+        return self._told(answer, purse.tell(conversation))
+
+    def estimate(self, brief: Brief) -> Usage | None:
+        """A brief of the usual length and half of the longest reply, uncached; None without a price."""
+        if self._price is None:
+            return None
+        options = self.options
+        told = render(brief, Ask(base=brief.study.base), max_chars=self._chars(1.0))
+        tokens = len(told.text) // CHARS_PER_TOKEN + ANSWER_TOKENS
+        if options.mode == "propose":
+            return priced(self._price, fresh=tokens, cached=0, written=0, output=ANSWER_TOKENS)
+        one = priced(self._price, fresh=2 * ANSWER_TOKENS, cached=tokens, written=0, output=ANSWER_TOKENS)
+        first = priced(self._price, fresh=tokens, cached=0, written=0, output=ANSWER_TOKENS)
+        return sum([one] * (min(options.max_turns, USUAL_TURNS) - 1), first)
 
     async def aclose(self) -> None:
         await self._model.aclose()
 
     # ---- One ask ----------------------------------------------------------------------------
 
-    async def _run(self, conversation: Conversation, ask: Ask, brief: Brief) -> Answer:
-        session = Session(
-            self._model, self.options, conversation, self._price, lambda: self._spent_usd(brief)
-        )
+    async def _run(self, conversation: Conversation, ask: Ask, brief: Brief, purse: Purse) -> Answer:
+        caps = purse.caps(brief, self.options.max_usd)
+        session = Session(self._model, self.options, conversation, self._price, purse, caps)
+        preflight = Preflight(brief, ask.base, self.options.preflight)
         checker = Checker(brief, ask, self._passed.setdefault(ask.base, set()))
 
         def tell(share: float) -> Told:
-            chars = int(share * self.options.max_input_tokens * CHARS_PER_TOKEN)
-            return render(brief, ask, max_chars=max(chars, MIN_CHARS))
+            return render(brief, ask, max_chars=self._chars(share))
 
         def remember(text: str) -> None:
             remember_in(brief.directory, text)
 
         try:
             if self.options.mode == "tools":
-                return await Loop(session, checker, tell, remember, self._emphasis()).run()
-            return await Proposal(session, checker, self._forms, tell, remember, self._emphasis()).run()
+                return await Loop(session, checker, tell, remember, preflight, self._emphasis()).run()
+            return await Proposal(
+                session, checker, self._forms, tell, remember, preflight, self._emphasis()
+            ).run()
         finally:
             if conversation.answer is None:  # it will be gone on with, and must not find itself a repeat
                 checker.passed.difference_update(checker.mine)
 
+    def _chars(self, share: float) -> int:
+        return max(int(share * self.options.max_input_tokens * CHARS_PER_TOKEN), MIN_CHARS)
+
     def _emphasis(self) -> str:
-        if len(self._under_way) < 2:
+        if self._under_way < 2:
             return ""
         area = EMPHASES[self._asked % len(EMPHASES)]
         return f"Others think about the same files at this moment. Look first at {area}."
 
-    def _error(self, fault: Fault) -> AgentError:
+    def _error(self, fault: OutOfBudget | Fault, usage: Usage) -> AgentError:
+        if isinstance(fault, OutOfBudget):
+            return AgentError(f"{self.provider}: {fault.message}", usage=usage, hint=fault.hint)
         error = fault.as_error(self.provider)
+        error.usage = usage
         if fault.kind is FaultKind.OVERFLOW:
             error.hint = "set agent.max_input_tokens to less than the model's window"
         elif fault.kind is FaultKind.UNSUPPORTED and self._worked:
@@ -138,31 +171,49 @@ class ModelAgent(Agent):
 
     # ---- What was begun before --------------------------------------------------------------
 
-    def _open(self, brief: Brief) -> None:
+    def _open(self, brief: Brief) -> Purse:
         """Read the archive, once: what was proposed, and what an earlier process left undone."""
-        if self._archive is not None:
-            return
+        if self._purse is not None:
+            return self._purse
+        self._purse = Purse(brief.study)
         self._archive = Archive.open(brief.directory)
         _begin_notes(brief.directory, self.options.notes_from)
         taken = {(idea.base, idea.title) for idea in brief.study.ideas.values()}
-        for at, conversation in enumerate(self._archive.newest_first()):
+        followed: set[str] = set()
+        for at, conversation in enumerate(self._archive.newest_first(whole=2 * self.parallel)):
             if conversation.answer is None:
                 if at < self.parallel:
                     self._unfinished.append(conversation)
-                continue
-            if at < self.parallel and _is_untaken(conversation, taken):
+                    self._purse.hold(conversation)
+            elif at < self.parallel and _is_untaken(conversation, taken):
                 self._unfinished.append(conversation)
             else:
                 self._passed.setdefault(conversation.ask.base, set()).update(conversation.changes)
+                if at < 2 * self.parallel and conversation.name not in followed:
+                    self._keep(conversation, newest=False)
+            if conversation.before is not None:
+                followed.add(conversation.before.name)
+        return self._purse
 
-    def _new(self, ask: Ask) -> Conversation:
+    def _new(self, ask: Ask, brief: Brief) -> Conversation:
         assert self._archive is not None
-        return self._archive.new(ask, self._about())
+        seen, about, before = known_now(brief.study, ask.base), self._about(), None
+        if ask.kind is AskKind.EXPERIMENTS and self.options.mode == "tools":
+            before = next((thread for thread in self._threads if thread.about == about), None)
+        if before is not None:
+            self._threads.remove(before)
+        return self._archive.new(ask, about, seen, before)
+
+    def _keep(self, conversation: Conversation, *, newest: bool = True) -> None:
+        """Let the next ask go on with it, if that can be."""
+        if conversation.ask.kind is AskKind.EXPERIMENTS and conversation.can_go_on:
+            self._threads.insert(0 if newest else len(self._threads), conversation)
+            del self._threads[self.parallel :]
 
     def _about(self) -> dict[str, str]:
         return {"provider": self.provider, "model": self.options.model, "mode": self.options.mode}
 
-    def _resumed(self, ask: Ask, brief: Brief) -> Conversation | None:
+    def _resumed(self, ask: Ask, brief: Brief, purse: Purse) -> Conversation | None:
         """A conversation that answers this ask. What can answer none is billed with the next answer."""
         for conversation in list(self._unfinished):
             old = conversation.ask
@@ -171,9 +222,14 @@ class ModelAgent(Agent):
                 self._unfinished.remove(conversation)
                 conversation.mend()
                 return conversation
-            if old.base not in (ask.base, brief.study.incumbent_commit):
+            if old.kind is AskKind.EXPERIMENTS or old.base not in (ask.base, brief.study.incumbent_commit):
                 self._unfinished.remove(conversation)
-                self._unbilled += conversation.spending.usage
+                conversation.mend()
+                self._unbilled += purse.tell(conversation)
+                if conversation.answer is not None:
+                    purse.count(conversation.answer.usage)
+                    self._unbilled += conversation.answer.usage
+                self._keep(conversation)
         return None
 
     # ---- Money ------------------------------------------------------------------------------
@@ -190,14 +246,13 @@ class ModelAgent(Agent):
             log.warning("no price is known for %s: it counts as free (see agent.prices)", options.model)
         return price
 
-    def _spent_usd(self, brief: Brief) -> float:
-        under_way = sum(c.spending.usage.usd + c.reserved_usd for c in self._under_way.values())
-        left_over = sum(c.spending.usage.usd for c in self._unfinished)
-        return brief.study.usage.usd + self._unbilled.usd + under_way + left_over
+    def _told(self, answer: Answer, usage: Usage) -> Answer:
+        return attrs.evolve(answer, usage=self._bill(usage))
 
-    def _billed(self, answer: Answer) -> Answer:
+    def _bill(self, usage: Usage) -> Usage:
+        """What is to be counted with what is told now."""
         unbilled, self._unbilled = self._unbilled, Usage()
-        return attrs.evolve(answer, usage=answer.usage + unbilled)
+        return usage + unbilled
 
     # ---- The key ----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from arf.changes import apply_edit
 from arf.errors import UsageError, nearest
 from arf.interfaces import Brief
 from arf.seeds import is_seed_name, same_but_for_seeds
-from arf.types import Ask, AskKind, Draft, Edit, FactorDraft, Scalar
+from arf.types import Ask, Draft, Edit, FactorDraft, Scalar
 from arf_plugins.llm.turns import Schema, ToolSpec, whole_json
 
 MAX_TITLE = 100
@@ -83,33 +83,37 @@ _CLOSING = {
         "description": "True only if nothing worth a run is left for this base, now or later.",
     },
 }
+
+
+def of_answer(key: str, entry: Mapping[str, Any], **more: str) -> dict[str, Any]:
+    """The schema of an answer: a list of entries, and what is said beside them."""
+    texts = {name: _text(description) for name, description in more.items()}
+    return _object({key: {"type": "array", "items": dict(entry)}, **texts, **_CLOSING})
+
+
 IDEAS = ToolSpec(
     name="propose_ideas",
     description="Propose changes of the script, each to be run as an experiment.",
-    parameters=_object({"ideas": {"type": "array", "items": _object(_CHANGE)}, **_CLOSING}),
+    parameters=of_answer("ideas", _object(_CHANGE)),
 )
 FACTORS = ToolSpec(
     name="propose_factors",
     description="Propose factors with their levels, to be crossed in a designed experiment.",
-    parameters=_object(
-        {
-            "factors": {
-                "type": "array",
-                "items": _object(
-                    {
-                        "name": _text("A short name, different from all others."),
-                        "levels": {"type": "array", "items": _object(_CHANGE)},
-                    }
-                ),
-            },
-            **_CLOSING,
-        }
+    parameters=of_answer(
+        "factors",
+        _object(
+            {
+                "name": _text("A short name, different from all others."),
+                "levels": {"type": "array", "items": _object(_CHANGE)},
+            }
+        ),
     ),
 )
 
 
-def answer_tool(ask: Ask) -> ToolSpec:
-    return FACTORS if ask.kind is AskKind.FACTORS else IDEAS
+def key_of(ask: Ask) -> str:
+    """Under which name an answer has its entries."""
+    return str(ask.kind)
 
 
 # ---- Reading what was said ----------------------------------------------------------------------
@@ -134,9 +138,8 @@ def read_json(text: str) -> Any:
     raise UsageError("the answer holds no JSON object", hint="answer with one JSON object and nothing else")
 
 
-def entries(value: Any, ask: Ask) -> list[Any]:
-    """The ideas or factors of an answer; also where a model left the wrapping object away."""
-    key = "factors" if ask.kind is AskKind.FACTORS else "ideas"
+def entries(value: Any, key: str) -> list[Any]:
+    """The entries of an answer; also where a model left the wrapping object away."""
     if isinstance(value, dict) and isinstance(value.get(key), str):
         value = {**value, key: read_json(value[key])}  # an array that was quoted
     if isinstance(value, dict) and key in value:
@@ -221,6 +224,11 @@ class Checker:
                 draft, edits=tuple(Edit(path=p, old=files.get(p, ""), new=after[p]) for p in paths)
             )
         return self._new(draft, after)
+
+    def forget(self, checked: Checked) -> None:
+        """Let a change be made again that was not handed in."""
+        self.passed.discard(checked.change)
+        self.mine.discard(checked.change)
 
     def factor(self, raw: Any) -> tuple[FactorDraft, list[str]]:
         """A factor, and the changes of its levels. Raises UsageError if no level can be used."""

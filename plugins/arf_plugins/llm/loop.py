@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 import attrs
 from attrs import define, field
 
-from arf.brief import Told, wanted
+from arf.brief import Told, news, wanted
 from arf.types import Answer
 from arf_plugins.llm.drafts import Checker
 from arf_plugins.llm.faults import Fault, FaultKind
-from arf_plugins.llm.session import OutOfBudget, Session
+from arf_plugins.llm.preflight import Preflight
+from arf_plugins.llm.purse import OutOfBudget
+from arf_plugins.llm.session import CHARS_PER_TOKEN, Session, estimated_tokens
 from arf_plugins.llm.tools import Bench, call, replay, tools_of
 from arf_plugins.llm.turns import Question, Reply, Request, Result, Results, Stop, ToolCall, Turn
 
@@ -23,8 +25,8 @@ SYSTEM = (
 PLANNING = (
     "You lead the research on a machine-learning training script: you plan experiments, machines run them, "
     "and statistics decide what is kept. You work with tools on a copy of the files: look, edit, check, "
-    "submit. What you submit is queued at once. Submit a whole batch, then call done: you are asked again "
-    "when results have come in, so do not wait for long runs."
+    "submit. What you submit is queued at once. Submit a whole batch, then call done with a line on your "
+    "plan: you are asked again when results have come in, so do not wait for long runs."
 )
 SAME_CALLS_WARN = 3
 SAME_CALLS_END = 6
@@ -41,6 +43,7 @@ class Loop:
     checker: Checker
     tell: Callable[[float], Told]
     remember: Callable[[str], None]
+    preflight: Preflight
     emphasis: str = ""
     bench: Bench = field(init=False)
     note: str = ""
@@ -56,7 +59,7 @@ class Loop:
         """Raises Fault, and OutOfBudget if nothing could be asked. What was submitted is never lost."""
         conversation = self.session.conversation
         if not conversation.turns:
-            conversation.add(self._question(1.0))
+            conversation.add(self._follow_up() or self._question(1.0))
         at = 0
         while not self.bench.done:
             if at == len(conversation.turns) and not await self._exchange():
@@ -96,13 +99,17 @@ class Loop:
         except Fault as fault:
             if fault.kind is not FaultKind.OVERFLOW or self._trimmed:
                 raise
+            conversation = self.session.conversation
             self._trimmed = True
-            if self.session.conversation.replies() == 0:
-                self.session.conversation.restart(self._question(0.5))
+            if conversation.replies() == 0:
+                share = 0.5 if conversation.before is None else 1.0
+                conversation.part()
+                conversation.restart(self._question(share))
             await self.session.exchange(self._request())
 
     def _request(self) -> Request:
-        turns: Sequence[Turn] = self.session.conversation.turns
+        conversation = self.session.conversation
+        turns: Sequence[Turn] = [*conversation.history, *conversation.turns]
         ask, study = self.checker.ask, self.checker.brief.study
         return Request(
             system=PLANNING if self.bench.wants_experiments else SYSTEM,
@@ -111,6 +118,27 @@ class Loop:
             tools=tuple(tool.spec for tool in tools_of(self.bench)),
             cache_key=f"arf-{study.name}-{ask.base[:12]}-tools",
         )
+
+    def _follow_up(self) -> Question | None:
+        """What is new since the conversation of the last ask; None if all must be told."""
+        conversation = self.session.conversation
+        before = conversation.before
+        if before is None:
+            return None
+        history, limit = conversation.history, self.session.options.max_history_tokens
+        left = limit - estimated_tokens(Request(system="", turns=history, max_output=0))
+        ask, since = self.checker.ask, before.seen
+        told = ""
+        if since is not None and left > 0:
+            told = news(self.checker.brief, ask, since, max_chars=left * CHARS_PER_TOKEN)
+        if not told:
+            conversation.part()
+            return None
+        copy = (
+            "Your copy of the files is as at the base again. Submit what is to be run next, then call done."
+        )
+        wants = f"## What is wanted\n\n{wanted(ask)}\n\n{copy}"
+        return Question(parts=(f"Results have come in.\n\n{told}", wants))
 
     def _question(self, share: float) -> Question:
         told = self.tell(share)
@@ -149,7 +177,11 @@ class Loop:
         if self.bench.done:
             return Result(call=one.id, text="the conversation has ended", failed=True)
         self._count_same(one)
-        text, failed = await call(self.bench, one.name, one.object(), key=self._key(one))
+        key, arguments = self._key(one), one.object()
+        problem = ""
+        if one.name == "submit":
+            problem = await self.preflight.problem_of_submit(self.bench, arguments, key)
+        text, failed = (problem, True) if problem else await call(self.bench, one.name, arguments, key=key)
         if self._same_count >= SAME_CALLS_WARN:
             text += f"\nYou have made this very call {self._same_count} times: do something else."
         return Result(call=one.id, text=text, failed=failed)
@@ -161,8 +193,7 @@ class Loop:
 
     def _key(self, one: ToolCall) -> str:
         """What this call, and no other of the study, is known by."""
-        path = self.session.conversation.path
-        return f"{path.stem if path else id(self.session.conversation)}/{one.id}"
+        return f"{self.session.conversation.name}/{one.id}"
 
     def _with_warning(self, results: tuple[Result, ...]) -> tuple[Result, ...]:
         left = self.session.options.max_turns - self.session.conversation.replies()
@@ -182,7 +213,7 @@ class Loop:
         return Answer(
             ideas=tuple(self.bench.ideas),
             factors=self.bench.factors,
-            usage=self.session.conversation.spending.usage,
+            usage=self.session.conversation.unbilled,
             exhausted=self.bench.exhausted,
             note=self.bench.note or self.note,
         )

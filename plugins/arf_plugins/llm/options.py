@@ -69,6 +69,14 @@ class ModelOptions:
     max_output_tokens: int = field(
         default=16_000, validator=at_least(256), metadata={"help": "The longest reply, thinking included."}
     )
+    max_history_tokens: int = field(
+        default=60_000,
+        validator=at_least(0),
+        metadata={
+            "help": "A conversation that plans experiments goes on with the next ask while it is no longer "
+            "than that, and is told only what is new. 0: a new conversation for each ask."
+        },
+    )
     max_turns: int = field(
         default=30, validator=at_least(1), metadata={"help": "Replies in one conversation with tools."}
     )
@@ -114,6 +122,14 @@ class ModelOptions:
         default=120.0,
         validator=at_least(0),
         metadata={"help": "A longer wait is left to the study, which goes on meanwhile."},
+    )
+    preflight: Seconds | None = field(
+        default=None,
+        validator=at_least(1),
+        metadata={
+            "help": "Run each change for so long on a free slot before it is handed in; what breaks goes "
+            "back to the model. null: it is not."
+        },
     )
     notes_from: str = field(
         default="",

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from attrs import define, evolve, field
 
 from arf.brief import Told, wanted
 from arf.errors import UsageError
-from arf.types import Answer, AskKind, Draft, FactorDraft
-from arf_plugins.llm.drafts import Checker, answer_tool, entries, read_json, said
+from arf.types import Answer, Ask, AskKind, Draft, FactorDraft
+from arf_plugins.llm.drafts import FACTORS, IDEAS, Checker, entries, key_of, of_answer, read_json, said
 from arf_plugins.llm.faults import Fault, FaultKind
-from arf_plugins.llm.session import Forms, OutOfBudget, Session
-from arf_plugins.llm.turns import Form, Question, Reply, Request, Stop, answering
+from arf_plugins.llm.preflight import Preflight
+from arf_plugins.llm.purse import OutOfBudget
+from arf_plugins.llm.session import Forms, Session
+from arf_plugins.llm.tools import Bench, call, tools_for
+from arf_plugins.llm.turns import Form, Question, Reply, Request, Stop, ToolSpec, answering
 
 SYSTEM = (
     "You improve machine-learning training scripts by proposing experiments. You answer in the JSON that is "
     "asked for, and nothing else. You are precise: edits quote the files exactly, constants exist."
 )
+PLANNING = (
+    "You lead the research on a machine-learning training script: you plan experiments, machines run them, "
+    "and statistics decide what is kept. You answer in the JSON that is asked for, and nothing else. You are "
+    "precise: edits quote the files exactly, constants and numbers of ideas and experiments exist."
+)
 MAX_PROBLEMS = 12
 LONGEST_OUTPUT = 64_000
+GENEROUS = 4
+"""One answer may order so many times the runs that were asked for."""
+T = TypeVar("T")
 
 _EXAMPLE = {
     "title": "DEPTH 4 -> 6",
@@ -31,6 +42,32 @@ _EXAMPLE = {
     "constants": [{"name": "DEPTH", "value": 6}],
     "edits": [{"path": "train.py", "old": "…", "new": "…"}],
 }
+
+
+_SUBMIT = next(tool.spec for tool in tools_for(AskKind.EXPERIMENTS) if tool.spec.name == "submit")
+_PLANNED = {
+    **_EXAMPLE,
+    "ideas": [],
+    "again": 0,
+    "tier": "",
+    "runs": 1,
+    "budget": 0,
+}
+
+
+def answer_tool(ask: Ask) -> ToolSpec:
+    """The form of the one answer to an ask."""
+    if ask.kind is not AskKind.EXPERIMENTS:
+        return FACTORS if ask.kind is AskKind.FACTORS else IDEAS
+    entry = {
+        **_SUBMIT.parameters,
+        "description": "A change, by constants or edits; or `ideas` put together; or an experiment `again`.",
+    }
+    return ToolSpec(
+        name="plan_experiments",
+        description="Plan what is to be run next.",
+        parameters=of_answer("experiments", entry, plan="Why this batch, in a line for the study's log."),
+    )
 
 
 @define
@@ -43,6 +80,7 @@ class Proposal:
     tell: Callable[[float], Told]
     """The brief in a share of its full length."""
     remember: Callable[[str], None]
+    preflight: Preflight
     emphasis: str = ""
     ideas: list[Draft] = field(factory=list)
     factors: list[FactorDraft] = field(factory=list)
@@ -50,6 +88,12 @@ class Proposal:
     problems: list[str] = field(factory=list)
     exhausted: bool = False
     note: str = ""
+    bench: Bench = field(init=False)
+    """Where an answer of experiments is handed in."""
+    _runs: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.bench = Bench(self.checker, self.remember)
 
     async def run(self) -> Answer:
         """Raises Fault, and OutOfBudget if nothing could be asked."""
@@ -65,12 +109,12 @@ class Proposal:
                     raise
                 self.note = str(error)[:300]  # what the first reply gave is not held up
                 break
-            self._take(reply)
+            await self._take(reply, attempt)
             if attempt or reply.stop is Stop.REFUSED or not self.problems or self._left() == 0:
                 break
             if isinstance(conversation.turns[-1], Reply):
                 conversation.add(answering(reply, self._complaint()))
-        return conversation.end(self._answer(), self.changes)
+        return conversation.end(self._answer(), [*self.changes, *self.bench.changes])
 
     async def _reply(self, attempt: int) -> Reply:
         """The reply of an attempt: from the record, or by asking."""
@@ -93,7 +137,7 @@ class Proposal:
 
         def request(form: Form) -> Request:
             return Request(
-                system=SYSTEM,
+                system=PLANNING if self.bench.wants_experiments else SYSTEM,
                 turns=tuple(self.session.conversation.turns),
                 max_output=most,
                 answer=answer_tool(ask),
@@ -106,11 +150,12 @@ class Proposal:
     def _question(self, share: float) -> Question:
         told = self.tell(share)
         ask = self.checker.ask
-        key = "factors" if ask.kind is AskKind.FACTORS else "ideas"
-        entry: dict[str, Any] = {"name": "…", "levels": [_EXAMPLE]} if key == "factors" else _EXAMPLE
-        form = json.dumps({key: [entry], "learned": "", "exhausted": False}, ensure_ascii=False)
-        if ask.kind is AskKind.EXPERIMENTS:  # in one answer there is no planning: each idea is run by itself
-            ask = evolve(ask, kind=AskKind.IDEAS)
+        key = key_of(ask)
+        entry: dict[str, Any] = _PLANNED if self.bench.wants_experiments else _EXAMPLE
+        if key == "factors":
+            entry = {"name": "…", "levels": [_EXAMPLE]}
+        more = {"plan": "…"} if self.bench.wants_experiments else {}
+        form = json.dumps({key: [entry], **more, "learned": "", "exhausted": False}, ensure_ascii=False)
         parts = [f"## What is wanted\n\n{wanted(ask)}"]
         if self.emphasis:
             parts.append(self.emphasis)
@@ -120,9 +165,18 @@ class Proposal:
     # ---- Reading ----------------------------------------------------------------------------
 
     def _left(self) -> int:
-        return self.checker.ask.n - len(self.ideas) - len(self.factors)
+        ask = self.checker.ask
+        if self.bench.wants_experiments:
+            return max(0, ask.n - self._runs)
+        return ask.n - len(self.ideas) - len(self.factors)
 
-    def _take(self, reply: Reply) -> None:
+    def _room(self) -> int:
+        """How many entries may be taken. What one answer orders is "about" what was asked for, or more."""
+        if self.bench.wants_experiments:
+            return max(0, GENEROUS * self.checker.ask.n - self._runs)
+        return self._left()
+
+    async def _take(self, reply: Reply, attempt: int) -> None:
         """Take what can be used; say of the rest why not."""
         self.problems.clear()
         if reply.stop is Stop.REFUSED:
@@ -130,7 +184,7 @@ class Proposal:
             return
         try:
             value = _value(reply)
-            found = entries(value, self.checker.ask)
+            found = entries(value, key_of(self.checker.ask))
         except UsageError as error:
             cut = (
                 "it was cut at the limit of its length, so be shorter; " if reply.stop is Stop.LENGTH else ""
@@ -139,39 +193,102 @@ class Proposal:
             return
         if learned := said(value, "learned"):
             self.remember(learned)
-        for raw in found:
-            if self._left() == 0:
-                break
-            self._take_one(raw)
-        if not found:
-            self.exhausted = isinstance(value, dict) and value.get("exhausted") is True
-            if not self.exhausted and not self._any():
-                self.problems.append(
-                    "there is nothing in the answer; set exhausted if nothing is left to try"
-                )
+        self.note = said(value, "plan")[:300]
+        await self._take_all(found, attempt)
+        is_last = isinstance(value, dict) and value.get("exhausted") is True
+        self.exhausted = is_last and (not found or self.bench.wants_experiments)
+        if not found and not self.exhausted and not self._any() and not self._may_wait():
+            self.problems.append("there is nothing in the answer; set exhausted if nothing is left to try")
 
-    def _take_one(self, raw: Any) -> None:
-        try:
-            if self.checker.ask.kind is AskKind.FACTORS:
-                factor, changes = self.checker.factor(raw)
-                if any(factor.name == other.name for other in self.factors):
-                    raise UsageError(f"there is a factor {factor.name!r} already")
-                self.factors.append(factor)
-                self.changes += changes
+    async def _take_all(self, found: list[Any], attempt: int) -> None:
+        """Take entries in their order, until there is enough."""
+        at = 0
+        while at < len(found) and (room := self._room()) > 0:
+            batch = list(enumerate(found))[at : at + room]
+            at += len(batch)
+            if self.bench.wants_experiments:
+                await self._order(batch, attempt)
+            elif self.checker.ask.kind is AskKind.FACTORS:
+                await self._take_factors(batch)
             else:
-                checked = self.checker.draft(raw)
+                await self._take_ideas(batch)
+
+    async def _take_ideas(self, batch: Sequence[tuple[int, Any]]) -> None:
+        usable = [checked for _, raw in batch if (checked := self._usable(raw, self.checker.draft))]
+        problems = await self.preflight.problems([checked.draft for checked in usable])
+        for checked, problem in zip(usable, problems, strict=True):
+            if problem:
+                self.problems.append(f"{checked.draft.title}: {problem}")
+            else:
                 self.ideas.append(checked.draft)
                 self.changes.append(checked.change)
+
+    async def _take_factors(self, batch: Sequence[tuple[int, Any]]) -> None:
+        for _, raw in batch:
+            made = self._usable(raw, self._factor)
+            if made is None:
+                continue
+            factor, changes = made
+            problems = await self.preflight.problems(factor.levels)
+            levels = tuple(one for one, problem in zip(factor.levels, problems, strict=True) if not problem)
+            self.problems += [f"{factor.name}: {problem}" for problem in problems if problem]
+            if levels:
+                self.factors.append(evolve(factor, levels=levels))
+                self.changes += changes
+
+    def _factor(self, raw: Any) -> tuple[FactorDraft, list[str]]:
+        factor, changes = self.checker.factor(raw)
+        if any(factor.name == other.name for other in self.factors):
+            raise UsageError(f"there is a factor {factor.name!r} already")
+        return factor, changes
+
+    async def _order(self, batch: Sequence[tuple[int, Any]], attempt: int) -> None:
+        """Hand in experiments, each under a key that is the same when the reply is gone through again."""
+        tried = {at: self._tried(raw) for at, raw in batch}
+        drafts = [draft for draft in tried.values() if draft is not None]
+        problems = iter(await self.preflight.problems(drafts))
+        for at, raw in batch:
+            problem = next(problems) if tried[at] is not None else ""
+            entry = _sendable(raw)
+            if not problem:
+                key = f"{self.session.conversation.name}/{attempt}.{at}"
+                text, failed = await call(self.bench, "submit", entry, key=key)
+                problem = text if failed else ""
+            if problem:
+                self.problems.append(f"{_named(raw)}: {problem}")
+            else:
+                self._runs += max(1, int(entry.get("runs") or 1))
+
+    def _tried(self, raw: Any) -> Draft | None:
+        """What a preflight of an entry runs; None if there is none, or nothing that could be run."""
+        if self.preflight.seconds is None:
+            return None
+        try:
+            checked = self.checker.draft(raw)
+        except UsageError:  # said again, and better, when it is submitted
+            return None
+        self.checker.forget(checked)
+        return checked.draft
+
+    def _usable(self, raw: Any, make: Callable[[Any], T]) -> T | None:
+        """What is made of an entry; None if it cannot be used, which is told to the model."""
+        try:
+            return make(raw)
         except UsageError as error:
-            name = raw.get("title") or raw.get("name") if isinstance(raw, dict) else ""
-            self.problems.append(f"{str(name)[:100] or 'an entry'}: {error}")
+            self.problems.append(f"{_named(raw)}: {error}")
+            return None
+
+    def _may_wait(self) -> bool:
+        """Whether it makes sense to order nothing now: results are awaited that may tell more."""
+        study = self.checker.brief.study
+        return self.bench.wants_experiments and bool(study.running_count or study.waiting)
 
     def _any(self) -> bool:
-        return bool(self.ideas or self.factors)
+        return bool(self.ideas or self.factors or self.bench.receipts)
 
     def _complaint(self) -> str:
         lines = [f"- {problem}" for problem in self.problems[:MAX_PROBLEMS]]
-        accepted = len(self.ideas) + len(self.factors)
+        accepted = len(self.ideas) + len(self.factors) + len(self.bench.receipts)
         taken = f"{accepted} can be used and must not be repeated. " if accepted else ""
         return (
             f"{taken}These cannot be used:\n" + "\n".join(lines) + "\n\n"
@@ -185,16 +302,32 @@ class Proposal:
         return Answer(
             ideas=tuple(self.ideas),
             factors=tuple(self.factors),
-            usage=self.session.conversation.spending.usage,
-            exhausted=self.exhausted and not self._any(),
+            usage=self.session.conversation.unbilled,
+            exhausted=self.exhausted and (self.bench.wants_experiments or not self._any()),
             note=note,
         )
 
 
+def _named(raw: Any) -> str:
+    """What a model calls an entry, as far as it does."""
+    name = raw.get("title") or raw.get("name") if isinstance(raw, dict) else ""
+    return str(name)[:100] if name else "an entry"
+
+
+def _sendable(raw: Any) -> dict[str, Any]:
+    """An entry as the arguments of `submit`, without what is not one of them."""
+    known = _SUBMIT.parameters["properties"]
+    entry = {name: value for name, value in raw.items() if name in known} if isinstance(raw, dict) else {}
+    constants = entry.get("constants")
+    if isinstance(constants, dict):
+        entry["constants"] = [{"name": name, "value": value} for name, value in constants.items()]
+    return entry
+
+
 def _value(reply: Reply) -> Any:
     """The JSON of a reply: of the tool call, if there is one. Raises UsageError."""
-    for call in reply.calls:
-        value = call.object()
+    for made in reply.calls:
+        value = made.object()
         if value is not None:
             return value
     if reply.calls:

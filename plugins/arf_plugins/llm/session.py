@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from attrs import define
 
-from arf.errors import AgentError
+from arf.types import Usage
 from arf_plugins.llm.conversation import Conversation
 from arf_plugins.llm.faults import Fault, FaultKind, RetryRule, retried
 from arf_plugins.llm.options import ModelOptions
-from arf_plugins.llm.prices import Price
+from arf_plugins.llm.prices import Price, priced
+from arf_plugins.llm.purse import Cap, OutOfBudget, Purse
 from arf_plugins.llm.turns import Form, Model, Question, Reply, Request, Results, scrubbed
 
 log = logging.getLogger(__name__)
@@ -20,32 +21,27 @@ CHARS_PER_TOKEN = 3
 """Fewer than English and code have, so that estimates err on the safe side."""
 
 
-class OutOfBudget(AgentError):
-    """The next exchange might cost more than the user allows."""
-
-
 @define
 class Session:
     model: Model
     options: ModelOptions
     conversation: Conversation
     price: Price | None
-    spent_usd: Callable[[], float]
-    """What the study's asks have cost, and what the exchanges that are under way may cost."""
+    purse: Purse
+    caps: tuple[Cap, ...] = ()
 
     async def exchange(self, request: Request) -> Reply:
         """Ask, with new attempts where they help; the reply is on disk before it is returned.
 
         Raises Fault, and OutOfBudget before anything is sent.
         """
-        next_usd = self._check_budget(request)
         options = self.options
+        most = self._most(request)
+        self._check_own(most)
+        await self.purse.wait_for(most, self.caps)
         rule = RetryRule(attempts=options.attempts, first_s=options.backoff_s, max_wait_s=options.max_wait_s)
-        self.conversation.reserved_usd = next_usd
-        try:
+        with self.purse.reserved(most):
             reply = scrubbed(await retried(lambda: self.model.reply(request), rule))
-        finally:
-            self.conversation.reserved_usd = 0.0
         self.conversation.add(reply)
         usage = reply.usage
         log.debug(
@@ -54,30 +50,24 @@ class Session:
         )  # fmt: skip
         return reply
 
-    def _check_budget(self, request: Request) -> float:
-        """What the exchange may cost at most, in dollars. Raises OutOfBudget if that is too much."""
+    def _most(self, request: Request) -> Usage:
+        """What the exchange may cost at most; no dollars where no price is known."""
+        tokens, output = estimated_tokens(request), request.max_output
+        return priced(self.price, fresh=tokens, cached=0, written=0, output=output)
+
+    def _check_own(self, most: Usage) -> None:
+        """Raises OutOfBudget if the exchange might cost more than one ask may."""
         options, usage = self.options, self.conversation.spending.usage
-        tokens = estimated_tokens(request)
         limit = options.max_tokens_per_ask
         used = usage.input_tokens + usage.output_tokens
-        if limit is not None and used and used + tokens > limit:
+        if limit is not None and used and used + most.input_tokens > limit:
             raise OutOfBudget(f"the conversation has used {used:,} tokens of max_tokens_per_ask {limit:,}")
-        if self.price is None:
-            return 0.0
-        next_usd = self.price.usd(fresh=tokens, cached=0, written=0, output=request.max_output)
-        if options.max_usd_per_ask is not None and usage.usd + next_usd > options.max_usd_per_ask:
+        if options.max_usd_per_ask is not None and usage.usd + most.usd > options.max_usd_per_ask:
             raise OutOfBudget(
-                f"the next reply may cost ${next_usd:.2f}, and max_usd_per_ask is {options.max_usd_per_ask:g}"
+                f"the next reply may cost ${most.usd:.2f}, and max_usd_per_ask is {options.max_usd_per_ask:g}"
                 + (f", of which ${usage.usd:.2f} are spent" if usage.usd else ""),
                 hint="raise it, or set a lower agent.max_output_tokens",
             )
-        spent = self.spent_usd()
-        if options.max_usd is not None and spent + next_usd > options.max_usd:
-            raise OutOfBudget(
-                f"asks have cost ${spent:.2f}, the next may cost ${next_usd:.2f}, and agent.max_usd is "
-                f"{options.max_usd:g}",
-            )
-        return next_usd
 
 
 def estimated_tokens(request: Request) -> int:
