@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+JOBS ?= 3
 ARGS ?=
 
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-all test-slurm test-skypilot check format bench clean
+.PHONY: help run test test-all test-slurm test-skypilot test-agents check format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -16,18 +17,21 @@ help: ## show this
 run: $(VENV)/.run-ready ## run a five-minute study of the bundled workspace (ARGS="--max-time 10m ...")
 	@$(BIN)/arf run $(ARGS)
 
-test: $(VENV)/.test-ready ## check the code and run all tests but the slow ones (ARGS="-k name")
+test: $(VENV)/.test-ready ## check the code and run all tests but the slow ones (ARGS="-k name", JOBS=3)
 	@$(MAKE) check
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-all: $(VENV)/.test-ready ## run all tests, the slow ones too
 	@$(BIN)/pytest -m '' $(ARGS)
 
-test-slurm: $(VENV)/.test-ready ## run the tests on a real Slurm (needs its Debian packages and root: .ci/install-slurm)
-	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)
+test-slurm: $(VENV)/.test-ready ## run the tests on a real Slurm (needs its Debian packages and root: .ci/install-slurm --all)
+	@$(BIN)/pytest -m 'slurm or slurm_ci' tests/slurm $(ARGS)
 
-test-skypilot: $(VENV)-skypilot/.ready ## run the tests on a real SkyPilot over a real Slurm (needs root; .ci/install-slurm)
+test-skypilot: $(VENV)-skypilot/.ready ## run the tests on a real SkyPilot over a real Slurm (needs root; .ci/install-slurm --all)
 	@$(VENV)-skypilot/bin/pytest -m skypilot tests/skypilot $(ARGS)
+
+test-agents: $(VENV)-agents/.ready ## run the tests on the real Claude Code and Codex, against a local stand-in for their services
+	@$(VENV)-agents/bin/pytest -m agents tests/agents $(ARGS)
 
 check: $(VENV)/.test-ready ## lint, format, types and import contracts
 	@$(BIN)/ruff check .
@@ -43,7 +47,7 @@ bench: $(VENV)/.test-ready ## run the benchmarks; each prints ratios against som
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) $(VENV)-skypilot build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-skypilot $(VENV)-agents build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/.made:
 	@command -v git >/dev/null || { echo "git is needed: install it and try again"; exit 1; }
@@ -70,4 +74,12 @@ $(VENV)-skypilot/.ready: pyproject.toml
 	@echo "installing arf and SkyPilot into an environment of their own (100 packages, 500 MB)"
 	@$(PYTHON) -m venv $(VENV)-skypilot
 	@$(VENV)-skypilot/bin/pip install -q $(PIP_ARGS) --disable-pip-version-check -e . 'skypilot[slurm]>=0.14' uv 'pytest>=8.3' 'pytest-timeout>=2.3'
+	@touch $@
+
+# Both wheels hold the program itself, so neither npm nor Node is needed.
+$(VENV)-agents/.ready: pyproject.toml
+	@echo "installing arf, Claude Code and Codex into an environment of their own (900 MB)"
+	@$(PYTHON) -m venv $(VENV)-agents
+	@$(VENV)-agents/bin/pip install -q $(PIP_ARGS) --disable-pip-version-check -e '.[mcp]' \
+	  claude-agent-sdk==0.2.187 openai-codex-cli-bin==0.163.0 'llmock>=0.2.2' 'pytest>=8.3' 'pytest-timeout>=2.3'
 	@touch $@
