@@ -184,6 +184,7 @@ class Engine:
         )
         self._slots = {tier.name: tier.slots for tier in study.tiers}
         self._nodes = Nodes(study, backend.node_of, store.meta("nodes"))
+        self._nodes_changed = False
         self._timesheet = Timesheet(store.meta("timesheet"))
 
     # ---- From outside -----------------------------------------------------------------------
@@ -304,6 +305,9 @@ class Engine:
         ]
         self._timesheet.look(self.elapsed_s, idle)
         self.store.set_meta("timesheet", self._timesheet.to_json())
+        if self._nodes_changed:
+            self.store.set_meta("nodes", self._nodes.to_json())
+            self._nodes_changed = False
 
     def _why_idle(self) -> Use:
         if self._stopping or self._fatal is not None or self._search_over:
@@ -612,7 +616,7 @@ class Engine:
         told = evolve(ended, value=value, verdict=verdict, reason=reason)
         self._take_node(told)
         again = self._is_to_run_again(run, result, told)
-        self._timesheet.take(ended, again=again)
+        self._timesheet.take(ended, self._now(), again=again)
         if again:
             self._run_again(ended, result)
             return
@@ -697,8 +701,7 @@ class Engine:
         for suspect in self._nodes.suspects():
             self._nodes.report(suspect)
             self._spawn(self._set_aside(suspect))
-        if self._nodes.knows_any:
-            self.store.set_meta("nodes", self._nodes.to_json())
+        self._nodes_changed = self._nodes.knows_any
 
     async def _set_aside(self, suspect: Suspect) -> None:
         is_aside = self._backend.set_aside(suspect.node, suspect.why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,14 @@ from arf.types import Role, Usage
 
 if TYPE_CHECKING:
     from arf.config import Budget
+    from arf.interfaces import Agent, Brief
     from arf.study import Study
     from arf.types import Tier
 
+log = logging.getLogger(__name__)
+
 HOUR_S = 3600.0
+UNLIMITED = "nothing limits what the study may cost: set --max-usd, or another budget such as --max-time 8h"
 
 
 @frozen(kw_only=True)
@@ -25,7 +30,11 @@ class Estimate:
     run_s: float
     """Seconds of one run: as runs have taken so far, or as the user expects."""
     is_measured: bool
+    is_rest: bool
+    """Whether it is of a study that goes on, and so of what is left."""
     slots: int
+    usd_per_hour: float
+    """Dollars for machines while all slots are in use."""
     ends_by: str
     """The budget that is used up first; empty if nothing limits the study."""
     seconds: float = math.inf
@@ -39,8 +48,20 @@ class Estimate:
     asks: int | None = None
     """How often the agent is asked, about."""
     agent: Usage | None = None
-    """What the asks cost together; None if an agent's asks have no known price."""
+    """What the asks cost together (an hour of them, without a limit); None if that is not known."""
     warnings: tuple[str, ...] = ()
+
+
+def cost_of_ask(agent: Agent, name: str, brief: Brief) -> Usage | None:
+    """What an agent says that one ask of it usually costs; None if it cannot say, or not what can be used."""
+    try:
+        told = agent.estimate(brief)
+        if told is not None and not all(0 <= value < math.inf for value in asdict(told).values()):
+            raise ValueError(f"no cost: {told}")
+    except Exception as error:  # other people's code, and no more than an estimate
+        log.warning("agent %s cannot tell what it costs: %s", name, error)
+        return None
+    return told
 
 
 def estimate(
@@ -72,10 +93,16 @@ def estimate(
     }
     ends_by = min(lasts, key=lambda name: lasts[name])
     seconds = lasts[ends_by]
-    warnings = tuple(_warnings(study, budget, left, run_s))
     if math.isinf(seconds):
         return Estimate(
-            run_s=run_s, is_measured=measured is not None, slots=slots, ends_by="", warnings=warnings
+            run_s=run_s,
+            is_measured=measured is not None,
+            is_rest=bool(study.experiments),
+            slots=slots,
+            usd_per_hour=usd_an_hour,
+            ends_by="",
+            agent=None if ask is None else _times(ask, math.ceil(asks_an_hour)),
+            warnings=(UNLIMITED,) if usd_an_hour or ask != Usage() else (),
         )
     experiments = int(min(left.get("experiments", math.inf), seconds / run_s * slots + 1e-9))
     hours = min(seconds / HOUR_S, experiments * run_s / slots / HOUR_S)
@@ -83,7 +110,9 @@ def estimate(
     return Estimate(
         run_s=run_s,
         is_measured=measured is not None,
+        is_rest=bool(study.experiments),
         slots=slots,
+        usd_per_hour=usd_an_hour,
         ends_by=ends_by,
         seconds=seconds,
         experiments=experiments,
@@ -92,22 +121,31 @@ def estimate(
         usd_by_tier={t.name: hours * t.slots * t.usd_per_hour for t in study.tiers if t.usd_per_hour},
         asks=asks,
         agent=None if ask is None else _times(ask, asks),
-        warnings=warnings,
+        warnings=tuple(_warnings(study, budget, left, run_s, ask)),
     )
 
 
 def lines(told: Estimate, agent: str) -> list[str]:
     """The estimate for people, then its warnings. `agent` is the agent's name."""
+    what = "estimate of what is left" if told.is_rest else "estimate"
     how = "measured" if told.is_measured else "limits.budget_s"
+    warnings = [f"warning: {warning}" for warning in told.warnings]
     pace = f"{_duration(told.run_s)} a run ({how})"
     if told.experiments is None:
         rate = told.slots * HOUR_S / told.run_s
-        text = (
-            f"estimate: at {pace}, {rate:,.0f} experiments an hour; no budget ends the study, `arf stop` does"
-        )
-        return [text, *told.warnings]
+        parts = [f"{what}: at {pace}, {rate:,.0f} experiments an hour"]
+        if told.usd_per_hour:
+            parts.append(f"${told.usd_per_hour:,.2f} an hour for machines")
+        if told.agent is None:
+            parts.append(f"the cost of {agent} is not known")
+        elif told.agent != Usage():
+            parts.append(f"about {_cost(told.agent)} an hour for {agent}")
+        parts.append("no budget ends the study, `arf stop` does")
+        return ["; ".join(parts), *warnings]
+    if not told.experiments:
+        return [f"{what}: no experiment; {told.ends_by} is used up", *warnings]
     parts = [
-        f"estimate: about {told.experiments:,} experiments in {_duration(told.seconds)}, at {pace}",
+        f"{what}: about {told.experiments:,} experiments in {_duration(told.seconds)}, at {pace}",
         f"{told.slot_hours:.3g} slot hours",
     ]
     if told.usd:
@@ -115,10 +153,13 @@ def lines(told: Estimate, agent: str) -> list[str]:
         parts.append(
             f"${told.usd:,.2f} for machines" + (f" ({by_tier})" if len(told.usd_by_tier) > 1 else "")
         )
-    if told.asks and told.agent is not None and told.agent.usd:
-        parts.append(f"about ${told.agent.usd:,.2f} for {told.asks:,} asks of {agent}")
+    asks = f"{told.asks:,} ask{'s' * (told.asks != 1)} of {agent}"
+    if told.asks and told.agent is None:
+        parts.append(f"the cost of about {asks} is not known")
+    elif told.asks and told.agent is not None and told.agent != Usage():
+        parts.append(f"about {_cost(told.agent)} for {asks}")
     parts.append(f"{told.ends_by} ends it")
-    return ["; ".join(parts), *told.warnings]
+    return ["; ".join(parts), *warnings]
 
 
 def to_json(told: Estimate) -> dict[str, Any]:
@@ -160,11 +201,20 @@ def _times(usage: Usage, n: int) -> Usage:
     )
 
 
-def _warnings(study: Study, budget: Budget, left: Mapping[str, float], run_s: float) -> list[str]:
-    """Which budgets are used up by the runs of the baseline, so that nothing could be found."""
+def _cost(usage: Usage) -> str:
+    """Dollars; tokens where there is no price."""
+    return f"${usage.usd:,.2f}" if usage.usd else f"{usage.input_tokens + usage.output_tokens:,} tokens"
+
+
+def _warnings(
+    study: Study, budget: Budget, left: Mapping[str, float], run_s: float, ask: Usage | None
+) -> list[str]:
+    """Which budgets the runs of the baseline or one ask use up, so that nothing could be found."""
     if study.experiments:
         return []
     runs = study.rule.replicates
+    ask = ask or Usage()
+    tokens = ask.input_tokens + ask.output_tokens
     needed = {
         "experiments": ("max_experiments", runs * len(study.tiers), f"{runs * len(study.tiers)} runs"),
         "seconds": ("max_time", _baseline_s(study.tiers, runs, run_s), ""),
@@ -172,6 +222,8 @@ def _warnings(study: Study, budget: Budget, left: Mapping[str, float], run_s: fl
         "usd": ("max_usd", sum(runs * run_s / HOUR_S * t.usd_per_hour for t in study.tiers), ""),
     }
     found = []
+    if (budget.max_experiments or math.inf) <= runs:
+        del needed["experiments"]  # the configuration itself is warned of
     for name, (key, need, shown) in needed.items():
         if name in left and left[name] <= need > 0:
             shown = shown or {"seconds": _duration(need), "usd": f"${need:,.2f}"}.get(name, f"{need:.3g}")
@@ -180,6 +232,16 @@ def _warnings(study: Study, budget: Budget, left: Mapping[str, float], run_s: fl
                 f"budget.{key} ({given:g}) leaves nothing for ideas: the baseline alone takes about {shown}; "
                 "raise it, or lower noise.replicates"
             )
+        elif name == "usd" and name in left and left[name] < need + ask.usd:
+            found.append(
+                f"budget.max_usd ({budget.max_usd:g}) pays for no ask of the agent: the baseline takes about "
+                f"${need:,.2f}, and an ask ${ask.usd:,.2f}; raise it"
+            )
+    if left.get("tokens", math.inf) < tokens:
+        found.append(
+            f"budget.max_tokens ({budget.max_tokens:,}) pays for no ask of the agent: one takes about "
+            f"{tokens:,}; raise it"
+        )
     return found
 
 

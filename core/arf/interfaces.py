@@ -144,7 +144,7 @@ class Agent(ABC):
     def estimate(self, brief: Brief) -> Usage | None:
         """What one ask usually costs, for the estimate before a study; None if that is not known.
 
-        Must be quick, and ask nobody.
+        Must be quick, and ask nobody. An agent that costs nothing gives `Usage()`.
         """
         return None
 

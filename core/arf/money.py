@@ -87,6 +87,7 @@ def account(store: Store, study: Study, totals: Mapping[str, float]) -> dict[str
         "ideas": ideas,
         "an_idea": {"usd": cost.agent_usd / ideas, "tokens": cost.tokens / ideas} if ideas else None,
         "keeps": keeps,
+        "since_keep": (cost - before).to_json(),
         "a_keep": {"usd": cost.usd / len(keeps), "slot_hours": cost.slot_hours / len(keeps)}
         if keeps
         else None,

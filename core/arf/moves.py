@@ -129,12 +129,13 @@ def is_idle(study: Study) -> bool:
 
 def is_combination_under_way(study: Study) -> bool:
     """Whether a candidate of several ideas on the incumbent runs or waits for its verdict."""
-    for number in chain(study.running, study.undecided):
-        experiment = study.experiments[number]
+    since = study.incumbent_experiment or 0  # of a thousand that run, most are older: not made for it
+    newer = (number for number in chain(study.running, study.undecided) if number > since)
+    for experiment in map(study.experiments.__getitem__, newer):
         if (
-            experiment.role is Role.CANDIDATE
-            and len(experiment.ideas) > 1
+            len(experiment.ideas) > 1
             and experiment.parent == study.incumbent_commit
+            and experiment.role is Role.CANDIDATE
         ):
             return True
     return False

@@ -22,12 +22,14 @@ from arf.types import Experiment, JobState, Verdict
 
 WINDOW = 20
 """So many of a node's last runs count."""
-LEVEL = 0.01
+LEVEL = 0.002
 """A node is suspected where chance would do as badly with at most this probability, Bonferroni-corrected for
-the nodes of its tier."""
+the nodes of its tier. It is looked at after each run, so that a study makes many such tests."""
 DOUBT = 0.05
 """A crash on a node that does worse than the others at this level is run again: it may be the node's."""
 MIN_FAILURES = 3
+SHARE = 1 / 3
+"""A node does not fail unless this share of its runs does."""
 MIN_RUNS = 5
 """Runs of a node, and elsewhere, before its speed or its objective is judged."""
 SLOWER = 1.25
@@ -86,6 +88,8 @@ class Nodes:
         self._tiers: dict[str, dict[str, _Node]] = {}
         self._crashes: dict[Key, list[str]] = {}
         """Where a tree has crashed that has not run well anywhere yet."""
+        self._news: set[tuple[str, str]] = set()
+        """(tier, node) of which something was learnt that has not been looked at."""
         self.reported: list[Suspect] = []
         """Those that were reported, in order, whether the backend could do without them or not."""
         if told:
@@ -100,18 +104,18 @@ class Nodes:
         if not name or run.job_state in (None, JobState.PREEMPTED):
             return
         key = (run.tree, run.tier, run.budget)
+        node = self._learn_of(run.tier, name)
         if run.job_state is JobState.LOST:
-            _add(self._node(run.tier, name).failed, True)
-            _add(self._node(run.tier, name).crashed, True)
+            _add(node.failed, True)
+            _add(node.crashed, True)
         elif run.job_state is JobState.FAILED or run.verdict in (Verdict.CRASH, Verdict.TIMEOUT):
-            _add(self._node(run.tier, name).crashed, True)
-            self._take_crash(key, name)
+            _add(node.crashed, True)
+            self._take_crash(key, name, node)
         elif run.job_state is JobState.SUCCEEDED:
-            node = self._node(run.tier, name)
             _add(node.failed, False)
             _add(node.crashed, False)
             for guilty in self._crashes.pop(key, ()):
-                _add(self._node(run.tier, guilty).failed, True)
+                _add(self._learn_of(run.tier, guilty).failed, True)
             self._compare(run, node)
 
     def is_doubtful(self, run: Experiment) -> bool:
@@ -153,17 +157,23 @@ class Nodes:
     def suspects(self) -> list[Suspect]:
         """The nodes that do worse than the others of their tier, and have not been reported.
 
+        Of those of which something was learnt since the last call, so that a call costs as much with many.
+
         Never so many that more than half of a tier's nodes would be reported: if most nodes are slow, that
         is how fast they are.
         """
         found = []
-        for tier, nodes in self._tiers.items():
+        news, self._news = self._news, set()
+        for tier in sorted({tier for tier, _ in news}):
+            nodes = self._tiers[tier]
             room = len(nodes) // 2 - sum(one.tier == tier for one in self.reported)
             here = self._in_use(tier)
             if room < 1 or len(here) < 2:
                 continue
             level = LEVEL / len(here)
-            judged = [(*self._worst(tier, name, node, level), name) for name, node in here]
+            judged = [
+                (*self._worst(tier, name, node, level), name) for name, node in here if (tier, name) in news
+            ]
             for _, why, name in sorted(one for one in judged if one[1])[:room]:
                 found.append(Suspect(node=name, tier=tier, why=why))
         return found
@@ -183,6 +193,10 @@ class Nodes:
 
     # ---- Inside -----------------------------------------------------------------------------
 
+    def _learn_of(self, tier: str, name: str) -> _Node:
+        self._news.add((tier, name))
+        return self._node(tier, name)
+
     def _node(self, tier: str, name: str) -> _Node:
         return self._tiers.setdefault(tier, {}).setdefault(name, _Node())
 
@@ -193,10 +207,10 @@ class Nodes:
     def _others(self, tier: str, name: str) -> list[tuple[str, _Node]]:
         return [(other, node) for other, node in self._in_use(tier) if other != name]
 
-    def _take_crash(self, key: Key, name: str) -> None:
+    def _take_crash(self, key: Key, name: str, node: _Node) -> None:
         group = self._study.group(*key)
         if group is not None and group.n:
-            _add(self._node(key[1], name).failed, True)
+            _add(node.failed, True)
             return
         crashes = self._crashes.setdefault(key, [])
         if name not in crashes:
@@ -252,7 +266,7 @@ def _add(window: list[Any], value: Any) -> None:
 
 def _failing(here: Sequence[bool], elsewhere: Sequence[bool]) -> tuple[float, str]:
     k, n, other_k, other_n = sum(here), len(here), sum(elsewhere), len(elsewhere)
-    if k < MIN_FAILURES or 2 * k < n or not other_n:
+    if k < MIN_FAILURES or k < SHARE * n or not other_n:
         return 1.0, ""
     return _tail(k, n, other_k, other_n), f"{k} of {n} of its runs failed, elsewhere {other_k} of {other_n}"
 

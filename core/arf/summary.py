@@ -81,9 +81,11 @@ def _standing(store: Store) -> dict[str, Any] | None:
 
 
 def _time(store: Store) -> dict[str, Any]:
-    """Where the slots' time went up to the last turn: seconds by tier and use, and the shares of all."""
+    """Where the slots' time went up to the last turn: seconds by tier and use; shares of all; those idle."""
     used_s = store.meta("timesheet", {"used_s": {}})["used_s"]
-    return {"used_s": used_s, "shares": timesheet.shares(used_s)}
+    shares = timesheet.shares(used_s)
+    idle = {use: share for use, share in shares.items() if use in timesheet.IDLE}
+    return {"used_s": used_s, "shares": shares, "idle": idle}
 
 
 def _noise(store: Store) -> dict[str, dict[str, float]]:

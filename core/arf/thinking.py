@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from arf.errors import AgentError, ArfError, ConflictError, UsageError
+from arf.estimate import cost_of_ask
 from arf.interfaces import Agent, Brief
 from arf.ledger import Ledger
 from arf.orders import OrderBook, Submitted, message
@@ -103,11 +104,7 @@ class Thinker:
                 output_tokens=usage.output_tokens // closed,
                 usd=usage.usd / closed,
             )
-        try:
-            return self._agent.estimate(brief)
-        except Exception as error:  # other people's code, and no more than an estimate
-            log.warning("agent %s cannot tell what it costs: %s", self._name, error)
-            return None
+        return cost_of_ask(self._agent, self._name, brief)
 
     # ---- Asking -----------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ class Use(StrEnum):
     """Ran, and did not train (evaluation); all of it where runs do not print their training time."""
     LOST = "lost"
     """Ran what had to be run again: preempted, lost, or interrupted."""
+    HANDLING = "handling"
+    """Its run had ended, and arf had not heard of it, or not taken it in."""
     TRIED = "tried out"
     """Checked for an agent whether a change runs."""
     AGENT = "waiting for the agent"
@@ -60,9 +62,11 @@ class Timesheet:
         self._idle: list[tuple[str, Use, int]] = []
         """(tier, use, slots) since then."""
 
-    def take(self, run: Experiment, *, again: bool = False) -> None:
+    def take(self, run: Experiment, now: datetime, *, again: bool = False) -> None:
         """Count a run that has ended; `again` if it was for nothing."""
         started, tier = run.started_at, run.tier
+        if run.ended_at is not None:
+            self._add(tier, Use.HANDLING, _seconds(run.ended_at, now))
         if started is None:
             if run.ended_at is not None:
                 self._add(tier, Use.LOST if again else Use.QUEUE, _seconds(run.accepted_at, run.ended_at))

@@ -210,7 +210,9 @@ def test_the_doctor_is_content_with_a_workspace_that_is_well(
 ) -> None:
     monkeypatch.chdir(workspace)
     assert run(["doctor", "--backend", "local", "--agent", "offline"]) == 0
-    assert "a trivial job ran" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "a trivial job ran" in said
+    assert "estimate     about 14 experiments in 7 s, at 1 s a run (limits.budget_s)" in said
 
 
 @pytest.mark.parametrize(

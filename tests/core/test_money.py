@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from arf import money
+from arf.cli.words import cost_text, tier_costs_text
 from arf.store import Store
 from arf.study import Study
 from arf.types import Ask, Experiment, ExperimentState, Idea, Role, Tier, Usage, Verdict
@@ -81,6 +82,14 @@ def test_what_a_study_cost_is_told_by_whom_and_for_what(store: Store, study: Stu
     assert told["an_idea"] == {"usd": pytest.approx(0.6), "tokens": 300}
     assert [(keep["experiment"], keep["usd"]) for keep in told["keeps"]] == [(1, 5.0), (2, 3.0)]
     assert told["a_keep"]["usd"] == pytest.approx(4.0)
+    assert told["since_keep"]["usd"] == 0
+    ran(store, 3, "h100", 1.0)
+    told = money.account(store, study, store.totals())
+    assert told["since_keep"]["usd"] == told["since_keep"]["machines_usd"] == pytest.approx(2.0)
+    assert cost_text({"money": told}) == (
+        "$10.00 (agent $3.00, machines $7.00), 1,500 tokens, $0.6 an idea, $5 a kept gain ($2 since the last)"
+    )
+    assert tier_costs_text({"money": told}) == "h100 $5.00 for 2h30m, h200 $2.00 for 30m00s"
 
 
 def test_an_experiment_has_its_share_of_the_asks_that_gave_its_ideas(store: Store, study: Study) -> None:
@@ -93,3 +102,5 @@ def test_an_experiment_has_its_share_of_the_asks_that_gave_its_ideas(store: Stor
 def test_nothing_spent_is_nothing_told(store: Store, study: Study) -> None:
     told = money.account(store, study, store.totals())
     assert (told["usd"], told["an_idea"], told["a_keep"], told["keeps"]) == (0, None, None, [])
+    assert cost_text({"money": told}) is None
+    assert tier_costs_text({"money": told}) is None

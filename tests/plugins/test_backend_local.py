@@ -248,6 +248,32 @@ def test_options_that_the_machine_cannot_meet_are_refused_with_what_there_is(
         devices.cut(machine(H100, H100), options)
 
 
+def test_a_gpu_that_is_set_aside_gets_no_more_jobs_and_the_last_one_is_kept(box: Box) -> None:
+    async def main() -> tuple[list[str], list[int]]:
+        options = LocalOptions(grace_s=0.3, jobs_per_gpu=2)
+        backend = LocalBackend(options, box.path / "backend", machine=machine(H100, H100))
+        job = {"tier": "h100-80gb"}
+        begun = await backend.submit(
+            box.job("begun", "echo > begun; until [ -e go ]; do sleep 0.02; done", **job)
+        )
+        await box.appears("tree/begun")
+        assert backend.node_of("gpu:0/1") == "gpu:0"
+        assert backend.node_of("cpu:1") == ""
+        done = [backend.set_aside(node, "why") for node in ("gpu:0", "gpu:1", "gpu:7", "cpu:1", "")]
+        assert done == [True, False, False, False, False]
+        left = [tier.slots for tier in await backend.tiers()]
+        handles = [await backend.submit(box.job(f"j{i}", "true", **job)) for i in range(5)]
+        (box.tree / "go").touch()
+        slots = [(await backend.wait(handle)).slot for handle in (begun, *handles)]
+        await backend.aclose()
+        return slots, left
+
+    slots, left = asyncio.run(main())
+    assert slots[0] == "gpu:0/1"
+    assert set(slots[1:]) == {"gpu:1/1", "gpu:1/2"}
+    assert left == [2]
+
+
 def test_without_gpus_cores_and_memory_make_the_slots_and_share_the_threads() -> None:
     bare = Machine(cores=8, memory_gb=16.0)
     assert labels(devices.cut(bare, LocalOptions())) == [f"cpu:{i}" for i in range(1, 9)]

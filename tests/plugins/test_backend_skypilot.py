@@ -268,6 +268,31 @@ def test_a_cluster_that_cannot_be_made_ready_is_given_back_and_replaced(study: S
     assert any("1 set aside" in note for note in notes)
 
 
+def test_a_cluster_that_is_set_aside_is_taken_down_and_another_one_takes_its_place(study: Study) -> None:
+    study.options["tiers"] = {"H100": 1}
+
+    async def steps(backend: SkyPilotBackend) -> tuple[JobResult, JobResult]:
+        first = await backend.submit(study.job("first", study.hold("up")))
+        await study.marked("up")
+        (bad,) = study.names
+        assert backend.set_aside("elsewhere", "why") is False
+        assert backend.set_aside(bad, "why") is True
+        second = await backend.submit(study.job("second", "true"))
+        study.go()
+        return await backend.wait(first), await backend.wait(second)
+
+    first, second = study.run(steps)
+    assert first.state is second.state is JobState.SUCCEEDED
+    assert SkyPilotBackend(None, study.home).node_of(second.slot) != first.slot.partition(":")[0]
+
+    async def in_another_process(backend: SkyPilotBackend) -> JobResult:
+        """Its name is not taken by a new one, which would be set aside too."""
+        assert backend.set_aside(first.slot.partition(":")[0], "why") is True
+        return await backend.wait(await backend.submit(study.job("third", "true")))
+
+    assert study.run(in_another_process).slot.partition(":")[0] == second.slot.partition(":")[0]
+
+
 # ---- What cannot be had -----------------------------------------------------------------------
 
 

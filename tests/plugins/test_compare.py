@@ -4,7 +4,9 @@ import csv
 import json
 import math
 import subprocess
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,8 @@ def test_without_arms_everything_meets_everything(tmp_path: Path) -> None:
         ("slots: 1,", "slots: 0,", "small.yaml:9: machines.one.tiers.a.slots"),
         ("seeds: 2", "sedes: 2", "did you mean 'seeds'"),
         ("title: Small", "reference: nobody", "there is no arm 'nobody'"),
+        ("title: Small", "race: controll", "race: there is no arm 'controll'.*did you mean 'control'"),
+        ("name: control,", "name: control, noise: {prof: false},", "did you mean 'proof'"),
         ("name: control, strategy: random", "name: greedy · four, strategy: random", "two arms are called"),
         ("{max_experiments: 40}", "{max_usd: 5}", "has no end"),
         ("{strategy: random}\narms", "{strategy: random, options: {mast: 3}}\narms", "did you mean 'most'"),
@@ -112,6 +116,14 @@ def test_a_shipped_comparison_can_be_read(path: Path) -> None:
     comparison = read_comparison(path, Plugins.load())
     assert len(comparison.seeds) == 20
     assert len({arm.name for arm in comparison.arms}) == len(comparison.arms) >= 4
+
+
+def test_an_arm_can_have_a_budget_and_a_rule_of_its_own(tmp_path: Path) -> None:
+    own = "strategy: random, machines: four, noise: {proof: false}, budget: {max_experiments: 30}"
+    path = write(tmp_path, FILE.replace("strategy: random, machines: four", own))
+    greedy, _, control = read_comparison(path, Plugins.load()).arms
+    assert (greedy.noise.proof, greedy.budget.max_experiments) == (True, 40)
+    assert (control.noise.proof, control.budget.max_experiments) == (False, 30)
 
 
 # ---- Running --------------------------------------------------------------------------------------
@@ -177,6 +189,50 @@ def test_waves_leave_slots_idle(tmp_path: Path) -> None:
     assert waves.total.experiments == free.total.experiments == 120
 
 
+def test_keeping_whatever_reads_better_keeps_what_is_not_better(tmp_path: Path) -> None:
+    text = FILE.replace("name: additive", "name: noise").replace("max_experiments: 40", "max_experiments: 80")
+    lower = "name: control, strategy: greedy, machines: four, noise: {proof: false, replicates: 2}"
+    text = text.replace("name: control, strategy: random, machines: four", lower)
+    comparison = read_comparison(write(tmp_path, text), Plugins.load(), seeds=1)
+    runs = {run.arm.name: run for run in comparison.runs() if run.objective_name == "additive"}
+    assert run_one(runs["greedy · four"]).keeps == 0
+    assert run_one(runs["control"]).false_keeps >= 3
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
+    path = write(tmp_path, FILE.replace("max_experiments: 40", "max_experiments: 100000"))
+    program = "import sys; from arf.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    arguments = ["compare", str(path), "--jobs", "2", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as comparison:
+        until(lambda: len(workers_of(comparison.pid)) == 2)
+        workers = workers_of(comparison.pid)
+        comparison.kill()
+    until(lambda: not any(map(lives, workers)))
+
+
+def workers_of(parent: int) -> list[int]:
+    """The processes of a comparison's pool, without the one that looks after their semaphores."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def lives(pid: int) -> bool:
+    """A process that has ended and waits for somebody to take note of it has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 # ---- The verdict ----------------------------------------------------------------------------------
 
 
@@ -211,6 +267,22 @@ def test_gains_targets_and_ranks() -> None:
     assert verdict.reached[("o", "idle")] == (0, 3)
     assert verdict.ranks[("wall_hours", "slow")] == 1.0
     assert verdict.ranks[("wall_hours", "idle")] == 3.0
+
+
+def test_a_race_is_to_where_another_arm_was_at_its_end() -> None:
+    runs = [
+        *(outcome("slow", seed, (5.0, 0.5), (9.0, 0.8 + 0.01 * seed)) for seed in range(3)),  # median 0.81
+        *(outcome("fast", seed, (1.0, 0.6), (2.0, 0.81)) for seed in range(3)),
+        *(outcome("idle", seed) for seed in range(3)),
+    ]
+    verdict = judge(runs, reference="slow", target=0.7, race="slow")
+    races = {race.arm: race for race in verdict.races}
+    assert races["fast"].level == pytest.approx(0.81)
+    assert (races["fast"].reached, races["fast"].of, races["fast"].wall_hours.value) == (3, 3, 2.0)
+    assert (races["fast"].speed_up, races["fast"].cost) == (5.0, 0.2)  # 10 hours, in 2; 10 slot-hours, with 2
+    assert (races["slow"].reached, races["slow"].speed_up) == (2, pytest.approx(10 / 9))
+    assert (races["idle"].reached, races["idle"].speed_up, races["idle"].cost) == (0, None, None)
+    assert not judge(runs, reference="slow", target=0.7).races
 
 
 def test_what_is_equal_is_what_the_smallest_budget_buys() -> None:

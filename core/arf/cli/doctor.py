@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import dropwhile
 from pathlib import Path
@@ -26,7 +26,7 @@ from arf.errors import ArfError
 
 if TYPE_CHECKING:
     from arf.config import Config
-    from arf.interfaces import Agent, Backend
+    from arf.interfaces import Agent, Backend, Brief
     from arf.interfaces import Finding as Checked
     from arf.plugins import Plugins
     from arf.types import Tier
@@ -116,7 +116,10 @@ def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterat
         yield from _workspace(directory, config)
     for kind in ("strategy", "agent", "parser"):
         yield _part(plugins, config, kind, directory)
-    yield from _backend(plugins, config, directory)
+    tiers: list[Tier] = []
+    yield from _backend(plugins, config, directory, tiers)
+    if tiers:
+        yield from _estimate(plugins, config, directory, tiers)
     yield from _measured(directory)
 
 
@@ -308,7 +311,15 @@ def _part(plugins: Plugins, config: Config, kind: Any, directory: Path) -> Findi
 
 
 def _check_agent(agent: Agent, config: Config, directory: Path) -> None:
-    """As a study does before its first job; where the workspace cannot be used, that is told of itself."""
+    """As a study does before its first job."""
+    brief = _brief(config, directory)
+    if brief is not None:
+        agent.check(brief)
+        asyncio.run(agent.aclose())
+
+
+def _brief(config: Config, directory: Path, tiers: Sequence[Tier] = ()) -> Brief | None:
+    """What an agent would be told first; None where the workspace cannot be used, which is told of itself."""
     from arf.engine import agent_brief
     from arf.errors import WorkspaceError
     from arf.study import Study
@@ -317,20 +328,46 @@ def _check_agent(agent: Agent, config: Config, directory: Path) -> None:
     try:
         workspace = Workspace.open(directory, config.workspace, clean=False)
         base = workspace.base_commit()
-        brief = agent_brief(
-            Study(name="doctor", base=base, base_tree=workspace.tree_of(base)), workspace, base, directory
+        study = Study(
+            name="doctor",
+            base=base,
+            base_tree=workspace.tree_of(base),
+            rule=config.noise,
+            tiers=tuple(tiers),
+            max_experiments=config.budget.max_experiments,
         )
+        return agent_brief(study, workspace, base, directory)
     except WorkspaceError:
+        return None
+
+
+def _estimate(plugins: Plugins, config: Config, directory: Path, tiers: Sequence[Tier]) -> Iterator[Finding]:
+    """What a study would say before its first job."""
+    from arf.budgets import Budgets
+    from arf.estimate import cost_of_ask, estimate, lines
+
+    try:
+        brief = _brief(config, directory, tiers)
+        if brief is None:
+            return
+        agent = plugins.make("agent", config.agent.name, config.agent.options)
+        ask = cost_of_ask(agent, config.agent.name, brief)
+        asyncio.run(agent.aclose())
+    except (ArfError, OSError):  # told where workspace and agent were checked
         return
-    agent.check(brief)
-    asyncio.run(agent.aclose())
+    left = Budgets(config.budget, brief.study, lambda: 0.0).left()
+    told = estimate(brief.study, config.budget, left, config.limits.budget_s, ask)
+    said = lines(told, config.agent.name)[0]
+    yield Finding("estimate", Health.OK, said.removeprefix("estimate: "))
+    for warning in told.warnings:
+        yield Finding("estimate", Health.WARNING, warning)
 
 
 # ---- The backend ----------------------------------------------------------------------------
 
 
-def _backend(plugins: Plugins, config: Config, directory: Path) -> Iterator[Finding]:
-    """What it says of itself, its tiers, and a trivial job on each of them."""
+def _backend(plugins: Plugins, config: Config, directory: Path, tiers: list[Tier]) -> Iterator[Finding]:
+    """What it says of itself, its tiers (which are added to `tiers`), and a trivial job on each of them."""
     name = config.backend.name
     # A cluster's machines see the workspace, and not the /tmp of this one.
     own = directory / ".arf"
@@ -339,18 +376,18 @@ def _backend(plugins: Plugins, config: Config, directory: Path) -> Iterator[Find
         found: list[Finding] = []
         try:
             backend = plugins.make("backend", name, config.backend.options, Path(folder) / "backend")
-            asyncio.run(_try_backend(backend, Path(folder), found))
+            asyncio.run(_try_backend(backend, Path(folder), found, tiers))
         except (ArfError, OSError) as error:
             found.append(_failed("backend", error))
     yield from found
 
 
-async def _try_backend(backend: Backend, folder: Path, found: list[Finding]) -> None:
+async def _try_backend(backend: Backend, folder: Path, found: list[Finding], tiers: list[Tier]) -> None:
     """Add to what was found. What the jobs have brought up is taken down again."""
     (folder / "backend").mkdir(exist_ok=True)
     try:
         found += [_told(one) for one in await backend.check()]
-        tiers = await backend.tiers()
+        tiers += await backend.tiers()
         found += [
             Finding(
                 "tier",

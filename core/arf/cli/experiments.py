@@ -126,10 +126,9 @@ def _print_experiment(told: dict[str, Any]) -> None:
         rows.append(("ended", f"{told['ended_at']}, after {duration(told['slot_s'])}"))
     if told["cost"]["usd"]:
         cost = told["cost"]
-        shares = (
-            f"machines ${cost['machines_usd']:,.3g}, its share of the agent's asks ${cost['agent_usd']:,.3g}"
-        )
-        rows.append(("cost", f"${cost['usd']:,.3g}: {shares}"))
+        shares = {"machines": cost["machines_usd"], "its share of the agent's asks": cost["agent_usd"]}
+        said = ", ".join(f"{what} ${usd:,.3g}" for what, usd in shares.items() if usd)
+        rows.append(("cost", f"${cost['usd']:,.3g}: {said}"))
     rows.append(("log", told["log"]))
     for label, text in rows:
         click.echo(f"{label:<10} {text}")

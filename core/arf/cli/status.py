@@ -20,6 +20,7 @@ from arf.cli.words import (
     noise_text,
     slot_time,
     state_text,
+    tier_costs_text,
     time_text,
     verdict_counts,
 )
@@ -87,6 +88,8 @@ def print_status(summary: Mapping[str, Any]) -> None:
     rows += [("aside" * (not i), paint(line, "red")) for i, line in enumerate(aside_lines(summary))]
     if (cost := cost_text(summary)) is not None:
         rows.append(("cost", cost))
+    if (by_tier := tier_costs_text(summary)) is not None:
+        rows.append(("", by_tier))
     if (standing := standing_text(summary)) is not None:
         rows.append(("up", standing))
     for label, text in rows:

@@ -88,7 +88,19 @@ def cost_text(summary: Mapping[str, Any]) -> str | None:
         parts.append(f"${spent['an_idea']['usd']:,.3g} an idea")
     if spent["a_keep"] and spent["usd"]:
         parts.append(f"${spent['a_keep']['usd']:,.3g} a kept gain")
+        if spent["since_keep"]["usd"]:
+            parts[-1] += f" (${spent['since_keep']['usd']:,.3g} since the last)"
     return ", ".join(parts)
+
+
+def tier_costs_text(summary: Mapping[str, Any]) -> str | None:
+    """Dollars and slot time of each tier; None where there is one tier, or none costs anything."""
+    tiers = summary["money"]["by_tier"]
+    if len(tiers) < 2 or not any(one["usd"] for one in tiers.values()):
+        return None
+    return ", ".join(
+        f"{name} ${one['usd']:,.2f} for {duration(one['slot_hours'] * 3600)}" for name, one in tiers.items()
+    )
 
 
 def hardware_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -97,7 +109,8 @@ def hardware_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _measured(one: Mapping[str, Any]) -> list[str]:
-    said = [f"{duration(one['seconds'])} a run"]
+    seconds = one["seconds"]
+    said = [f"{duration(seconds) if seconds >= 10 else f'{small(seconds)} s'} a run"]
     if one["offset"] is not None:
         said.append("speed unknown" if one["speed"] is None else f"speed {one['speed']:.3g}")
     if one["memory_mb"] is not None:
@@ -111,9 +124,19 @@ def _measured(one: Mapping[str, Any]) -> list[str]:
 
 
 def time_text(summary: Mapping[str, Any]) -> str:
-    """Where the slots' time went, the biggest share first: `training 81 %, waiting for the agent 12 %`."""
-    shares = sorted(summary["time"]["shares"].items(), key=lambda item: -item[1])
-    return ", ".join(f"{use} {100 * share:.0f} %" for use, share in shares if share >= LITTLE)
+    """Where the slots' time went: `training 81 %, queue 3 %, idle 16 % (waiting for the agent 16 %)`."""
+    idle = summary["time"]["idle"]
+    busy = {use: share for use, share in summary["time"]["shares"].items() if use not in idle}
+    said = _shares(busy)
+    if why := _shares(idle):
+        said.append(f"idle {100 * sum(idle.values()):.0f} % ({', '.join(why)})")
+    return ", ".join(said)
+
+
+def _shares(shares: Mapping[str, float]) -> list[str]:
+    """The biggest first."""
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    return [f"{use} {100 * share:.0f} %" for use, share in ranked if share >= LITTLE]
 
 
 def aside_lines(summary: Mapping[str, Any]) -> list[str]:

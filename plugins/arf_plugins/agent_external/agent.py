@@ -7,7 +7,7 @@ import asyncio
 from arf.errors import AgentError
 from arf.interfaces import Agent, Brief
 from arf.study import Study
-from arf.types import Answer, Ask, AskKind
+from arf.types import Answer, Ask, AskKind, Usage
 from arf_plugins.agent_external import Options
 
 LOOK_S = 0.5
@@ -19,6 +19,9 @@ class External(Agent):
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options)
         self._options = options or Options()
+
+    def estimate(self, brief: Brief) -> Usage:
+        return Usage()  # those who order pay for themselves
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         if ask.kind is not AskKind.EXPERIMENTS:

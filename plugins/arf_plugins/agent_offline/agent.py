@@ -10,7 +10,7 @@ from attrs import frozen
 
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
-from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Scalar
+from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Scalar, Usage
 from arf_plugins.agent_offline import OfflineOptions
 from arf_plugins.agent_offline.history import History, Row
 from arf_plugins.agent_offline.model import Basis, Model
@@ -53,6 +53,9 @@ class OfflineAgent(Agent):
 
     def check(self, brief: Brief) -> None:
         self._space(brief)
+
+    def estimate(self, brief: Brief) -> Usage:
+        return Usage()  # nobody is paid
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
 from arf.study import Study
-from arf.types import Answer, Ask, AskKind, Draft, FactorDraft
+from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Usage
 from arf_plugins.agent_script import ScriptOptions
 from arf_plugins.agent_script.reading import read_ideas
 
@@ -39,6 +39,9 @@ class ScriptAgent(Agent):
 
     def check(self, brief: Brief) -> None:
         self._ideas(brief.directory)
+
+    def estimate(self, brief: Brief) -> Usage:
+        return Usage()  # nobody is paid
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         try:

@@ -11,10 +11,10 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from arf.errors import BackendError, nearest
 from arf.interfaces import Backend
@@ -78,6 +78,8 @@ class LocalBackend(Backend):
         self._entries: dict[str, _Entry] = {}
         self._queues: dict[str, deque[_Entry]] = {}
         self._free: dict[str, list[int]] = {}
+        self._aside: set[str] = set()
+        """GPUs that are not to be used."""
         self._ended: deque[str] = deque()
         """Handles of ended jobs whose records are kept, the oldest first."""
         self._orphans = processes.Orphans()
@@ -87,7 +89,7 @@ class LocalBackend(Backend):
     # ---- The interface ----------------------------------------------------------------------
 
     async def tiers(self) -> Sequence[Tier]:
-        return self._layout.tiers
+        return [evolve(tier, slots=len(self._in_use(tier.name, self._aside))) for tier in self._layout.tiers]
 
     async def submit(self, job: Job) -> str:
         self._attach()
@@ -140,6 +142,20 @@ class LocalBackend(Backend):
         else:
             self._end(entry, "cancel")
 
+    def node_of(self, slot: str) -> str:
+        return slot.partition("/")[0] if slot.startswith("gpu:") else ""  # cores differ in nothing
+
+    def set_aside(self, node: str, why: str) -> bool:
+        tiers = {slot.tier for slot in self._layout.slots if self.node_of(slot.label) == node}
+        aside = {*self._aside, node}
+        if not node or not tiers or not all(self._in_use(tier, aside) for tier in tiers):
+            return False
+        self._aside = aside
+        for tier in tiers & self._free.keys():
+            self._free[tier] = [place for place in self._free[tier] if place in self._in_use(tier, aside)]
+            heapq.heapify(self._free[tier])
+        return True
+
     def notes(self) -> list[str]:
         """What people may want to know about the jobs so far, a line each: what warm starts have saved."""
         return self._warm.notes() if self._warm else []
@@ -176,10 +192,19 @@ class LocalBackend(Backend):
         return entry.place
 
     def _free_place(self, place: int) -> str:
-        """Free a slot, and give its tier."""
-        tier = self._layout.slots[place].tier
-        heapq.heappush(self._free[tier], place)
-        return tier
+        """Free a slot, unless its GPU was set aside, and give its tier."""
+        slot = self._layout.slots[place]
+        if self.node_of(slot.label) not in self._aside:
+            heapq.heappush(self._free[slot.tier], place)
+        return slot.tier
+
+    def _in_use(self, tier: str, aside: Collection[str]) -> list[int]:
+        """The slots of a tier that are left without some GPUs."""
+        return [
+            place
+            for place, slot in enumerate(self._layout.slots)
+            if slot.tier == tier and self.node_of(slot.label) not in aside
+        ]
 
     def _start_queued(self, tier: str) -> None:
         queue = self._queues[tier]

@@ -12,7 +12,7 @@ from attrs import define, field
 from arf import constants
 from arf.interfaces import Agent, Brief
 from arf.study import Study
-from arf.types import Answer, Ask, Draft, Scalar
+from arf.types import Answer, Ask, Draft, Scalar, Usage
 
 STEPS = 20
 """Values that a range is cut into."""
@@ -28,6 +28,9 @@ class DiceAgent(Agent):
     def __init__(self, options: object = None) -> None:
         super().__init__(options)
         self._memory: _Memory | None = None
+
+    def estimate(self, brief: Brief) -> Usage:
+        return Usage()  # nobody is paid
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         if self._memory is None or self._memory.study is not brief.study:

@@ -149,9 +149,6 @@ class SimWorkspace:
     def job_env(self) -> dict[str, str]:
         return {}
 
-    def links(self) -> dict[str, str]:
-        return {}
-
 
 class MemoryLogs:
     """The logs of simulated jobs: each is read once, when the job has ended, and is gone then."""

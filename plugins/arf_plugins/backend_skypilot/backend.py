@@ -74,6 +74,8 @@ class SkyPilotBackend(PollingBackend):
         self._clusters: dict[str, Cluster] = {}
         self._begun: dict[str, Mapping[str, Any]] = {}
         """Clusters whose launch an earlier process has not seen the end of."""
+        self._avoided: set[str] = set()
+        """Names of clusters that were set aside: no other one is called so."""
         self._leaving: set[str] = set()
         """Clusters that are being taken down."""
         self._launches: set[asyncio.Future[None]] = set()
@@ -227,6 +229,21 @@ class SkyPilotBackend(PollingBackend):
             hint="`arf stop --down` tries again; `sky down NAME` does it by hand",
         )
 
+    def node_of(self, slot: str) -> str:
+        return slot.partition(":")[0]
+
+    def set_aside(self, node: str, why: str) -> bool:
+        """It is taken down once its jobs have ended, and another one takes its place."""
+        prefix = self._notebook.known_prefix()
+        if not prefix or not node.startswith(prefix):
+            return False
+        self._avoided.add(node)
+        cluster = self._clusters.get(node)
+        if cluster is not None and not cluster.aside and self._attached_to is not None:
+            self._set_aside(cluster, why)
+            self._deal()
+        return True
+
     def _set_aside(self, cluster: Cluster, reason: str) -> None:
         log.warning("cluster %s is given up: %s", cluster.name, reason)
         cluster.aside = reason
@@ -324,6 +341,9 @@ class SkyPilotBackend(PollingBackend):
         for handle in self._notebook.handles():
             self._find(handle)
         for cluster in self._clusters.values():
+            if cluster.name in self._avoided and not cluster.aside:
+                cluster.aside = "set aside in an earlier process"
+                self._note(cluster)
             done_with = cluster.aside and not cluster.jobs
             self._spawn(self._retire(cluster) if done_with else self._tend(cluster))
         self._deal()
@@ -432,7 +452,7 @@ class SkyPilotBackend(PollingBackend):
                 return self._cluster(name, fields)
         slug = re.sub(r"[^a-z0-9]+", "-", tier.lower()).strip("-")[:12] or "tier"
         names = (f"{self._prefix}{slug}-{number}" for number in itertools.count())
-        taken = self._clusters.keys() | self._begun.keys() | self._leaving
+        taken = self._clusters.keys() | self._begun.keys() | self._leaving | self._avoided
         token = new_token()
         fields = {"tier": tier, "born": token, "token": token, "placed": False, "aside": ""}
         return self._cluster(next(name for name in names if name not in taken), fields)

@@ -38,7 +38,9 @@ GATHER_S = 0.02
 MOST_IN_BATCH = 500
 """Slurm's own limit is 1,001 elements in an array, unless it was changed."""
 EARLY_DEATHS = 3
-"""Workers in a row that end before they say hello, after which their tier is taken to be broken."""
+"""Batches in a row with a worker that ends before it says hello; then their tier is taken to be broken.
+
+Batches, because what ends one worker may end all that start at that moment, and says nothing of the next."""
 REFUSED_S = 30.0
 """How long a tier that is broken refuses jobs; then it is tried again."""
 LIMITED_S = 60.0
@@ -59,6 +61,8 @@ class _Kind:
 
     tier: Tier
     given: SlurmTier
+    there: tuple[cluster.Node, ...]
+    """The nodes that it may run on."""
     limit_s: float | None
     """The longest that the partition lets a job run; None: for ever."""
 
@@ -69,7 +73,9 @@ class _Tally:
 
     started: int = 0
     deaths: int = 0
-    """In a row, before hello."""
+    """Batches in a row with a worker that ended before hello."""
+    died: str = ""
+    """The last of these batches."""
     setup_failures: int = 0
     """In a row."""
     refusal: BackendError | None = None
@@ -107,6 +113,8 @@ class SlurmBackend(PollingBackend):
         self._looked_at = 0.0
         self._queries_since = 0.0
         self._noticed: set[str] = set()
+        self._aside: set[str] = set()
+        """Nodes that get no more jobs."""
 
     # ---- The interface ----------------------------------------------------------------------
 
@@ -152,6 +160,38 @@ class SlurmBackend(PollingBackend):
             if worker is not None:
                 self._folder.order(worker, f"cancel {handle}")
         self.soon()
+
+    def node_of(self, slot: str) -> str:
+        return slot.partition(":")[0]
+
+    def set_aside(self, node: str, why: str) -> bool:
+        """Later Slurm jobs exclude it, its workers take nothing more; a Slurm job in the queue may still
+        start there."""
+        aside = {*self._aside, node}
+        kinds = {name: self._without(kind, aside) for name, kind in self._kinds.items()}
+        if not any(one.name == node for kind in self._kinds.values() for one in kind.there):
+            return False
+        if None in kinds.values() or any("nodelist" in self._directives(name) for name in kinds):
+            return False
+        self._aside = aside
+        self._kinds = {name: kind for name, kind in kinds.items() if kind is not None}
+        for worker in self._workers.values():
+            self._heed_aside(worker)
+        return True
+
+    def _without(self, kind: _Kind, aside: Collection[str]) -> _Kind | None:
+        """A tier without some nodes; None if nothing would be left of it."""
+        left = [node for node in kind.there if node.name not in aside]
+        slots = cluster.count_slots(left, kind.given.gres, self.options.cpus_per_job or 1) if left else 0
+        return evolve(kind, tier=evolve(kind.tier, slots=min(kind.tier.slots, slots))) if slots else None
+
+    def _heed_aside(self, worker: Worker) -> None:
+        if self.node_of(worker.slot) in self._aside and not worker.leaving:
+            worker.leaving = True
+            try:
+                self._folder.order(worker, "leave")
+            except BackendError as error:
+                log.warning("%s", error)
 
     def notes(self) -> list[str]:
         """Workers that were replaced and why, what waits and why, and what was asked of the controller."""
@@ -219,7 +259,7 @@ class SlurmBackend(PollingBackend):
             memory_gb=given.memory_gb,
             description=what,
         )
-        return _Kind(tier=tier, given=given, limit_s=min(limits) if limits else None)
+        return _Kind(tier=tier, given=given, there=tuple(there), limit_s=min(limits) if limits else None)
 
     def _no_slots(
         self, name: str, given: SlurmTier, there: Sequence[cluster.Node], partition: str | None
@@ -355,6 +395,7 @@ class SlurmBackend(PollingBackend):
         worker.slot = str(fields.get("slot", "?"))
         worker.reason = ""
         self._tally(worker.tier).deaths = 0
+        self._heed_aside(worker)
 
     def _take_start(self, worker: Worker, fields: Mapping[str, Any]) -> None:
         handle = fields["start"]
@@ -589,6 +630,9 @@ class SlurmBackend(PollingBackend):
 
     async def _early_death(self, worker: Worker, sight: Sight | None) -> None:
         tally = self._tally(worker.tier)
+        if worker.batch == tally.died:
+            return
+        tally.died = worker.batch
         tally.deaths += 1
         tally.not_before = self._now() + float(tally.deaths)
         if tally.deaths < EARLY_DEATHS:
@@ -659,7 +703,7 @@ class SlurmBackend(PollingBackend):
         queue = self._queued.get(tier)
         if not queue:
             return []
-        live = [worker for worker in self._workers.values() if worker.tier == tier]
+        live = [worker for worker in self._workers.values() if worker.tier == tier and not worker.leaving]
         room = self._kinds[tier].tier.slots - len(live)
         tally = self._tally(tier)
         if tally.most is not None:
@@ -765,11 +809,19 @@ class SlurmBackend(PollingBackend):
                 cpus=self.options.cpus_per_job,
                 memory=self.options.memory,
                 minutes=minutes,
-                directives={"chdir": str(folder), **self.options.directives, **given.directives},
+                directives={"chdir": str(folder), **self._directives(tier)},
                 srun=self.options.srun,
                 command=command,
             )
         )
+
+    def _directives(self, tier: str) -> dict[str, Any]:
+        """What the user wants, without the nodes that were set aside."""
+        directives = {**self.options.directives, **self._kinds[tier].given.directives}
+        excluded = [str(directives["exclude"])] if "exclude" in directives else []
+        if self._aside:
+            directives["exclude"] = ",".join([*excluded, *sorted(self._aside)])
+        return directives
 
     # ---- Small things -----------------------------------------------------------------------
 

@@ -48,6 +48,8 @@ class Worker:
     confirmed: bool = False
     """Whether it has been heard or seen since this process began."""
     draining: bool = False
+    leaving: bool = False
+    """Its node was set aside: it takes nothing more."""
     dismissed: bool = False
     """arf has asked Slurm to end it."""
     gone: bool = False

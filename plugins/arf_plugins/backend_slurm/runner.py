@@ -7,7 +7,8 @@ tell each other are lines in small files; each file has one writer, is there bef
 and is opened anew for each look, which is what makes a network file system show what is new:
 
     HOME/batches/BATCH/batch.json       arf: what this worker is for
-    HOME/batches/BATCH/INDEX.orders     arf: `cancel HANDLE`, `drain` (end when nothing is left to do), `stay`
+    HOME/batches/BATCH/INDEX.orders     arf: `cancel HANDLE`, `drain` (end when nothing is left to do),
+                                        `stay`, `leave` (take nothing more)
     HOME/batches/BATCH/INDEX.journal    the worker: JSON, a line for each thing that happened, and heartbeats
     HOME/queues/TIER                    arf: handles of jobs, in the order in which they are to be taken
     HOME/jobs/HANDLE                    arf: the job
@@ -133,6 +134,7 @@ class Runner:
         self.waiting: list[str] = []
         self.cancelled: set[str] = set()
         self.draining = False
+        self.leaving = False
         self.term = False
         self.set_up: dict[str, dict[str, str]] = {}
         self.born = time.monotonic()
@@ -185,6 +187,8 @@ class Runner:
             self.heed()
             if self.term:
                 return "terminated"
+            if self.leaving:
+                return "set aside"
             draining = self.draining  # before the look at the queue: what was ordered before it is done
             outcome = self.take()
             if outcome == "ran":
@@ -207,6 +211,8 @@ class Runner:
                 self.cancelled.add(rest)
             elif word in ("drain", "stay"):
                 self.draining = word == "drain"
+            elif word == "leave":
+                self.leaving = True
 
     def take(self) -> str:
         """Run the first job in the queue that nobody else has taken."""

@@ -7,8 +7,9 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
@@ -208,7 +209,9 @@ def run_all(
             tell(len(found), len(runs))
     else:
         # A fresh interpreter each: a forked one would have the locks of whatever threads there are.
-        with ProcessPoolExecutor(min(jobs, len(missing)), get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            min(jobs, len(missing)), get_context("spawn"), initializer=_end_with_parent
+        ) as pool:
             futures = {pool.submit(run_one, run): run for run in missing}
             try:
                 for future in as_completed(futures):
@@ -219,6 +222,17 @@ def run_all(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return [found[run.key] for run in runs]
+
+
+def _end_with_parent() -> None:
+    """Have this worker end when the process that started it is killed: by itself it would wait for ever."""
+    if (parent := parent_process()) is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        Thread(target=follow, daemon=True).start()
 
 
 def cores() -> int:
