@@ -61,7 +61,7 @@ def main() -> None:
         for strategy in STRATEGIES:
             cost, used = study(plugins, slots, strategy, experiments)
             print(f"{slots:>6}  {strategy:<10}{1e3 * cost:>9.2f}{used:>9.1%}", flush=True)
-        print(f"{slots:>6}  {'(clock)':<10}{1e3 * clock_alone(slots, experiments):>9.2f}", flush=True)
+        print(f"{slots:>6}  {'(clock)':<10}{1e3 * clock_alone(slots, experiments):>9.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def running(start: Callable[..., Any], workspace: Path) -> Iterator[Path]:
         for line in process.stdout:
             if json.loads(line).get("state") == "running":
                 break
+        # A pipe that nobody reads would fill, and hold the study up.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
         yield workspace
 
 

@@ -1105,7 +1105,7 @@ def test_a_preflight_sends_back_what_breaks_and_costs_no_experiment(
             "done", {"exhausted": True}
         )
     flags = {
-        **agent_flags(dialect), "agent.mode": mode, "agent.parallel": 1, "agent.preflight": 5.0,
+        **agent_flags(dialect), "agent.mode": mode, "agent.parallel": 1, "agent.preflight": 60.0,
         "backend.slots": 3, "budget.max_experiments": 12,
     }  # fmt: skip
     strategy = "agent" if mode == "tools" else "greedy"

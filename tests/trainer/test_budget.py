@@ -56,7 +56,7 @@ def test_wall_and_steps_modes(workspace):
     steps = workspace.block(ARF_BUDGET_MODE="steps", ARF_BUDGET="20", ARF_BUDGET_SHARE="0.25")
     assert (steps["num_steps"], steps["budget"], steps["budget_mode"]) == ("5", "5", "steps")
     wall = workspace.block(ARF_BUDGET_MODE="wall", ARF_BUDGET="1.5")
-    assert 1.4 < float(wall["training_seconds"]) < 2.5
+    assert 1.4 <= float(wall["training_seconds"]) < 10
 
 
 @pytest.mark.parametrize(
