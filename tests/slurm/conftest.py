@@ -1,4 +1,7 @@
-"""A real Slurm for the tests in this folder. In continuous integration (`CI` is set) it must start."""
+"""A real Slurm for the tests in this folder. In continuous integration (`ARF_CI` is set) it must start.
+
+Tests that are marked `slurm_ci` are part of `make test`; the others are run by `make test-slurm`.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,16 @@ import slurm_cluster  # it is beside this file, which pytest's import mode does 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        ours = Path(__file__).parent in item.path.parents
+        if ours:
+            item.add_marker(pytest.mark.xdist_group("slurm"))  # one cluster for all of them
+        if ours and item.get_closest_marker("slurm_ci") is None:
             item.add_marker(pytest.mark.slurm)
 
 
 def _cluster(*, accounting: bool) -> Iterator[slurm_cluster.Cluster]:
     if reason := slurm_cluster.missing(accounting=accounting):
-        if os.environ.get("CI"):
+        if os.environ.get("ARF_CI"):
             pytest.fail(f"the Slurm tests cannot run: {reason}")
         pytest.skip(reason)
     # Not in pytest's folder: munge wants none of its parents to be writable for others, sockets a short path.

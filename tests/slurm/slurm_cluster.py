@@ -132,9 +132,7 @@ class Cluster:
         self.start_controller()
         for node in NODES:
             self.start_node(node)
-        _until(
-            lambda: self.idle_nodes() == len(NODES), f"the nodes do not start; look into {self.home}/*.log"
-        )
+        self.wait_until_up()
 
     def stop(self) -> None:
         with contextlib.suppress(subprocess.SubprocessError, AssertionError):
@@ -151,9 +149,18 @@ class Cluster:
         ):
             self.end(name, signal.SIGTERM)
 
+    def last_words(self) -> str:
+        """The ends of all that the daemons have written."""
+        files = sorted([*self.home.glob("*.log"), *self.home.glob("*.out")])
+        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
+
     def wait_until_empty(self) -> None:
         """Until no job holds anything."""
         _until(lambda: not self.run("squeue", "-h").strip(), "jobs stay in the queue")
+
+    def wait_until_up(self) -> None:
+        """Until all nodes can be used; a controller that has just started does not know them yet."""
+        _until(lambda: self.idle_nodes() == len(NODES), "not all nodes are up")
 
     # ---- What tests do to it ----------------------------------------------------------------
 
@@ -179,7 +186,7 @@ class Cluster:
         self.run(
             "scontrol", "update", f"nodename={node}", "state=resume", check=False
         )  # it may be so already
-        _until(lambda: self.idle_nodes() == len(NODES), f"{node} does not come back")
+        self.wait_until_up()
 
     def idle_nodes(self) -> int:
         text = self.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%T", check=False)
@@ -261,12 +268,26 @@ class Cluster:
 
 @contextlib.contextmanager
 def running(home: Path, *, accounting: bool = False) -> Iterator[Cluster]:
-    cluster = Cluster(home, accounting=accounting)
+    cluster = _started(home, accounting=accounting)
     try:
-        cluster.start()
         yield cluster
     finally:
         cluster.stop()
+
+
+def _started(home: Path, *, accounting: bool, attempts: int = 2) -> Cluster:
+    """A cluster; if it does not start, another on other ports: somebody may have taken one meanwhile."""
+    cluster = Cluster(home / str(attempts), accounting=accounting)
+    try:
+        cluster.start()
+    except BaseException as error:
+        cluster.stop()
+        if not isinstance(error, Exception):
+            raise
+        if attempts > 1:
+            return _started(home, accounting=accounting, attempts=attempts - 1)
+        raise RuntimeError(f"no Slurm starts here: {error}\n{cluster.last_words()}") from error
+    return cluster
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,7 +20,9 @@ from arf_plugins.backend_slurm import SlurmOptions, SlurmTier, cluster
 from arf_plugins.backend_slurm.backend import SlurmBackend
 
 T = TypeVar("T")
+CI = pytest.mark.slurm_ci
 FORMS = pytest.mark.parametrize("form", ["pool", "jobs"])
+POOL_IN_CI = pytest.mark.parametrize("form", [pytest.param("pool", marks=CI), "jobs"])
 PATIENCE_S = 60.0
 
 
@@ -104,13 +107,14 @@ def environ(pid: int) -> bytes:
 
 
 HOLD = "touch $MARKS/up; until [ -e $MARKS/go ]; do sleep 0.05; done; exit 6"
-FIRST_HOLDS = "if mkdir $MARKS/first; then touch $MARKS/up; sleep 600; fi; echo again"
+FIRST_HOLDS = "if mkdir $MARKS/first; then touch $MARKS/up; sleep 600 || exit; fi; echo again"
 """Runs on when it is run for the first time, and ends well the next time."""
 
 
 # ---- Tiers ----------------------------------------------------------------------------------
 
 
+@CI
 def test_tiers_are_found_by_asking_the_cluster(bench: Bench) -> None:
     async def steps(backend: SlurmBackend) -> list[tuple[str, int]]:
         return [(tier.name, tier.slots) for tier in await backend.tiers()]
@@ -121,6 +125,7 @@ def test_tiers_are_found_by_asking_the_cluster(bench: Bench) -> None:
     assert bench.run(steps, slots=3) == [("h100", 3), ("h200", 2)]
 
 
+@CI
 def test_tiers_can_be_given(bench: Bench) -> None:
     tiers = {
         "big": SlurmTier(gres="gpu:h200:2", price=3.5, memory_gb=282, slots=1),
@@ -143,6 +148,7 @@ def test_tiers_can_be_given(bench: Bench) -> None:
     assert (bench.log("big"), bench.log("plain")) == ("0,1\n", "none\n")
 
 
+@CI
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -174,6 +180,7 @@ def test_a_job_that_cannot_fit_into_its_partition_is_refused(bench: Bench) -> No
         bench.run_job("true", options={"partition": "brief"}, tier="h200", time_limit_s=600)
 
 
+@CI
 @FORMS
 def test_what_sbatch_refuses_is_told_to_the_job_and_to_the_next(bench: Bench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> JobResult:
@@ -190,6 +197,7 @@ def test_what_sbatch_refuses_is_told_to_the_job_and_to_the_next(bench: Bench, fo
 # ---- What jobs get --------------------------------------------------------------------------
 
 
+@CI
 def test_directives_set_up_and_wrap_reach_the_job(bench: Bench) -> None:
     options = {
         "directives": {"comment": "from arf", "exclusive": "user", "hold": False},
@@ -207,6 +215,7 @@ def test_directives_set_up_and_wrap_reach_the_job(bench: Bench) -> None:
     script_text = next((bench.path / "backend/slurm/batches").glob("*/batch.sh")).read_text()
     assert "#SBATCH --comment='from arf'" in script_text
     assert "--hold" not in script_text
+    assert "USR2@0\n" in script_text  # a signal from Slurm before its time limit would end the job
 
 
 def test_set_up_lines_run_once_for_many_jobs(bench: Bench) -> None:
@@ -247,7 +256,7 @@ def test_nothing_of_arfs_environment_reaches_slurm(bench: Bench, monkeypatch: py
 # ---- Ends that are not the job's ------------------------------------------------------------
 
 
-@FORMS
+@POOL_IN_CI
 def test_a_preempted_job_is_told_as_preempted_and_can_run_again(bench: Bench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> tuple[JobResult, JobResult]:
         handle = await backend.submit(bench.job("job", FIRST_HOLDS, tier="h200"))
@@ -285,6 +294,7 @@ def test_a_node_that_fails_loses_its_job_and_no_other(bench: Bench, form: str) -
     assert other.exit_code == 6
 
 
+@CI
 @FORMS
 def test_a_worker_that_dies_loses_its_job_and_gets_a_successor(bench: Bench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> tuple[JobResult, JobResult]:
@@ -327,6 +337,7 @@ def test_slurm_does_not_put_jobs_back_into_the_queue(bench: Bench, form: str) ->
     assert bench.run(steps, form=form).exit_code == 6
 
 
+@CI
 @FORMS
 def test_scancel_by_hand_is_seen(bench: Bench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> JobResult:
@@ -379,7 +390,7 @@ def test_a_controller_that_restarts_is_no_reason_to_lose_anything(bench: Bench, 
     async def steps(backend: SlurmBackend) -> list[JobResult]:
         running = await backend.submit(bench.job("running", HOLD))
         await bench.marked("up")
-        bench.slurm.end("slurmctld", signal.SIGKILL)
+        bench.slurm.end("slurmctld", signal.SIGTERM)  # killed, it would forget its last jobs
         late = [await backend.submit(bench.job(f"late-{i}", "echo late", tier="h100")) for i in range(4)]
         (bench.path / "go").touch()
         first = await backend.wait(running)  # its end is known without the controller
@@ -387,6 +398,7 @@ def test_a_controller_that_restarts_is_no_reason_to_lose_anything(bench: Bench, 
         return [first, *await asyncio.gather(*(backend.wait(handle) for handle in late))]
 
     first, *late = bench.run(steps, form=form, slots=5)
+    bench.slurm.wait_until_up()
     assert (first.state, first.exit_code) == (JobState.FAILED, 6)
     assert {result.state for result in late} == {JobState.SUCCEEDED}
 
@@ -406,6 +418,7 @@ def test_the_controller_is_asked_nothing_while_workers_speak(bench: Bench) -> No
 # ---- Crashes of arf -------------------------------------------------------------------------
 
 
+@CI
 @FORMS
 def test_a_crash_between_sbatch_and_its_record_runs_nothing_twice(bench: Bench, form: str) -> None:
     script = "echo ran >> $MARKS/runs; until [ -e $MARKS/go ]; do sleep 0.05; done; exit 6"
@@ -471,6 +484,23 @@ def test_workers_that_cannot_start_are_explained(bench: Bench, form: str) -> Non
     assert result.state is JobState.LOST
     assert "end as soon as they start" in result.message
     assert "/no/such/python" in result.message
+
+
+@CI
+def test_workers_that_all_die_at_one_moment_do_not_make_their_tier_broken(bench: Bench) -> None:
+    python = bench.path / "python"
+    python.write_text(
+        f'#!/bin/sh\nmkdir {bench.path}/died-$ARF_INDEX 2>/dev/null && exit 1\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+
+    async def steps(backend: SlurmBackend) -> list[JobResult]:
+        handles = [await backend.submit(bench.job(f"job-{i}", "true")) for i in range(4)]
+        return await asyncio.gather(*(backend.wait(handle) for handle in handles))
+
+    results = bench.run(steps, python=str(python), slots=4)
+    assert {result.state for result in results} == {JobState.SUCCEEDED}
+    assert (bench.path / "died-3").exists()
 
 
 @pytest.mark.parametrize("form", ["pool", pytest.param("jobs", marks=pytest.mark.slow)])

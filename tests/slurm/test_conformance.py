@@ -13,6 +13,7 @@ from arf_plugins.backend_slurm import SlurmOptions
 from arf_plugins.backend_slurm.backend import SlurmBackend
 
 
+@pytest.mark.slurm_ci
 @pytest.mark.usefixtures("slurm")
 class _Suite(BackendSuite):
     form: ClassVar[Literal["pool", "jobs"]]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,26 @@ SCRIPT = """#!/bin/sh
 LEVEL=100   # [0..1000, step 10]
 echo "$ARF_EXPERIMENT $CUDA_VISIBLE_DEVICES" >> "$RUNS"
 sleep 0.3
+echo "$ARF_EXPERIMENT" >> "$RUNS.done"
 distance=$((LEVEL > 140 ? LEVEL - 140 : 140 - LEVEL))
 echo "---"
 echo "val_bpb: 1.$((1000 + distance * 10 + ARF_SEED % 5))"
 """
 PATIENCE_S = 120.0
+CI = pytest.mark.slurm_ci
+ELSEWHERE = (
+    "unshare",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+    'hostname login-2; exec "$@"',
+    "sh",
+)
+"""Makes a command run as if on another machine: another host name, and no process of this one to be seen."""
 
 
 class Lab:
@@ -55,9 +71,9 @@ class Lab:
         subprocess.run([*git, "add", "-A"], cwd=self.directory, check=True)
         subprocess.run([*git, "commit", "-qm", "base"], cwd=self.directory, check=True)
 
-    def arf(self, *words: str) -> subprocess.Popen[str]:
+    def arf(self, *words: str, behind: Sequence[str] = ()) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", "from arf.cli import main; main()", *words],
+            [*behind, sys.executable, "-c", "from arf.cli import main; main()", *words],
             cwd=self.directory,
             env={**os.environ, "RUNS": str(self.runs)},
             stdout=subprocess.PIPE,
@@ -72,6 +88,14 @@ class Lab:
 
     def count_runs(self) -> int:
         return len(self.runs.read_text().splitlines()) if self.runs.exists() else 0
+
+    def until_started_have_ended(self) -> None:
+        """Until none of the experiments that have started is running; arf itself must not be."""
+        done = self.runs.with_name("runs.done")
+        limit = time.monotonic() + PATIENCE_S
+        while not done.exists() or len(done.read_text().splitlines()) < self.count_runs():
+            assert time.monotonic() < limit, "experiments go on for ever"
+            time.sleep(0.05)
 
     def until_runs(self, count: int, process: subprocess.Popen[str]) -> None:
         limit = time.monotonic() + PATIENCE_S
@@ -93,7 +117,7 @@ def lab(tmp_path: Path, slurm: Any) -> Lab:
     return Lab(tmp_path, slurm)
 
 
-@pytest.mark.parametrize("form", ["pool", "jobs"])
+@pytest.mark.parametrize("form", [pytest.param("pool", marks=CI), "jobs"])
 def test_a_greedy_study_runs_to_its_end_and_leaves_nothing(lab: Lab, form: str) -> None:
     lab.configure(experiments=14, backend=f"slots: 4, form: {form}")
     lab.finish(lab.arf("run", "--name", "s", "--plain"))
@@ -106,6 +130,7 @@ def test_a_greedy_study_runs_to_its_end_and_leaves_nothing(lab: Lab, form: str) 
     lab.slurm.wait_until_empty()
 
 
+@CI
 def test_a_study_on_two_tiers_uses_both(lab: Lab) -> None:
     tiers = "{h100: {gres: 'gpu:h100:1', slots: 4, price: 2}, h200: {gres: 'gpu:h200:1', slots: 2, price: 3}}"
     lab.configure(experiments=24, strategy="two-tier", backend=f"tiers: {tiers}")
@@ -134,6 +159,28 @@ def test_arf_is_killed_and_resumed_and_nothing_runs_twice(lab: Lab) -> None:
     }
 
 
+@CI
+def test_a_study_goes_on_on_another_machine(lab: Lab) -> None:
+    if subprocess.run([*ELSEWHERE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces can be made here, so no other machine can be pretended")
+    lab.configure(experiments=12, backend="slots: 3")
+    process = lab.arf("run", "--name", "s", "--plain")
+    lab.until_runs(4, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    lab.until_started_have_ended()  # nobody has seen these ends
+    lab.finish(lab.arf("resume", "s", "--plain", behind=ELSEWHERE))
+    experiments = lab.experiments()
+    assert len(experiments) == 12
+    assert {(e.state, e.job_state, e.attempt) for e in experiments} == {
+        (ExperimentState.ENDED, JobState.SUCCEEDED, 1)
+    }
+    assert Counter(line.split()[0] for line in lab.runs.read_text().splitlines()) == {
+        str(e.id): 1 for e in experiments
+    }
+
+
+@CI
 def test_workers_that_die_all_the_time_cost_no_experiment(lab: Lab) -> None:
     lab.configure(experiments=12, backend="slots: 3")
     process = lab.arf("run", "--name", "s", "--plain")

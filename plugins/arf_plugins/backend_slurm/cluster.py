@@ -197,7 +197,8 @@ def batch_script(request: Request) -> str:
         "gres": request.gres,
         "cpus_per_task": request.cpus,
         "mem": request.memory,
-        "signal_delay_s": 30,
+        # No warning: Slurm gives one to all processes, up to half a minute too early, and it ends jobs.
+        "signal_delay_s": 0,
         "wckey": None,
         "stderr_to_stdout": True,
         "srun_args": list(request.srun),
