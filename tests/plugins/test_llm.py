@@ -1106,8 +1106,9 @@ def test_a_preflight_sends_back_what_breaks_and_costs_no_experiment(
         )
     flags = {
         **agent_flags(dialect), "agent.mode": mode, "agent.parallel": 1, "agent.preflight": 60.0,
-        "backend.slots": 3, "budget.max_experiments": 12,
+        "backend.slots": 6, "budget.max_experiments": 12,
     }  # fmt: skip
+    # More slots than runs of the baseline: what finds no free slot is not tried.
     strategy = "agent" if mode == "tools" else "greedy"
     _, store = run_study(arf_workspace, {**flags, "strategy.name": strategy})
     titles = {experiment.title for experiment in store.experiments()}
