@@ -23,7 +23,7 @@ COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens", "ou
 class Codex(CliAgent):
     provider: ClassVar[str] = "codex"
     binary: ClassVar[str] = "codex"
-    version: ClassVar[Version] = Version((0, 169, 0), "install it by `npm install -g @openai/codex`")
+    version: ClassVar[Version] = Version((0, 163, 0), "install it by `npm install -g @openai/codex`")
     own_secrets: ClassVar[tuple[str, ...]] = ("OPENAI_", "CODEX_")
 
     options: CodexOptions
@@ -41,6 +41,8 @@ class Codex(CliAgent):
             "approval_policy": "never",
             "sandbox_mode": "workspace-write",
             "check_for_update_on_startup": False,
+            "web_search": "disabled",
+            "features.multi_agent": False,
             "mcp_servers.arf.command": program,
             "mcp_servers.arf.args": arguments,
             # With no approvals a tool that is not read-only would be refused.
