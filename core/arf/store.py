@@ -182,9 +182,13 @@ class Store:
                 f"study {directory.name!r} exists",
                 hint=f"go on with it by `arf resume {directory.name}`, or choose another --name",
             )
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        cls._begin(directory, _connect(new), study, meta).close()
+        new.replace(path)  # killed before this, arf has left no study behind
         db = _connect(path)
         db.execute("PRAGMA journal_mode = WAL")
-        return cls._begin(directory, db, study, meta)
+        return cls(directory, db)
 
     @classmethod
     def in_memory(cls, directory: Path, study: Study, meta: Mapping[str, Any]) -> Self:

@@ -114,6 +114,11 @@ class Study:
     async def marked(self, name: str) -> None:
         await self.until((self.marks / name).exists)
 
+    async def heard(self, key: str) -> None:
+        """Wait until the backend knows that a job that holds has begun."""
+        log = self.home / f"logs/{key}.log"
+        await self.until(lambda: log.exists() and "began" in log.read_text())
+
     def go(self) -> None:
         (self.marks / "go").touch()
 
@@ -161,7 +166,7 @@ def test_a_cluster_that_is_taken_away_ends_its_job_and_another_takes_the_next(
 
     async def steps(backend: SkyPilotBackend) -> tuple[JobResult, JobResult, list[str]]:
         handle = await backend.submit(study.job("first", study.hold("up")))
-        await study.marked("up")
+        await study.heard("first")
         study.sky.end(study.names[0])
         first = await backend.wait(handle)
         second = await backend.wait(await backend.submit(study.job("second", "true")))
@@ -179,7 +184,7 @@ def test_a_job_that_had_not_begun_when_its_cluster_vanished_runs_elsewhere(study
 
     async def steps(backend: SkyPilotBackend) -> list[JobResult]:
         first = await backend.submit(study.job("first", study.hold("up")))
-        await study.marked("up")
+        await study.heard("first")
         second = await backend.submit(study.job("second", "true"))
         study.sky.end(study.names[0])
         return [await backend.wait(first), await backend.wait(second)]

@@ -21,8 +21,6 @@ import slurm_cluster  # it is beside this file, which pytest's import mode does 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         ours = Path(__file__).parent in item.path.parents
-        if ours:
-            item.add_marker(pytest.mark.xdist_group("slurm"))  # one cluster for all of them
         if ours and item.get_closest_marker("slurm_ci") is None:
             item.add_marker(pytest.mark.slurm)
 
