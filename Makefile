@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-all test-slurm test-skypilot test-agents check format bench clean
+.PHONY: help run test test-all test-slurm test-skypilot test-agents test-services check format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -33,6 +33,9 @@ test-skypilot: $(VENV)-skypilot/.ready ## run the tests on a real SkyPilot over 
 
 test-agents: $(VENV)-agents/.ready ## run the tests on the real Claude Code and Codex, against a local stand-in for their services
 	@$(VENV)-agents/bin/pytest -m agents tests/agents $(ARGS)
+
+test-services: $(VENV)/.test-ready ## run a small study with each real service whose key is set (costs some cents)
+	@$(BIN)/pytest -m services tests/services $(ARGS)
 
 check: $(VENV)/.test-ready ## lint, format, types and import contracts
 	@$(BIN)/ruff check .
