@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,31 @@ def test_it_has_arfs_tools_and_none_that_it_does_not_need(lab: Lab) -> None:
     assert not own & {"webfetch", "websearch", "web_search", "task", "agent", "multi_agent_v1"}
 
 
+def test_it_reaches_nothing_outside_its_files(lab: Lab, tmp_path: Path) -> None:
+    rig = lab.rig
+    outside = tmp_path / "outside.txt"
+    outside.write_text("a secret of the user's")
+    if rig.name == "claude-code":
+        rig.read(str(outside))
+        rig.call("Write", {"file_path": str(tmp_path / "new.txt"), "content": "x"})
+        rig.call("Edit", {"file_path": str(outside), "old_string": "a", "new_string": "b"})
+    else:
+        # Its sandbox leaves /tmp open, on purpose.
+        elsewhere = Path(f"/var/tmp/arf-outside-{os.getpid()}")
+        rig.shell(f"echo key: $OPENAI_API_KEY; echo x > {elsewhere}")
+    rig.tool("done", exhausted=True)
+    lab.run("budget.max_experiments=5")
+    assert outside.read_text() == "a secret of the user's"
+    assert not (tmp_path / "new.txt").exists()
+    said = json.dumps(rig.service.requests)
+    assert "a secret of the user's" not in said
+    assert rigs.KEY not in said
+    if rig.name == "codex":
+        is_written = elsewhere.exists()
+        elsewhere.unlink(missing_ok=True)
+        assert not is_written
+
+
 def test_what_it_breaks_goes_back_to_it(lab: Lab) -> None:
     rig = lab.rig
     rig.edit("LEVEL = 100", "LEVEL = (")
@@ -118,9 +145,16 @@ def test_the_next_ask_goes_on_with_its_session(lab: Lab) -> None:
     rig.say("The first is on its way.")
     first = len(rig.service.turns)
     rig.tool("done", exhausted=True)
-    lab.run("budget.max_experiments=20", "agent.parallel=1")
+    lab.run("budget.max_experiments=20", "agent.parallel=1", f"agent.model={MODELS[rig.name]}")
     later = rig.service.requests[first]
     assert "The first is on its way." in rig.conversation(later)
+    with sqlite3.connect(lab.workspace / ".arf/studies/s/arf.db") as db:
+        costs = [usd / tokens for usd, tokens in db.execute(
+            "SELECT usd, output_tokens FROM asks WHERE output_tokens > 0")]  # fmt: skip
+    assert len(costs) > 1
+    assert costs == pytest.approx(
+        [costs[0]] * len(costs)
+    )  # a resumed session counts on, and is not paid twice
 
 
 def test_a_study_that_was_killed_while_it_thought_goes_on(lab: Lab) -> None:

@@ -13,6 +13,8 @@ from arf_plugins.cli_agents.agent import CliAgent, Heard, Version, mcp_command
 from arf_plugins.cli_agents.lane import Lane
 
 TOOLS = "Read,Edit,Write,Glob,Grep"
+ALLOWED = "Read(./**),Edit(./**),Write(./**),Glob,Grep,mcp__arf"
+"""Without the paths, the whole machine could be read and written."""
 MCP_TIMEOUT_MS = 400_000
 LASTING = (400, 401, 402, 403, 404)
 """What the service answers to a request that will not be better the next time."""
@@ -31,6 +33,8 @@ class ClaudeCode(CliAgent):
 
     def __init__(self, options: ClaudeCodeOptions | None = None) -> None:
         super().__init__(options or ClaudeCodeOptions())
+        self._usd: dict[str, float] = {}
+        """What each session has cost in all; Claude Code counts on when one is resumed."""
 
     def command(self, lane: Lane, session: str, brief: Brief) -> list[str]:
         program, *arguments = mcp_command(lane)
@@ -41,7 +45,7 @@ class ClaudeCode(CliAgent):
         command = ["-p", "--output-format", "stream-json", "--verbose"]
         command += ["--mcp-config", str(path), "--strict-mcp-config"]
         # Not bypassPermissions, which refuses to work as root: what is not listed is denied, without asking.
-        command += ["--permission-mode", "dontAsk", "--tools", TOOLS, "--allowedTools", f"{TOOLS},mcp__arf"]
+        command += ["--permission-mode", "dontAsk", "--tools", TOOLS, "--allowedTools", ALLOWED]
         command += ["--max-turns", str(options.max_turns)]
         if options.max_usd_per_ask is not None:
             left = min(options.max_usd_per_ask, brief.budget_left.get("usd", options.max_usd_per_ask))
@@ -74,20 +78,25 @@ class ClaudeCode(CliAgent):
             texts = [item.get("text", "") for item in content if item.get("type") == "text"]
             heard.said = "\n".join(texts) or heard.said
         elif kind == "result":
-            self._result(event, heard)
+            self._result(event, heard, before)
 
-    def _result(self, event: Mapping[str, Any], heard: Heard) -> None:
+    def kept(self, heard: Heard, before: Mapping[str, Any]) -> dict[str, Any]:
+        return {"session": heard.session, "usd": self._usd.get(heard.session, before.get("usd", 0.0))}
+
+    def _result(self, event: Mapping[str, Any], heard: Heard, before: Mapping[str, Any]) -> None:
         heard.finished = True
         heard.session = str(event.get("session_id") or heard.session)
         heard.said = str(event.get("result") or heard.said)
         usage = event.get("usage") or {}
         cached = int(usage.get("cache_read_input_tokens") or 0)
         written = int(usage.get("cache_creation_input_tokens") or 0)
+        total, told = float(event.get("total_cost_usd") or 0.0), float(before.get("usd") or 0.0)
+        self._usd[heard.session] = total
         heard.usage = Usage(
             input_tokens=int(usage.get("input_tokens") or 0) + cached + written,
             cached_tokens=cached,
             output_tokens=int(usage.get("output_tokens") or 0),
-            usd=float(event.get("total_cost_usd") or 0.0),
+            usd=total - told if total >= told else total,  # less only if the session began anew
         )
         subtype = str(event.get("subtype") or "")
         status = event.get("api_error_status")
@@ -96,7 +105,8 @@ class ClaudeCode(CliAgent):
         elif event.get("is_error"):
             heard.problem = f"failed: {' '.join(heard.said.split())[:300] or event.get('terminal_reason')}"
             heard.lasting = status in LASTING
-            if status in (401, 403):
+            if status in (401, 403) or "/login" in heard.said:
+                heard.lasting = True
                 heard.hint = "log in by `claude`, or export ANTHROPIC_API_KEY"
         denied = {str(item.get("tool_name")) for item in event.get("permission_denials") or []}
         if denied:

@@ -43,6 +43,8 @@ class Codex(CliAgent):
             "check_for_update_on_startup": False,
             "web_search": "disabled",
             "features.multi_agent": False,
+            # Variables that look like secrets are not for the commands that the model runs.
+            "shell_environment_policy.ignore_default_excludes": False,
             "mcp_servers.arf.command": program,
             "mcp_servers.arf.args": arguments,
             # With no approvals a tool that is not read-only would be refused.
@@ -101,7 +103,8 @@ class Codex(CliAgent):
     def _failed(self, message: str, heard: Heard, *, is_end: bool) -> None:
         heard.finished |= is_end
         heard.problem = f"failed: {' '.join(message.split())[:300]}"
-        if "401" in message or "403" in message or "Unauthorized" in message:
+        words = ("401", "403", "Unauthorized", "Missing environment variable")
+        if any(word in message for word in words):
             heard.lasting = True
             heard.hint = "log in by `codex login`, or export OPENAI_API_KEY"
         elif "400" in message or "404" in message:
