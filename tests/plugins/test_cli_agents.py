@@ -31,6 +31,7 @@ from arf_plugins.agent_claude_code.agent import ClaudeCode
 from arf_plugins.agent_codex import CodexOptions
 from arf_plugins.agent_codex.agent import Codex
 from arf_plugins.cli_agents.agent import CliAgent, Heard
+from arf_plugins.cli_agents.lane import Lane
 
 FILES = {"train.py": "LEVEL = 100  # [0..1000]\nWIDTH = 4\nprint('val_bpb:', LEVEL)\n"}
 
@@ -188,6 +189,24 @@ def test_the_session_goes_on_and_its_cost_is_counted_once(which: str, stand_in: 
     assert arguments[arguments.index("resume" if which == "codex" else "--resume") + 1] == "s1"
     assert "Results have come in" in seen(tmp_path)["prompt"]
     assert again.usage.input_tokens == (0 if which == "codex" else 4000)  # codex counts on in a session
+
+
+@both
+def test_what_was_handed_in_before_arf_was_killed_is_not_asked_for_again(
+    which: str, stand_in: Any, tmp_path: Path
+) -> None:
+    told = brief(tmp_path)
+    lane = Lane(tmp_path / "study" / "agent" / f"{which}-0")
+    lane.open(Ask(n=2, base=told.study.base), told)
+    lane.asked.add(
+        {"title": "level 140", "reason": "r", "patch": "-", "constants": {"LEVEL": 140}, "factor": ""}
+    )
+    (lane.tree / "train.py").write_text("WIDTH = 5  # under way when arf is killed")
+    one = agent(which, stand_in(GOOD))  # of another process
+    again = answer(one, tmp_path)
+    assert [(idea.title, idea.constants) for idea in again.ideas] == [("level 140", {"LEVEL": 140})]
+    assert not (tmp_path / "seen.json").exists()
+    assert [idea.title for idea in answer(one, tmp_path).ideas] == ["Raise LEVEL to 140"]
 
 
 @both

@@ -82,6 +82,8 @@ class CliAgent(Agent):
         super().__init__(options)
         self._free = list(range(options.parallel))
         self._known = ""
+        self._opened: set[int] = set()
+        """The lanes that this process has used."""
 
     @property
     def parallel(self) -> int:
@@ -123,6 +125,10 @@ class CliAgent(Agent):
         try:
             assert brief.directory is not None, "a study gives its agent a folder"
             lane = Lane(brief.directory / f"{self.provider}-{number}")
+            left = None if number in self._opened else lane.left(ask, brief)
+            self._opened.add(number)
+            if left is not None:
+                return left
             lane.open(ask, brief)
             before = lane.session() if self.options.resume else {}
             heard, ended = await self._run(program, lane, ask, brief, before)

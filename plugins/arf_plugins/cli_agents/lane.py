@@ -59,18 +59,37 @@ class Lane:
 
     # ---- What came of it --------------------------------------------------------------------
 
-    def answer(self, ask: Ask, brief: Brief, usage: Usage, said: str) -> Answer:
-        """What was handed in, and what was left changed in the files without being handed in."""
-        records = self.asked.records()
-        done = next((record for record in records if record.get("done")), {})
+    def left(self, ask: Ask, brief: Brief) -> Answer | None:
+        """What was handed in for the same ask to a process that ended before it told the study; else None.
+
+        Experiments are no part of it: they go straight to the study.
+        """
+        try:
+            old = self.asked.read()[0]
+        except UsageError:
+            return None
+        titles = [record["title"] for record in self.asked.records() if "patch" in record]
+        known = {idea.title for idea in brief.study.ideas.values() if idea.base == ask.base}
+        if (old.kind, old.base) != (ask.kind, ask.base) or not titles or known.intersection(titles):
+            return None
+        ideas, factors = self._handed_in()
+        note = "what was handed in before arf was stopped"
+        return Answer(ideas=tuple(ideas[: ask.n]), factors=factors, note=note)
+
+    def _handed_in(self) -> tuple[list[Draft], tuple[FactorDraft, ...]]:
         ideas: list[Draft] = []
         levels: dict[str, list[Draft]] = {}
-        for record in records:
+        for record in self.asked.records():
             if "patch" in record:
-                draft = _draft(record)
-                levels.setdefault(record["factor"], []).append(draft) if record["factor"] else ideas.append(
-                    draft
-                )
+                to = levels.setdefault(record["factor"], []) if record["factor"] else ideas
+                to.append(_draft(record))
+        factors = (FactorDraft(name=name, levels=tuple(drafts)) for name, drafts in levels.items())
+        return ideas, tuple(factors)
+
+    def answer(self, ask: Ask, brief: Brief, usage: Usage, said: str) -> Answer:
+        """What was handed in, and what was left changed in the files without being handed in."""
+        done = next((record for record in self.asked.records() if record.get("done")), {})
+        ideas, factors = self._handed_in()
         note = str(done.get("note") or "")
         if ask.kind is AskKind.IDEAS and len(ideas) < ask.n:
             left, problem = self._left_over(ask, brief, said)
@@ -78,9 +97,9 @@ class Lane:
             note = note or problem
         return Answer(
             ideas=tuple(ideas[: ask.n]),
-            factors=tuple(FactorDraft(name=name, levels=tuple(drafts)) for name, drafts in levels.items()),
+            factors=factors,
             usage=usage,
-            exhausted=bool(done.get("exhausted")) and not ideas and not levels,
+            exhausted=bool(done.get("exhausted")) and not ideas and not factors,
             note=note or " ".join(said.split())[:200],
         )
 
