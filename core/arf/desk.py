@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arf.errors import ArfError, StoreError, UsageError
-from arf.interfaces import Desk
+from arf.interfaces import Desk, Tried
 from arf.mailbox import Mailbox, Request, draft_from_json, submission_from_json
 from arf.orders import wait_for
 from arf.types import Draft, Receipt, Submission
@@ -44,7 +44,7 @@ class OwnDesk(Desk):
     async def cancel(self, submissions: Sequence[int], experiments: Sequence[int] = ()) -> str:
         return await self._engine.withdraw(submissions, experiments)
 
-    async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
+    async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:
         return await self._engine.try_out(draft, base, seconds)
 
 
@@ -92,7 +92,8 @@ async def _carry_out(engine: Engine, request: Request) -> Mapping[str, Any]:
         return {"text": await engine.withdraw(body["submissions"], body["experiments"])}
     if request.kind == "try_out":
         draft = draft_from_json(body["draft"])
-        return {"text": await engine.try_out(draft, body["base"], float(body["seconds"]))}
+        tried = await engine.try_out(draft, body["base"], float(body["seconds"]))
+        return {"text": tried.text, "broke": tried.broke}
     raise UsageError(
         f"there is no request of the kind {request.kind!r}", hint="is that arf newer than this one?"
     )

@@ -24,7 +24,7 @@ from arf.budgets import Budgets
 from arf.desk import OwnDesk, read_mail
 from arf.errors import ArfError, ConflictError, StoreError, UsageError
 from arf.estimate import Estimate, estimate, lines
-from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy
+from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge import confirm_plans, judge
 from arf.ledger import Ledger
 from arf.linked import LinkedData
@@ -833,13 +833,13 @@ class Engine:
         self._wake.set()
         return await reply
 
-    async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
-        """Run a change for a short time on a free slot, and give a few lines on how that went."""
+    async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:
+        """Run a change for a short time on a free slot, and tell how that went."""
         if closed := self._closed():
             raise UsageError(closed)
         tier = next((tier for tier, count in self._free().items() if count > 0), None)
         if tier is None:
-            return "no slot is free to try it out; it was only checked that the change applies"
+            return Tried(text="no slot is free to try it out; it was only checked that the change applies")
         base = orders.base_of(self.study, Submission(draft=draft, base=base))
         commit = self.workspace.make_idea(draft, base, message=orders.message(draft))
         self._tried_out[tier] = self._tried_out.get(tier, 0) + 1
@@ -853,7 +853,7 @@ class Engine:
             self._budgets.tried_s += self.elapsed_s - began
             self._wake.set()
 
-    async def _try_commit(self, commit: str, tree: WorkTree, tier: str, seconds: float) -> str:
+    async def _try_commit(self, commit: str, tree: WorkTree, tier: str, seconds: float) -> Tried:
         seed = self.study.run_seed(0)
         tree.fill(commit, seed)
         path = self.directory / "logs" / f"try-{commit[:12]}.log"

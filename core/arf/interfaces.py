@@ -47,8 +47,14 @@ class Strategy(ABC):
         return ""
 
 
-BROKE = "it ended as"
-"""How what `Desk.try_out` says begins if the change broke."""
+@frozen(kw_only=True)
+class Tried:
+    """How a short run of a change went."""
+
+    text: str
+    """A few lines on that, for an agent."""
+    broke: bool = False
+    """Whether the script ended otherwise than well; not if there was no slot to run it on."""
 
 
 class Desk(ABC):
@@ -84,10 +90,8 @@ class Desk(ABC):
         """Withdraw what waits and end what runs; a line that says what was done. Unknown ones are told."""
 
     @abstractmethod
-    async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
-        """Run a change for so long on a free slot, as a check: a few lines on how that went.
-
-        The first begins with `BROKE` if the script ended otherwise than well.
+    async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:
+        """Run a change for so long on a free slot, as a check.
 
         No experiment, no verdict: it says whether the script starts, trains and keeps within memory. Says so,
         without running, where no slot is free or the change cannot be applied.

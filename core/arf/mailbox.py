@@ -17,7 +17,7 @@ from typing import Any
 from attrs import NOTHING, asdict, frozen
 
 from arf.errors import ArfError, StoreError, UsageError
-from arf.interfaces import Desk
+from arf.interfaces import Desk, Tried
 from arf.orders import wait_for
 from arf.store import Store, lock_owner
 from arf.types import Draft, Edit, Receipt, Submission
@@ -146,10 +146,10 @@ class MailDesk(Desk):
         answer = await self._ask(Request(f"cancel-{uuid.uuid4()}", "cancel", body))
         return str(answer["text"])
 
-    async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
+    async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:
         body = {"draft": asdict(draft), "base": base, "seconds": seconds}
         answer = await self._ask(Request(f"try-{uuid.uuid4()}", "try_out", body), PATIENCE_S + seconds)
-        return str(answer["text"])
+        return Tried(text=str(answer["text"]), broke=bool(answer["broke"]))
 
     async def _ask(self, request: Request, patience_s: float = PATIENCE_S) -> Mapping[str, Any]:
         """Raises StoreError if no arf runs the study, and the ArfError that the engine answered."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, frozen
 
-from arf.interfaces import BROKE
+from arf.interfaces import Tried
 from arf.logs import Watch, last_lines, objective_value
 from arf.types import Experiment, JobResult, JobState, Objective, Reading, Verdict
 
@@ -111,12 +111,14 @@ def _crash_reason(result: JobResult, log: Path) -> str:
     return f"{how}: {lines[0].strip()[:200]}" if lines else how
 
 
-def tried_out(result: JobResult, seconds: float, readings: Sequence[Reading], log: Path) -> str:
-    """How a short run of a change went, in a few lines for an agent."""
+def tried_out(result: JobResult, seconds: float, readings: Sequence[Reading], log: Path) -> Tried:
     how = {
         JobState.SUCCEEDED: "it ran to its end",
         JobState.TIMED_OUT: f"it still ran after {seconds:g} s, as it should",
-    }.get(result.state, f"{BROKE} {result.state} with exit code {result.exit_code}")
+    }.get(result.state)
+    broke = how is None
+    how = how or f"it ended as {result.state} with exit code {result.exit_code}"
     last = {reading.name: f"{reading.name} {reading.value:.6g}" for reading in readings}
     lines = [how, f"readings: {', '.join(last.values()) or 'none'}", "the last lines of its log:"]
-    return "\n".join([*lines, *(line[:300] for line in last_lines(log, 8))])
+    lines += [line[:300] for line in last_lines(log, 8)]
+    return Tried(text="\n".join(lines), broke=broke)

@@ -294,12 +294,15 @@ def test_what_waits_is_withdrawn_and_what_runs_is_ended(workspace: Path) -> None
 def test_a_change_is_tried_out_on_a_free_slot(workspace: Path) -> None:
     async def act(desk: Desk, brief: Brief) -> None:
         crash = await desk.try_out(mode("crash"), "", 5)
-        assert "ended as failed with exit code 3" in crash
-        assert "boom: it broke" in crash
-        assert "still ran after 0.5 s" in await desk.try_out(mode("hang"), brief.study.base, 0.5)
+        assert crash.broke
+        assert "ended as failed with exit code 3" in crash.text
+        assert "boom: it broke" in crash.text
+        slow = await desk.try_out(mode("hang"), brief.study.base, 0.5)
+        assert ("still ran after 0.5 s" in slow.text, slow.broke) == (True, False)
         good = await desk.try_out(level(140), "", 5)
-        assert "ran to its end" in good
-        assert "val_bpb 1.10" in good
+        assert "ran to its end" in good.text
+        assert "val_bpb 1.10" in good.text
+        assert not good.broke
         with pytest.raises(UsageError, match="LEVEL"):
             await desk.try_out(Draft(title="x", constants={"LEVLE": 1}), "", 5)
         await until(lambda: store_of(workspace).meta("tried_s", 0.0) > 0.5)
@@ -334,7 +337,8 @@ def test_another_process_orders_through_the_mailbox(workspace: Path) -> None:
             await mail.submit("m", submitted(level(150)))
         done = await mail.wait([r.id for r in receipts], 60)
         assert all(r.state is SubmissionState.ACCEPTED for r in done)
-        assert "ran to its end" in await mail.try_out(level(130), "", 5)
+        assert "ran to its end" in (await mail.try_out(level(130), "", 5)).text
+        assert (await mail.try_out(mode("crash"), "", 5)).broke
         with pytest.raises(UsageError, match="LEVEL"):
             await mail.try_out(Draft(title="x", constants={"LEVLE": 1}), "", 5)
         assert await mail.cancel([1]) == "nothing of 1 waits"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arf.changes import apply_hunks, parse_patch
-from arf.interfaces import Brief, Desk
+from arf.interfaces import Brief, Desk, Tried
 from arf.study import Study
 from arf.types import Ask, AskKind, Draft, Receipt, Submission, SubmissionState, Tier
 from arf_plugins.llm.drafts import Checker
@@ -66,9 +66,9 @@ class FakeDesk(Desk):
         self.cancelled.append((submissions, experiments))
         return "withdrawn"
 
-    async def try_out(self, draft: Draft, base: str, seconds: float) -> str:
+    async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:
         self.tried.append(draft)
-        return f"it ran for {seconds:g} s"
+        return Tried(text=f"it ran for {seconds:g} s")
 
 
 @pytest.fixture

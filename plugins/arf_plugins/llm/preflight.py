@@ -11,7 +11,7 @@ from attrs import frozen
 
 from arf.brief import as_data
 from arf.errors import ArfError, UsageError
-from arf.interfaces import BROKE, Brief
+from arf.interfaces import Brief
 from arf.types import Draft
 from arf_plugins.llm.tools import Bench, outcome
 
@@ -44,13 +44,13 @@ class Preflight:
         if self.seconds is None or desk is None:
             return ""
         try:
-            said = await desk.try_out(draft, self.base, self.seconds)
+            tried = await desk.try_out(draft, self.base, self.seconds)
         except UsageError as error:
             return str(error)
         except ArfError as error:
             log.warning("cannot try %s out: %s", draft.title, error)
             return ""
-        return _broke(said)
+        return _problem(tried.text) if tried.broke else ""
 
     async def problem_of_submit(self, bench: Bench, arguments: Mapping[str, Any] | None, key: str) -> str:
         """As `problems`, for what a call of `submit` would hand in."""
@@ -58,8 +58,8 @@ class Preflight:
             return ""
         change = {name: (arguments or {}).get(name) for name in ("constants", "edits")}
         got = await outcome(bench, "try_out", {**change, "seconds": self.seconds}, key=f"{key}/try")
-        return "" if got.failed else _broke(got.text)
+        return _problem(got.text) if not got.failed and got.data and got.data["broke"] else ""
 
 
-def _broke(said: str) -> str:
-    return f"it was tried out, and broke:\n{as_data(said, 0)}" if said.startswith(BROKE) else ""
+def _problem(said: str) -> str:
+    return f"it was tried out, and broke:\n{as_data(said, 0)}"

@@ -203,7 +203,7 @@ async def _cancel(bench: Bench, given: Arguments) -> str:
     return text or "There was nothing to cancel."
 
 
-async def _try_out(bench: Bench, given: Arguments) -> str:
+async def _try_out(bench: Bench, given: Arguments) -> Shown:
     checked = bench.checker.changed(_after(bench, given), title="a try")
     _forget(bench, checked)
     draft: Draft = checked.draft
@@ -217,7 +217,8 @@ async def _try_out(bench: Bench, given: Arguments) -> str:
                 await bench.progress(min(waited_s, seconds), seconds, "trying it out")
     finally:
         trying.cancel()
-    return trying.result()
+    tried = trying.result()
+    return Shown(text=tried.text, data={"broke": tried.broke})
 
 
 _MORE_CONSTANTS = {
