@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from arf.types import Role, Usage
 
@@ -35,7 +35,7 @@ class Estimate:
     slots: int
     usd_per_hour: float
     """Dollars for machines while all slots are in use."""
-    ends_by: str
+    ends_by: str = ""
     """The budget that is used up first; empty if nothing limits the study."""
     seconds: float = math.inf
     experiments: int | None = None
@@ -93,26 +93,24 @@ def estimate(
     }
     ends_by = min(lasts, key=lambda name: lasts[name])
     seconds = lasts[ends_by]
+    told = Estimate(
+        run_s=run_s,
+        is_measured=measured is not None,
+        is_rest=bool(study.experiments),
+        slots=slots,
+        usd_per_hour=usd_an_hour,
+    )
     if math.isinf(seconds):
-        return Estimate(
-            run_s=run_s,
-            is_measured=measured is not None,
-            is_rest=bool(study.experiments),
-            slots=slots,
-            usd_per_hour=usd_an_hour,
-            ends_by="",
+        return evolve(
+            told,
             agent=None if ask is None else _times(ask, math.ceil(asks_an_hour)),
             warnings=(UNLIMITED,) if usd_an_hour or ask != Usage() else (),
         )
     experiments = int(min(left.get("experiments", math.inf), seconds / run_s * slots + 1e-9))
     hours = min(seconds / HOUR_S, experiments * run_s / slots / HOUR_S)
     asks = math.ceil(_asks(slots, max(0, experiments - _overhead(study))))
-    return Estimate(
-        run_s=run_s,
-        is_measured=measured is not None,
-        is_rest=bool(study.experiments),
-        slots=slots,
-        usd_per_hour=usd_an_hour,
+    return evolve(
+        told,
         ends_by=ends_by,
         seconds=seconds,
         experiments=experiments,

@@ -297,14 +297,6 @@ class Store:
                 hint="free some disk space, then `arf resume`; what was recorded before is safe",
             ) from error
 
-    @property
-    def workspace(self) -> Path:
-        """The folder of the workspace: where the study lies, also when that has been moved or copied."""
-        home = self.directory.absolute()
-        if home.parts[-3:-1] == STUDIES.parts:
-            return home.parents[2]
-        return Path(str(self.meta("workspace", "")))
-
     def set_meta(self, key: str, value: Any) -> None:
         """Store a JSON value under a name, in the transaction that is open."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _dumps(value)))
@@ -458,6 +450,14 @@ class Store:
         )
 
     # ---- Reading ----------------------------------------------------------------------------
+
+    @property
+    def workspace(self) -> Path:
+        """The folder of the workspace: where the study lies, also when that has been moved or copied."""
+        home = self.directory.absolute()
+        if home.parts[-3:-1] == STUDIES.parts:
+            return home.parents[2]
+        return Path(str(self.meta("workspace", "")))
 
     def meta(self, key: str, default: Any = None) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

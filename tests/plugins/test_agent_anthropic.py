@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,12 +146,3 @@ def test_thinking_goes_back_as_it_was() -> None:
     reply = read({"content": blocks, "stop_reason": "tool_use", "usage": {}})
     [message] = _messages([reply])
     assert message["content"] == [thought, blocks[2]]  # and no empty text, which the API refuses
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("ARF_TEST_REAL" not in os.environ, reason="costs money: set ARF_TEST_REAL and the key")
-@pytest.mark.parametrize("mode", ["propose", "tools"])
-def test_the_real_service_has_ideas(tmp_path: Path, mode: str) -> None:
-    got = answer(tmp_path, mode=mode, max_usd=1.0, backoff_s=1.0)
-    assert got.ideas
-    assert 0 < got.usage.usd < 1

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,12 +169,3 @@ def test_a_long_request_is_dearer() -> None:
     price = TABLE["gpt-6.2-sol"]
     assert price.usd(fresh=272_000, cached=0, written=0, output=0) == pytest.approx(0.544)
     assert price.usd(fresh=300_000, cached=0, written=0, output=1000) == pytest.approx(1.2 + 0.015)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("ARF_TEST_REAL" not in os.environ, reason="costs money: set ARF_TEST_REAL and the key")
-@pytest.mark.parametrize("mode", ["propose", "tools"])
-def test_the_real_service_has_ideas(tmp_path: Path, mode: str) -> None:
-    got = answer(tmp_path, mode=mode, max_usd=1.0, backoff_s=1.0)
-    assert got.ideas
-    assert 0 < got.usage.usd < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -278,25 +279,32 @@ def _script(
         return
     path = found.stdout.strip()
     yield Finding("command", Health.OK, f"{program} is {path}" if path != program else path)
-    is_python = re.fullmatch(r"python[\d.]*", Path(program).name) is not None
-    for name, text in sorted(files.items()):
-        if name.endswith(".py") and (
-            problem := _syntax_problem(directory, path if is_python else "", text, env)
-        ):
-            yield Finding("script", Health.FAILED, f"{name}: {problem}", "mend it, and commit")
+    python = path if re.fullmatch(r"python[\d.]*", Path(program).name) else sys.executable
+    texts = {name: text for name, text in sorted(files.items()) if name.endswith(".py")}
+    for name, problem in _syntax_problems(directory, python, texts, env).items():
+        yield Finding("script", Health.FAILED, f"{name}: {problem}", "mend it, and commit")
 
 
-def _syntax_problem(directory: Path, python: str, text: str, env: dict[str, str]) -> str:
-    """Why a file is no Python, by the interpreter that is to run it; by our own where that is not known."""
-    code = "import sys; compile(sys.stdin.buffer.read(), 'script', 'exec')"
+_COMPILE = """
+import json, sys
+for name, text in json.load(sys.stdin).items():
+    try:
+        compile(text, name, "exec")
+    except (SyntaxError, ValueError) as error:
+        line, said = getattr(error, "lineno", 1), getattr(error, "msg", error)
+        print(json.dumps([name, "line %s: %s: %s" % (line, type(error).__name__, said)]))
+"""
+
+
+def _syntax_problems(
+    directory: Path, python: str, texts: dict[str, str], env: dict[str, str]
+) -> dict[str, str]:
+    """Which files are no Python, and why, by an interpreter: the one that is to run them, if it is known."""
     done = subprocess.run(
-        [python or sys.executable, "-I", "-c", code],
-        cwd=directory, env=env, input=text.encode(), capture_output=True, check=False,
+        [python, "-I", "-c", _COMPILE],
+        cwd=directory, env=env, input=json.dumps(texts), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    lines = done.stderr.decode("utf-8", "replace").splitlines()
-    where = next((line.strip() for line in lines if '"script"' in line), "")
-    line = where.rpartition("line ")[2]
-    return f"line {line}: {lines[-1]}" if done.returncode and lines else ""
+    return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
 def _part(plugins: Plugins, config: Config, kind: Any, directory: Path) -> Finding:

@@ -49,6 +49,8 @@ class _Entry:
     """Set when its record says how it ended."""
     place: int | None = None
     """The slot's number; None while it is queued, and for a job whose slot there is no longer."""
+    score: int | None = None
+    """The OOM score adjustment by which its processes are known once it is started; None if there is none."""
     pid: int | None = None
     """The wrapper's, which leads its session and process group; None until it is started."""
     started_at: float = 0.0
@@ -233,13 +235,15 @@ class LocalBackend(Backend):
         job = entry.job
         assert job is not None
         self._orphans.adopt()
+        assert entry.place is not None
+        entry.score = processes.oom_score(entry.place)
         self._entries[entry.handle] = entry
         # Python's order of sets is the same in every run then, warm or cold: a seed gives one result.
         env = {**self._layout.threads, "PYTHONHASHSEED": "0", **job.env, **self._slot(entry).env}
         request = Request(
             handle=entry.handle,
             mark=entry.mark,
-            score=_score(entry),
+            score=entry.score,
             record=self._records.path(entry.handle),
             job=job,
             env=env,
@@ -257,7 +261,7 @@ class LocalBackend(Backend):
         try:
             pid = processes.start(
                 entry.mark,
-                _score(entry),
+                entry.score,
                 self._records.path(entry.handle),
                 str(job.directory),
                 command,
@@ -346,12 +350,10 @@ class LocalBackend(Backend):
         assert entry.pid is not None
         self._unwatch(entry)
         code = processes.reap(entry.pid) if entry.pid > 0 else None
-        known = self._known()
-        hidden = entry.inherited or self._orphans.has(entry.mark, entry.pid, known)
-        nameless = self._orphans.scored(_score(entry), known)
-        if hidden or nameless or processes.group_lives(entry.pid):
+        orphans = self._orphans.of(entry.mark, entry.score, entry.pid, self._known())
+        if entry.inherited or orphans or processes.group_lives(entry.pid):
             assert self._loop is not None
-            task = self._loop.create_task(self._sweep_and_finish(entry, nameless, code))
+            task = self._loop.create_task(self._sweep_and_finish(entry, orphans, code))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
@@ -362,22 +364,24 @@ class LocalBackend(Backend):
         servers = self._warm.pids if self._warm else []
         return {*servers, *(entry.pid for entry in self._entries.values())}
 
-    async def _sweep_and_finish(self, entry: _Entry, nameless: set[int], code: int | None) -> None:
+    async def _sweep_and_finish(self, entry: _Entry, orphans: set[int], code: int | None) -> None:
         assert entry.pid is not None
-        nameless = processes.with_descendants(nameless)
-        await self._sweep(entry.mark, entry.pid, nameless, linger_s=0.0 if entry.ending else LINGER_S)
-        self._orphans.has(entry.mark, entry.pid, self._known())  # reaps those that ended by themselves
+        orphans = processes.with_descendants(orphans)
+        await self._sweep(entry.mark, entry.pid, orphans, linger_s=0.0 if entry.ending else LINGER_S)
+        self._orphans.of(
+            entry.mark, entry.score, entry.pid, self._known()
+        )  # reaps those that ended by themselves
         self._finish(entry, code)
 
-    async def _sweep(self, mark: str, leader: int, nameless: set[int], linger_s: float) -> None:
-        """End all that a job has left behind; `nameless` are those of it that only the system can tell."""
+    async def _sweep(self, mark: str, leader: int, orphans: set[int], linger_s: float) -> None:
+        """End all that a job has left behind; `orphans` may have nothing else by which they are found."""
         for number, patience_s in (
             (0, linger_s),
             (signal.SIGTERM, self.options.grace_s),
             (signal.SIGKILL, KILLED_S),
         ):
             limit = time.monotonic() + patience_s
-            while pids := processes.left_behind(mark, leader) | processes.with_descendants(nameless):
+            while pids := processes.left_behind(mark, leader) | processes.with_descendants(orphans):
                 processes.signal_each(pids, number)
                 left = await processes.ended(pids, limit - time.monotonic())
                 for pid in pids - left:
@@ -481,10 +485,6 @@ class LocalBackend(Backend):
             self._exited(entry)
         else:
             self._keep(handle)
-
-
-def _score(entry: _Entry) -> int | None:
-    return None if entry.place is None else processes.oom_score(entry.place)
 
 
 def _watch_or_none(pid: int) -> processes.ExitWatch | None:

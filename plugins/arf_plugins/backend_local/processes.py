@@ -366,23 +366,20 @@ class Orphans:
             ctypes.CDLL(None).prctl(set_child_subreaper, int(on), 0, 0, 0)
             self._adopting = on
 
-    def has(self, mark: str, leader: int, known: Collection[int | None]) -> bool:
-        """Whether there are living orphans of a job, whose wrapper was `leader`; dead ones are reaped.
+    def of(self, mark: str, score: int | None, leader: int, known: Collection[int | None]) -> set[int]:
+        """The living orphans of a job, by its mark or its OOM score; dead ones are reaped.
 
-        `known` are children that are no orphans.
+        Its wrapper was `leader`; `known` are children that are no orphans.
         """
         strange = [pid for pid in _children() if pid not in known]
         if not strange and not self._dead_since:
-            return False
+            return set()
         found = [process for pid in strange if (process := _process(pid))]
         self._reap([process for process in found if process.dead], leader)
-        return any(mark_of(process.pid) == mark for process in found if not process.dead)
-
-    def scored(self, score: int | None, known: Collection[int | None]) -> set[int]:
-        """Living orphans with the OOM score of a job, whatever else they have cleared."""
-        if score is None:
-            return set()
-        return {pid for pid in _children() if pid not in known and _score_of(pid) == score}
+        living = [process.pid for process in found if not process.dead]
+        return {
+            pid for pid in living if mark_of(pid) == mark or (score is not None and _score_of(pid) == score)
+        }
 
     def _reap(self, dead: Sequence[Process], leader: int) -> None:
         """Reap the job's dead at once, and others when they have been dead so long that nobody else will."""
