@@ -413,6 +413,9 @@ def _check(config: Config, layer: Layer) -> Iterator[str]:
                 "looks like a secret, and this file and study.yaml are no place for one",
                 f"set it in the environment of arf, and write workspace.pass_env: [{name}]",
             )
+    command = config.workspace.command
+    if not (command.strip() if isinstance(command, str) else command):
+        raise layer.error(("workspace", "command"), "is empty", "say how the script is run")
     limits, noise = config.limits, config.noise
     if limits.budget_s > limits.time_limit_s:
         raise layer.error(

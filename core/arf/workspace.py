@@ -617,6 +617,11 @@ class Workspace:
             )
         for key in ("editable", "readonly"):
             for pattern in getattr(self.settings, key):
+                if key == "editable" and ".." in PurePosixPath(pattern).parts:
+                    raise WorkspaceError(
+                        f"workspace.editable: {pattern!r} is no path inside the workspace",
+                        hint="ideas change files in the workspace's own folder only",
+                    )
                 matches = _matcher((pattern,))
                 if any(matches(path) for path in paths):
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -105,7 +106,9 @@ def test_it_reaches_nothing_outside_its_files(lab: Lab, tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
     outside.write_text("a secret of the user's")
     if rig.name == "claude-code":
+        rig.call("Grep", {"pattern": "best is", "output_mode": "content"})
         rig.read(str(outside))
+        rig.call("Grep", {"pattern": "secret", "path": str(tmp_path), "output_mode": "content"})
         rig.call("Write", {"file_path": str(tmp_path / "new.txt"), "content": "x"})
         rig.call("Edit", {"file_path": str(outside), "old_string": "a", "new_string": "b"})
     else:
@@ -118,6 +121,8 @@ def test_it_reaches_nothing_outside_its_files(lab: Lab, tmp_path: Path) -> None:
     assert not (tmp_path / "new.txt").exists()
     said = json.dumps(rig.service.requests)
     assert "a secret of the user's" not in said
+    if rig.name == "claude-code":
+        assert re.search(r"train.py:\d*:?LEVEL = 100", said)  # inside, it may search
     assert rigs.KEY not in said
     if rig.name == "codex":
         is_written = elsewhere.exists()

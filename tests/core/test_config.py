@@ -388,6 +388,9 @@ def test_a_workspace_needs_a_command(load_text: Load) -> None:
     message = refused(load_text, "workspace:\n  editable: [a.py]", detected=None)
     assert message == "FILE:1: workspace.command: is missing: text or a list of texts is needed"
     assert load_text("workspace: {command: make}", detected=None).workspace.command == "make"
+    for empty in ('""', '" "', "[]"):
+        message = refused(load_text, f"workspace: {{command: {empty}}}", detected=None)
+        assert message.startswith("FILE:1: workspace.command: is empty")
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

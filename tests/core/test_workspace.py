@@ -170,6 +170,7 @@ def test_a_detached_head_and_a_linked_work_tree_are_fine(repo: Path, tmp_path: P
         ({"link": ("dat",)}, "there is no dat; did you mean 'data'"),
         ({"link": ("train.py",)}, "train.py is tracked"),
         ({"link": ("../x",)}, "no path inside"),
+        ({"editable": ("../train.py",)}, "workspace.editable: '../train.py' is no path inside"),
     ],
 )
 def test_opening_checks_patterns_and_links(repo: Path, changes: dict[str, object], message: str) -> None:

@@ -13,8 +13,9 @@ from arf_plugins.cli_agents.agent import CliAgent, Heard, Version, mcp_command
 from arf_plugins.cli_agents.lane import Lane
 
 TOOLS = "Read,Edit,Write,Glob,Grep"
-ALLOWED = "Read(./**),Edit(./**),Write(./**),Glob,Grep,mcp__arf"
-"""Without the paths, the whole machine could be read and written."""
+ALLOWED = "Read(./**),Edit(./**),Write(./**),mcp__arf"
+"""Without the paths, the whole machine could be read and written. Glob and Grep need no leave in the folder
+that it works in, and given one they would search everywhere."""
 MCP_TIMEOUT_MS = 400_000
 LASTING = (400, 401, 402, 403, 404)
 """What the service answers to a request that will not be better the next time."""

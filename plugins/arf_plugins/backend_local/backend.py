@@ -18,7 +18,7 @@ from attrs import define, evolve, field
 
 from arf.errors import BackendError, nearest
 from arf.interfaces import Backend
-from arf.jobs import exit_reason, handle_of
+from arf.jobs import check_job, exit_reason, handle_of
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_local import LocalOptions, devices, processes
 from arf_plugins.backend_local.devices import Layout, Machine, Slot
@@ -186,8 +186,7 @@ class LocalBackend(Backend):
     def _check(self, job: Job) -> None:
         if job.tier not in self._free:
             raise BackendError(f"there is no tier {job.tier!r} here", hint=nearest(job.tier, self._free))
-        if not job.command:
-            raise BackendError(f"job {job.key} has an empty command", hint="set workspace.command")
+        check_job(job)
 
     def _take_place(self, entry: _Entry) -> int:
         entry.place = heapq.heappop(self._free[entry.tier])
@@ -495,8 +494,6 @@ def _watch_or_none(pid: int) -> processes.ExitWatch | None:
 
 
 def _cannot_start(job: Job, error: Exception) -> BackendError:
-    if isinstance(error, FileNotFoundError) and not job.log.parent.is_dir():
-        return BackendError(f"job {job.key}: there is no folder {job.log.parent} for its log")
     return BackendError(
         f"job {job.key} cannot be started: {error}",
         hint="look at free space and at the limits of processes and open files (`ulimit -a`)",
