@@ -4,7 +4,6 @@ The model's service is llmock over loopback; Claude Code and Codex are a stand-i
 run by `make test-agents`).
 """
 
-import asyncio
 import json
 import stat
 import subprocess
@@ -15,10 +14,7 @@ from typing import Any
 import pytest
 from llmock.pytest_plugin import LLMock
 
-from arf.config import load
-from arf.launch import create, study_directory
-from arf.plugins import Plugins
-from arf.store import Store
+from arf.testing.studies import run_study
 from arf.types import ExperimentState, Verdict
 
 ARF = str(Path(sys.executable).with_name("arf"))
@@ -44,27 +40,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "workspace"
 
 
-def study(workspace: Path, **flags: Any) -> Store:
-    plugins = Plugins.load(disable=["report"])
-
-    async def main() -> None:
-        config = load(
-            workspace_file=workspace / "arf.yaml",
-            flags={"budget.max_experiments": EXPERIMENTS, **flags},
-            options_class=plugins.options,
-        )
-        engine, lock = await create(workspace, config, plugins, "s")
-        try:
-            await engine.run()
-        finally:
-            lock.release()
-            engine.store.close()
-
-    asyncio.run(main())
-    return Store.open(study_directory(workspace, "s"))
-
-
-def check(store: Store) -> None:
+def check(workspace: Path, flags: dict[str, Any]) -> None:
+    _, store = run_study(workspace, {"budget.max_experiments": EXPERIMENTS, "agent.parallel": 1, **flags})
     experiments = store.experiments()
     assert len(experiments) >= 12
     assert all(one.state is ExperimentState.ENDED and one.verdict is not None for one in experiments)
@@ -98,7 +75,7 @@ def test_a_model_improves_the_bundled_workspace(llmock: LLMock, workspace: Path,
         if dialect == "anthropic"
         else {"agent.name": "openai", "agent.api": dialect}
     )
-    check(study(workspace, **flags, **{"agent.backoff_s": 0.02, "agent.parallel": 1}))
+    check(workspace, {**flags, "agent.backoff_s": 0.02})
     llmock.assert_resilient()
 
 
@@ -151,6 +128,4 @@ def test_a_program_improves_the_bundled_workspace(workspace: Path, tmp_path: Pat
     program.write_text(text)
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     model = {"agent.model": "gpt-6.2-sol"} if which == "codex" else {}
-    check(
-        study(workspace, **{"agent.name": which, "agent.program": str(program), "agent.parallel": 1, **model})
-    )
+    check(workspace, {"agent.name": which, "agent.program": str(program), **model})

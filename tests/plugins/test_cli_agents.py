@@ -16,14 +16,11 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from arf.config import load
 from arf.engine import agent_brief
 from arf.errors import AgentError
 from arf.interfaces import Brief
-from arf.launch import create, study_directory
-from arf.plugins import Plugins
-from arf.store import Store
 from arf.study import Study
+from arf.testing.studies import run_study
 from arf.types import Answer, Ask, AskKind, Usage, WorkspaceSettings
 from arf.workspace import Workspace
 from arf_plugins.agent_claude_code import ClaudeCodeOptions
@@ -395,20 +392,8 @@ end("done")
         "limits: {budget_s: 1, time_limit_s: 20}\nbackend: {name: local, slots: 2}\n"
     )
     commit(workspace)
-    plugins = Plugins.load(disable=["report"])
     flags = {"agent.name": which, "agent.program": stand_in(behaviour), "budget.max_experiments": 8}
-
-    async def main() -> None:
-        config = load(workspace_file=workspace / "arf.yaml", flags=flags, options_class=plugins.options)
-        engine, lock = await create(workspace, config, plugins, "s")
-        try:
-            await engine.run()
-        finally:
-            lock.release()
-            engine.store.close()
-
-    asyncio.run(main())
-    store = Store.open(study_directory(workspace, "s"))
+    _, store = run_study(workspace, flags)
     titles = [experiment.title for experiment in store.experiments()]
     assert [title for title in titles if title.startswith("level")], (tmp_path / "seen.json.said").read_text()
     assert "broken" not in titles

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from arf.brief import NOTES
-from arf.config import load
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
-from arf.launch import create, study_directory
-from arf.plugins import Plugins
+from arf.launch import study_directory
 from arf.store import Store
 from arf.study import Study
+from arf.testing.studies import run_study
 from arf.testing.suites import AgentSuite
 from arf.testing.suites.agent import BASE, SCRIPT
 from arf.types import Answer, Ask, AskKind, ExperimentState, Idea, Tier, Usage
@@ -930,22 +929,8 @@ class TestChat(ModelAgentSuite):
 del ModelAgentSuite, AgentSuite  # pytest would take them for suites of their own
 
 
-def run_study(workspace: Path, flags: Mapping[str, object]) -> tuple[dict[str, Any], Store]:
-    plugins = Plugins.load(disable=["report"])
-
-    async def main() -> dict[str, Any]:
-        config = load(
-            workspace_file=workspace / "arf.yaml",
-            flags={"backend.slots": 2, "noise.replicates": 3, **flags},
-            options_class=plugins.options,
-        )
-        engine, lock = await create(workspace, config, plugins, "s")
-        try:
-            return await engine.run()
-        finally:
-            lock.release()
-
-    return asyncio.run(main()), Store.open(study_directory(workspace, "s"))
+def small_study(workspace: Path, flags: Mapping[str, object]) -> tuple[dict[str, Any], Store]:
+    return run_study(workspace, {"backend.slots": 2, "noise.replicates": 3, **flags})
 
 
 def with_mistakes(llmock: LLMock) -> None:
@@ -985,7 +970,7 @@ def test_a_whole_study_with_answers_that_contain_mistakes(
     llmock: LLMock, dialect: str, arf_workspace: Path
 ) -> None:
     with_mistakes(llmock)
-    summary, store = run_study(
+    summary, store = small_study(
         arf_workspace, {**agent_flags(dialect), "agent.parallel": 1, "budget.max_experiments": 24}
     )
     experiments = store.experiments()
@@ -1008,7 +993,7 @@ def test_a_whole_study_with_tools(llmock: LLMock, dialect: str, arf_workspace: P
         llmock.call_tool("set_constants", arguments)
         llmock.call_tool("submit", {"title": f"depth {8 + k}", "reason": "r", "expected_gain": 0})
     flags = {**agent_flags(dialect), "agent.mode": "tools", "budget.max_experiments": 16, "agent.parallel": 1}
-    _, store = run_study(arf_workspace, flags)
+    _, store = small_study(arf_workspace, flags)
     assert len(store.experiments()) >= 12
     assert sum(e.title.startswith("depth") for e in store.experiments()) >= 3
     llmock.assert_resilient()
@@ -1022,7 +1007,7 @@ def test_a_whole_study_that_the_model_plans(llmock: LLMock, dialect: str, arf_wo
         llmock.call_tool("submit", {"again": 1, "title": "the baseline again", "reason": "its noise"})
         llmock.call_tool("done", {"note": f"batch {k}", "exhausted": False})
     flags = {**agent_flags(dialect), "agent.mode": "tools", "budget.max_experiments": 16, "agent.parallel": 1}
-    _, store = run_study(arf_workspace, {**flags, "strategy.name": "agent"})
+    _, store = small_study(arf_workspace, {**flags, "strategy.name": "agent"})
     experiments = store.experiments()
     assert len(experiments) >= 12
     planned = [e for e in experiments if e.title.startswith("depth")]
@@ -1040,7 +1025,7 @@ def test_a_model_that_proposes_may_serve_the_agent_strategy_too(
         entry = {**idea(f"depth {8 + k}", {"DEPTH": 8 + k}), "ideas": [], "again": 0, "runs": 1, "tier": ""}
         llmock.reply(json.dumps({"experiments": [entry], "plan": f"batch {k}", "exhausted": False}))
     flags = {**agent_flags(dialect), "agent.mode": "propose", "budget.max_experiments": 10}
-    _, store = run_study(arf_workspace, {**flags, "strategy.name": "agent", "agent.parallel": 1})
+    _, store = small_study(arf_workspace, {**flags, "strategy.name": "agent", "agent.parallel": 1})
     assert sum(e.title.startswith("depth") for e in store.experiments()) >= 2
 
 
@@ -1065,7 +1050,7 @@ def test_a_study_ends_before_its_dollars_are_exceeded(
         **agent_flags(dialect), **PRICED, "agent.mode": mode, "agent.parallel": 2,
         "agent.max_output_tokens": 1000, "budget.max_usd": 0.25, "budget.max_experiments": 60,
     }  # fmt: skip
-    summary, store = run_study(arf_workspace, flags)
+    summary, store = small_study(arf_workspace, flags)
     assert 0.02 < store.load().usage.usd <= 0.25
     assert summary["state"] == "finished"
     assert any("of budget.max_usd" in text for _, kind, text in store.events(200) if kind == "agent")
@@ -1081,7 +1066,7 @@ def test_a_study_ends_before_its_tokens_are_exceeded(
         **agent_flags(dialect), "agent.max_output_tokens": 1000, "agent.parallel": 2,
         "budget.max_tokens": 12_000, "budget.max_experiments": 60,
     }  # fmt: skip
-    _, store = run_study(arf_workspace, flags)
+    _, store = small_study(arf_workspace, flags)
     usage = store.load().usage
     assert 1000 < usage.input_tokens + usage.output_tokens <= 12_000
 
@@ -1110,7 +1095,7 @@ def test_a_preflight_sends_back_what_breaks_and_costs_no_experiment(
     }  # fmt: skip
     # More slots than runs of the baseline: what finds no free slot is not tried.
     strategy = "agent" if mode == "tools" else "greedy"
-    _, store = run_study(arf_workspace, {**flags, "strategy.name": strategy})
+    _, store = small_study(arf_workspace, {**flags, "strategy.name": strategy})
     titles = {experiment.title for experiment in store.experiments()}
     assert "breaks" not in titles
     assert "works" in titles
@@ -1127,7 +1112,7 @@ def test_a_planning_model_goes_on_with_one_conversation(
         llmock.call_tool("submit", change)
         llmock.call_tool("done", {"note": f"batch {k}", "exhausted": False})
     flags = {**agent_flags(dialect), "agent.mode": "tools", "agent.parallel": 1, "budget.max_experiments": 9}
-    run_study(arf_workspace, {**flags, "strategy.name": "agent"})
+    small_study(arf_workspace, {**flags, "strategy.name": "agent"})
     sent = [json.dumps(body) for body in bodies(llmock)]
     (follow_up, *_) = (text for text in sent if "Results have come in." in text)
     assert follow_up.count("Make val_bpb") == sent[0].count("Make val_bpb")  # the program is told once
@@ -1152,7 +1137,7 @@ def test_a_planning_model_may_answer_in_one_go(llmock: LLMock, dialect: str, arf
         "agent.parallel": 1,
         "budget.max_experiments": 12,
     }
-    _, store = run_study(arf_workspace, {**flags, "strategy.name": "agent"})
+    _, store = small_study(arf_workspace, {**flags, "strategy.name": "agent"})
     titles = [experiment.title for experiment in store.experiments()]
     assert titles.count("deeper") + titles.count("again: deeper") >= 2
     assert "the baseline again" in titles or titles.count("again: baseline") == 1
