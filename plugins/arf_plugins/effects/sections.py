@@ -8,7 +8,7 @@ from itertools import islice, product
 from attrs import field, frozen
 
 from arf.cli.formats import small
-from arf.effects import Design, Fit
+from arf.effects import Design, Effect, Fit
 from arf_plugins.effects.history import IdeaEffect, Importance
 from arf_plugins.effects.reading import Found
 
@@ -72,18 +72,7 @@ def of_design(design: Design, fitted: Fit, rows: int | None = None) -> Section:
     known = fitted.sigma is not None
     source = f"noise of a run {small(fitted.sigma or 0.0)}, from {fitted.source}" if known else ""
     shown = sorted(fitted.effects, key=lambda e: -abs(e.gain))[:rows]
-    body = tuple(
-        (
-            e.name,
-            f"{e.gain:+.4g}",
-            _error(e.error),
-            _p(e.p),
-            _p(e.adjusted),
-            str(e.finding),
-            _aliases(e.aliases),
-        )
-        for e in shown
-    )
+    body = tuple((*_cells(e), _aliases(e.aliases)) for e in shown)
     missing = (f"cannot be told: {', '.join(fitted.missing)}",) if fitted.missing else ()
     return Section(
         key=design_key(design),
@@ -129,19 +118,12 @@ _IDEAS_RIGHT = " rrrr rr"
 
 
 def _idea_rows(effects: Sequence[IdeaEffect]) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (
-            e.name,
-            f"{e.gain:+.4g}",
-            _error(e.error),
-            _p(e.p),
-            _p(e.adjusted),
-            str(e.finding),
-            str(e.runs),
-            str(e.bases),
-        )
-        for e in effects
-    )
+    return tuple((*_cells(e), str(e.runs), str(e.bases)) for e in effects)
+
+
+def _cells(e: Effect | IdeaEffect) -> tuple[str, ...]:
+    """What every table of effects begins with."""
+    return e.name, f"{e.gain:+.4g}", _error(e.error), _p(e.p), _p(e.adjusted), str(e.finding)
 
 
 def of_constants(found: Importance, rows: int | None = None) -> Section:
