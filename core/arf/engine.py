@@ -255,6 +255,7 @@ class Engine:
             if self._is_over():
                 return
             await asyncio.sleep(0)  # what was decided is started first
+            self.store.flush()
             self._prepare_ahead()
             await self._wake.wait()
             self._wake.clear()
@@ -273,7 +274,7 @@ class Engine:
         """Take in what has happened, decide, write; then start what was decided."""
         accepted: list[Experiment] = []
         asked: list[tuple[int, Ask]] = []
-        with self.store.transaction():
+        with self.store.transaction(durable=self._backend.outlives_host):
             while self._inbox:
                 self._take_in(self._inbox.popleft())
             self._judge()
@@ -285,6 +286,8 @@ class Engine:
             self._look_at_slots()
         self._announce()
         replies, self._replies = self._replies, []
+        if replies:
+            self.store.flush()
         for reply in replies:
             reply()
         for experiment in accepted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import field, frozen
 
@@ -195,6 +195,12 @@ class Finding:
 
 class Backend(ABC):
     """Runs jobs. Made with `(options, directory)`; `directory` is its own folder, kept with the study."""
+
+    outlives_host: ClassVar[bool] = True
+    """Whether a job may go on when the machine that arf runs on goes down.
+
+    A start is then on disk before it is made; else it is a moment later, and a slot waits for no disk.
+    """
 
     def __init__(self, options: Any, directory: Path) -> None:
         self.options = options

@@ -278,8 +278,7 @@ class Store:
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
         """All or nothing, on disk when it is left. Raises StoreError if the disk refuses.
 
-        One that is not `durable` outlives the process too, but not a power failure: for what a resume
-        can find out again.
+        One that is not `durable` outlives the process too, but a power failure only after `flush`.
         """
         try:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -296,6 +295,21 @@ class Store:
                 f"cannot write {self.directory / DATABASE}: {error}",
                 hint="free some disk space, then `arf resume`; what was recorded before is safe",
             ) from error
+
+    def flush(self) -> None:
+        """Make all that was written proof against a power failure. Raises StoreError if the disk refuses."""
+        if not self._is_file:
+            return
+        try:
+            log = os.open(self.directory / f"{DATABASE}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # all of it is in the database itself; or that was deleted, see `restore`
+        try:
+            os.fsync(log)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.directory / DATABASE}: {error.strerror}") from error
+        finally:
+            os.close(log)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Store a JSON value under a name, in the transaction that is open."""

@@ -192,6 +192,17 @@ def test_a_transaction_that_fails_leaves_nothing(recorder: Recorder) -> None:
     assert recorder.store.meta("k") is None
 
 
+def test_what_was_written_quickly_is_there_for_others_and_can_be_flushed(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    with recorder.store.transaction(durable=False):
+        recorder.store.set_meta("k", 1)
+    recorder.store.flush()
+    assert Store.open(tmp_path).meta("k") == 1
+    (tmp_path / "arf.db-wal").unlink()
+    recorder.store.flush()  # whoever deletes the files is told elsewhere
+
+
 def test_a_study_that_exists_is_not_made_again(recorder: Recorder, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"exists.*arf resume"):
         Store.create(tmp_path, recorder.study, {})

@@ -524,6 +524,100 @@ def test_a_stopped_job_can_be_cancelled(box: Box) -> None:
     assert box.run(steps).state is JobState.CANCELLED
 
 
+# ---- The shell that waits -------------------------------------------------------------------
+
+
+async def spare_of(backend: LocalBackend) -> int:
+    """The pid of the shell that waits for the next job."""
+    limit = time.monotonic() + 30
+    while (pid := backend._wrappers.spare) is None:
+        assert time.monotonic() < limit, "no shell waits"
+        await asyncio.sleep(0.01)
+    return pid
+
+
+def test_a_shell_that_waits_runs_the_next_job_with_its_own_environment_log_and_folder(box: Box) -> None:
+    show = 'echo "$PWD|$PPID|$GONE|$KEPT|$NEW|$ARF_JOB"'
+    (box.tree / "it's here").mkdir()
+    env = {"PATH": os.environ["PATH"], "KEPT": "kept"}
+    odd = "$(echo no) 'quoted'\nsecond line \\ \udcff"
+
+    async def steps(backend: LocalBackend) -> int:
+        first = box.job("first", show, env={**env, "GONE": "gone"})
+        await backend.wait(await backend.submit(first))
+        spare = await spare_of(backend)
+        second = box.job(
+            "second",
+            show,
+            env={**env, "NEW": odd},
+            directory=box.tree / "it's here",
+            log=box.path / "log of 'second'",
+        )
+        await backend.wait(await backend.submit(second))
+        return spare
+
+    spare = box.run(steps)
+    lines = (box.path / "log of 'second'").read_bytes().decode(errors="surrogateescape").splitlines()
+    assert lines[0] == f"{box.tree}/it's here|{spare}||kept|$(echo no) 'quoted'"
+    assert lines[1:] == [f"second line \\ \udcff|{_prefix(box)}second"]
+    assert box.log("first").splitlines()[0].endswith(f"|gone|kept||{_prefix(box)}first")
+
+
+def _prefix(box: Box) -> str:
+    return box.make()._prefix
+
+
+def test_a_shell_that_is_killed_while_it_waits_costs_no_job(box: Box) -> None:
+    async def steps(backend: LocalBackend) -> JobResult:
+        await backend.wait(await backend.submit(box.job("first", "true")))
+        spare = await spare_of(backend)
+        os.kill(spare, signal.SIGKILL)
+        await processes.ended([spare], 30)
+        return await backend.wait(await backend.submit(box.job("second", "exit 3")))
+
+    assert box.run(steps).exit_code == 3
+
+
+def test_a_shell_that_waits_is_no_orphan_and_ends_with_its_backend(box: Box) -> None:
+    async def steps(backend: LocalBackend) -> int:
+        slow = await backend.submit(box.job("slow", "until [ -e $MARKS/go ]; do sleep 0.02; done"))
+        spare = await spare_of(backend)
+        (box.path / "go").touch()
+        await backend.wait(slow)
+        assert alive(spare)
+        return spare
+
+    assert not alive(box.run(steps))
+
+
+def test_a_shell_that_waits_ends_when_arf_is_killed(box: Box) -> None:
+    submit_and_die(box, "echo $PPID > $MARKS/wrapper; sleep 1000")
+    prefix = f"arf:{_prefix(box)}"
+    limit = time.monotonic() + 30
+    while True:
+        shells = {
+            process.pid for process in processes.table() if processes.is_wrapper(process.pid, prefix[4:])
+        }
+        if shells == {int((box.path / "wrapper").read_text() or 0)}:
+            break
+        assert time.monotonic() < limit, f"{shells} are left"
+        time.sleep(0.01)
+    os.killpg(shells.pop(), signal.SIGKILL)
+
+
+def test_a_shell_that_is_told_half_of_a_job_runs_nothing(box: Box) -> None:
+    words = ["mark", str(box.path / "record"), "", str(box.tree), "touch", str(box.path / "ran")]
+    script = processes._script({"A": "it's"}, {}, str(box.path / "log"), words)
+    for told in [*range(0, len(script) - 1, 7), len(script) - 2, len(script)]:
+        with subprocess.Popen(
+            ["/bin/sh", "-c", f"exec 3<&0 </dev/null; . {processes.WRAPPER}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as shell:
+            shell.communicate(script[:told])
+        assert (box.path / "ran").exists() == (told == len(script)), script[:told]
+
+
 # ---- arf dies -------------------------------------------------------------------------------
 
 SUBMITTER = """

@@ -31,6 +31,8 @@ LINGER_S = 0.5
 """What a job leaves behind may end by itself for so long: a `tee` that writes, a tracker that tidies up."""
 STARTING_S = 0.5
 """A job so young may not be there yet, only its wrapper, which outlives the signal: it is sent once more."""
+READYING_S = 0.02
+"""So long after a start the shell for the next one is made: the starts at the same moment come first."""
 KILLED_S = 5.0
 """A killed process that is still there after so long hangs in the kernel; it is left, and logged."""
 
@@ -66,6 +68,7 @@ class LocalBackend(Backend):
     """Jobs on this machine. See docs/backends/local.md."""
 
     options: LocalOptions
+    outlives_host = False
 
     def __init__(
         self, options: LocalOptions | None, directory: Path, *, machine: Machine | None = None
@@ -85,8 +88,10 @@ class LocalBackend(Backend):
         self._ended: deque[str] = deque()
         """Handles of ended jobs whose records are kept, the oldest first."""
         self._orphans = processes.Orphans()
+        self._wrappers = processes.Wrappers(self._prefix)
         self._warm: WarmStarts | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._readying: asyncio.TimerHandle | None = None
 
     # ---- The interface ----------------------------------------------------------------------
 
@@ -167,6 +172,10 @@ class LocalBackend(Backend):
             await self._warm.aclose()
         for task in self._tasks:
             task.cancel()
+        if self._readying is not None:
+            self._readying.cancel()
+            self._readying = None
+        self._wrappers.close()
         for entry in self._entries.values():
             self._unwatch(entry)
             entry.done.cancel()
@@ -258,7 +267,7 @@ class LocalBackend(Backend):
         assert job is not None
         command = ("/bin/sh", "-c", job.command) if isinstance(job.command, str) else job.command
         try:
-            pid = processes.start(
+            pid = self._wrappers.start(
                 entry.mark,
                 entry.score,
                 self._records.path(entry.handle),
@@ -272,6 +281,15 @@ class LocalBackend(Backend):
             self._records.remove(entry.handle)
             raise _cannot_start(job, error) from error
         self._started(entry, pid, _watch_or_none(pid))
+        assert self._loop is not None
+        self._readying = self._readying or self._loop.call_later(READYING_S, self._make_ready)
+
+    def _make_ready(self) -> None:
+        self._readying = None
+        try:
+            self._wrappers.make_ready()
+        except OSError as error:
+            log.debug("no shell can wait for the next job: %s", error)  # the job's own start will say so
 
     def _started(self, entry: _Entry, pid: int, watch: processes.ExitWatch | None) -> None:
         entry.pid = pid
@@ -284,7 +302,7 @@ class LocalBackend(Backend):
 
     def _declined_warm(self, entry: _Entry, env: Mapping[str, str]) -> None:
         """Start a job cold that was meant to start warm; or find it, if its server died over it."""
-        pid = processes.wrappers(entry.mark).get(entry.mark)
+        pid = self._wrapper(self._records.read(entry.handle))
         if pid is not None:
             self._started(entry, pid, _watch_or_none(pid))
         elif entry.ending:
@@ -361,7 +379,7 @@ class LocalBackend(Backend):
     def _known(self) -> set[int | None]:
         """Our children that are no orphans."""
         servers = self._warm.pids if self._warm else []
-        return {*servers, *(entry.pid for entry in self._entries.values())}
+        return {*servers, self._wrappers.spare, *(entry.pid for entry in self._entries.values())}
 
     async def _sweep_and_finish(self, entry: _Entry, orphans: set[int], code: int | None) -> None:
         assert entry.pid is not None
@@ -432,11 +450,9 @@ class LocalBackend(Backend):
         handles = list(self._records.handles())
         if handles:
             self._await_young(handles)
-            wrappers = processes.wrappers(self._prefix)
             marked = processes.marks(self._prefix)
             for handle in handles:
-                mark = self._prefix + handle
-                self._find(handle, wrappers.get(mark), left_behind=mark in marked)
+                self._find(handle, left_behind=self._prefix + handle in marked)
         taken = {entry.place for entry in self._entries.values()}
         for place in range(len(self._layout.slots)):
             if place not in taken:
@@ -452,11 +468,12 @@ class LocalBackend(Backend):
                     break
                 time.sleep(0.005)
 
-    def _find(self, handle: str, pid: int | None, *, left_behind: bool) -> None:
+    def _find(self, handle: str, *, left_behind: bool) -> None:
         """Take over a job that runs or is queued; end what an ended one has left behind."""
         record = self._records.read(handle)
         if record is None:
             return
+        pid = self._wrapper(record)
         labels = [slot.label for slot in self._layout.slots]
         entry = _Entry(
             handle=handle,
@@ -484,6 +501,11 @@ class LocalBackend(Backend):
             self._exited(entry)
         else:
             self._keep(handle)
+
+    def _wrapper(self, record: Record | None) -> int | None:
+        """The pid of the wrapper around a job, if it lives."""
+        pid = record.pid if record else None
+        return pid if pid is not None and processes.is_wrapper(pid, self._prefix) else None
 
 
 def _watch_or_none(pid: int) -> processes.ExitWatch | None:

@@ -1,15 +1,17 @@
 """Starting processes, being told of their end, and finding those that hide.
 
 All processes of a job are known by ARF_JOB in their environment, its mark; the wrapper around it (job.sh) by
-the mark in its command line. What has cleared its environment and left the session is known, on Linux, by its
-OOM score: children inherit it, and the jobs that run at a time have different ones, all a little above arf's
-own. (That the kernel ends jobs before arf when memory runs out is right as well.)
+its pid in the job's record, and by how all marks begin in its command line. What has cleared its environment
+and left the session is known, on Linux, by its OOM score: children inherit it, and the jobs that run at a time
+have different ones, all a little above arf's own. (That the kernel ends jobs before arf when memory runs out
+is right as well.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -31,37 +33,123 @@ OTHERS_ZOMBIE_S = 10.0
 """After so long a dead child that nobody has waited for is a job's orphan, not something that arf started."""
 
 
-def start(
-    mark: str,
-    score: int | None,
-    record: str,
-    directory: str,
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    log_path: str,
-) -> int:
-    """Start a job's wrapper in a session of its own, and give its pid. Raises OSError.
+class Wrappers:
+    """The shells around jobs (job.sh). One waits ahead of need: to start a job is to tell it what to run."""
 
-    `score` is its OOM score adjustment, see `oom_score`. `env` is the whole environment. The log is created
-    or truncated; standard input is empty.
-    """
-    keep_files_private()
-    odd = [f"{name}={value}" for name, value in env.items() if not name.isidentifier() or not name.isascii()]
-    if odd:  # a shell drops the variables that it could not name itself
-        argv = ["/usr/bin/env", *odd, *argv]
-    return os.posix_spawn(
-        "/bin/sh",
-        ["/bin/sh", str(WRAPPER), f"arf:{mark}", record, str(score or ""), directory, *argv],
-        {**env, MARK: mark},
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=RESET_SIGNALS,
-    )
+    def __init__(self, prefix: str) -> None:
+        """`prefix` begins the marks of all jobs; it is what the shells are known by."""
+        self._prefix = prefix
+        self._spare: _Shell | None = None
+        self._env: Mapping[str, str] = {}
+        """Of the job before: the next one's will hardly differ."""
+
+    @property
+    def spare(self) -> int | None:
+        """The pid of the shell that waits."""
+        return self._spare.pid if self._spare else None
+
+    def start(
+        self,
+        mark: str,
+        score: int | None,
+        record: str,
+        directory: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        log_path: str,
+    ) -> int:
+        """Start a job in a session of its own, and give the pid of its wrapper. Raises OSError, ValueError.
+
+        `score` is its OOM score adjustment, see `oom_score`. `env` is the whole environment. The log is
+        created or truncated; standard input is empty.
+        """
+        os.close(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644))
+        odd = [f"{name}={value}" for name, value in env.items() if not _is_plain(name)]
+        if odd:  # a shell drops the variables that it could not name itself
+            argv = ["/usr/bin/env", *odd, *argv]
+        words = [mark, record, str(score or ""), directory, *argv]
+        self._env = {name: value for name, value in env.items() if _is_plain(name)}
+        while True:
+            shell, self._spare = self._spare or self._new(), None
+            try:
+                shell.tell(_script({**self._env, MARK: mark}, shell.env, log_path, words))
+            except BrokenPipeError:
+                reap(shell.pid)  # somebody has killed it while it waited
+                continue
+            return shell.pid
+
+    def make_ready(self) -> None:
+        """Have a shell wait for the next job. Raises OSError."""
+        self._spare = self._spare or self._new()
+
+    def close(self) -> None:
+        """End the shell that waits."""
+        if self._spare is not None:
+            signal_each([self._spare.pid], signal.SIGKILL)
+            os.close(self._spare.pipe)
+            os.waitpid(self._spare.pid, 0)
+            self._spare = None
+
+    def _new(self) -> _Shell:
+        keep_files_private()
+        reader, writer = os.pipe()
+        try:
+            pid = os.posix_spawn(
+                "/bin/sh",
+                ["/bin/sh", str(WRAPPER), f"arf:{self._prefix}"],
+                self._env,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                    (os.POSIX_SPAWN_DUP2, reader, 3),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=RESET_SIGNALS,
+            )
+        except BaseException:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+        return _Shell(pid, writer, self._env)
+
+
+@frozen
+class _Shell:
+    """A wrapper that waits for its job."""
+
+    pid: int
+    pipe: int
+    """Where it is told."""
+    env: Mapping[str, str]
+    """What it was started with."""
+
+    def tell(self, script: bytes) -> None:
+        with open(self.pipe, "wb", buffering=0) as pipe:
+            view = memoryview(script)
+            while view:
+                view = view[pipe.write(view) :]
+
+
+def _script(env: Mapping[str, str], known: Mapping[str, str], log_path: str, words: Sequence[str]) -> bytes:
+    """What makes a waiting shell the wrapper of a job. Its last line counts: without it nothing is run."""
+    changed = [f"{name}={shlex.quote(value)}" for name, value in env.items() if known.get(name) != value]
+    gone = [name for name in known if name not in env]
+    lines = [
+        f"exec >>{shlex.quote(log_path)} 2>&1",
+        f"export {' '.join(changed)}",
+        f"unset {' '.join(gone)}" if gone else ":",
+        f"set -- {shlex.join(words)}",
+        'set -- told "$@"',
+        "",
+    ]
+    return os.fsencode("\n".join(lines))
+
+
+def _is_plain(name: str) -> bool:
+    return name.isidentifier() and name.isascii()
 
 
 def keep_files_private() -> None:
@@ -227,32 +315,19 @@ def mark_of(pid: int) -> str:
     return ""
 
 
-def wrappers(prefix: str) -> dict[str, int]:
-    """The living wrappers of jobs whose marks begin so, looked for among all processes: pids by mark."""
-    found = {}
-    for pid, words in _command_lines():
-        for word in words:
-            if word.startswith(f"arf:{prefix}"):
-                found[word[4:]] = pid
-    return found
+def is_wrapper(pid: int, prefix: str) -> bool:
+    """Whether a process is the living wrapper of a job whose mark begins so."""
+    if HAS_PROC:
+        # Only a wrapper has the mark in this place: not a `ps` or `grep` with the same words.
+        words = _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").split("\0")
+    else:
+        words = " ".join(_ps("-p", str(pid), "-o", "command=")).split()
+    return len(words) > 2 and words[2].startswith(f"arf:{prefix}")
 
 
 def marks(prefix: str) -> set[str]:
     """The marks that begin so and that living processes have, looked for among all processes."""
     return {mark for process in table() if (mark := mark_of(process.pid)).startswith(prefix)}
-
-
-def _command_lines() -> Iterator[tuple[int, list[str]]]:
-    if HAS_PROC:
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                # Only a wrapper has the mark in this place: not a `ps` or `grep` with the same words.
-                words = _read(f"/proc/{name}/cmdline").decode("utf-8", "replace").split("\0")
-                yield int(name), words[2:3]
-    else:
-        for line in _ps("-A", "-o", "pid=,command="):
-            pid, *words = line.split()
-            yield int(pid), words
 
 
 def _ps(*arguments: str) -> list[str]:

@@ -86,6 +86,8 @@ class SimBackend(Backend):
     Jobs end with the process: one that is asked for in another process is lost, and run again.
     """
 
+    outlives_host = False
+
     def __init__(
         self,
         options: SimOptions | None = None,
