@@ -31,8 +31,8 @@ LINGER_S = 0.5
 """What a job leaves behind may end by itself for so long: a `tee` that writes, a tracker that tidies up."""
 STARTING_S = 0.5
 """A job so young may not be there yet, only its wrapper, which outlives the signal: it is sent once more."""
-READYING_S = 0.02
-"""So long after a start the shell for the next one is made: the starts at the same moment come first."""
+READYING_S = 0.005
+"""So long after a start shells for the next ones are made: the starts at the same moment come first."""
 KILLED_S = 5.0
 """A killed process that is still there after so long hangs in the kernel; it is left, and logged."""
 
@@ -289,7 +289,7 @@ class LocalBackend(Backend):
         try:
             self._wrappers.make_ready()
         except OSError as error:
-            log.debug("no shell can wait for the next job: %s", error)  # the job's own start will say so
+            log.debug("no shells can wait for the next jobs: %s", error)  # the job's own start will say so
 
     def _started(self, entry: _Entry, pid: int, watch: processes.ExitWatch | None) -> None:
         entry.pid = pid
@@ -379,7 +379,7 @@ class LocalBackend(Backend):
     def _known(self) -> set[int | None]:
         """Our children that are no orphans."""
         servers = self._warm.pids if self._warm else []
-        return {*servers, self._wrappers.spare, *(entry.pid for entry in self._entries.values())}
+        return {*servers, *self._wrappers.spare, *(entry.pid for entry in self._entries.values())}
 
     async def _sweep_and_finish(self, entry: _Entry, orphans: set[int], code: int | None) -> None:
         assert entry.pid is not None

@@ -28,25 +28,27 @@ WRAPPER = Path(__file__).with_name("job.sh")
 RESET_SIGNALS = [
     number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
 ]
+SPARE = 2
+"""Shells that wait: jobs on several slots may end at the same moment."""
 MAX_OOM_SCORE = 1000
 OTHERS_ZOMBIE_S = 10.0
 """After so long a dead child that nobody has waited for is a job's orphan, not something that arf started."""
 
 
 class Wrappers:
-    """The shells around jobs (job.sh). One waits ahead of need: to start a job is to tell it what to run."""
+    """The shells around jobs (job.sh). Some wait ahead of need: to start a job is to tell one what to run."""
 
     def __init__(self, prefix: str) -> None:
         """`prefix` begins the marks of all jobs; it is what the shells are known by."""
         self._prefix = prefix
-        self._spare: _Shell | None = None
+        self._spare: list[_Shell] = []
         self._env: Mapping[str, str] = {}
         """Of the job before: the next one's will hardly differ."""
 
     @property
-    def spare(self) -> int | None:
-        """The pid of the shell that waits."""
-        return self._spare.pid if self._spare else None
+    def spare(self) -> list[int]:
+        """The pids of the shells that wait."""
+        return [shell.pid for shell in self._spare]
 
     def start(
         self,
@@ -70,7 +72,7 @@ class Wrappers:
         words = [mark, record, str(score or ""), directory, *argv]
         self._env = {name: value for name, value in env.items() if _is_plain(name)}
         while True:
-            shell, self._spare = self._spare or self._new(), None
+            shell = self._spare.pop() if self._spare else self._new()
             try:
                 shell.tell(_script({**self._env, MARK: mark}, shell.env, log_path, words))
             except BrokenPipeError:
@@ -79,16 +81,17 @@ class Wrappers:
             return shell.pid
 
     def make_ready(self) -> None:
-        """Have a shell wait for the next job. Raises OSError."""
-        self._spare = self._spare or self._new()
+        """Have shells wait for the next jobs. Raises OSError."""
+        while len(self._spare) < SPARE:
+            self._spare.append(self._new())
 
     def close(self) -> None:
-        """End the shell that waits."""
-        if self._spare is not None:
-            signal_each([self._spare.pid], signal.SIGKILL)
-            os.close(self._spare.pipe)
-            os.waitpid(self._spare.pid, 0)
-            self._spare = None
+        """End the shells that wait."""
+        while self._spare:
+            shell = self._spare.pop()
+            signal_each([shell.pid], signal.SIGKILL)
+            os.close(shell.pipe)
+            os.waitpid(shell.pid, 0)
 
     def _new(self) -> _Shell:
         keep_files_private()
