@@ -592,17 +592,14 @@ def test_a_shell_that_waits_is_no_orphan_and_ends_with_its_backend(box: Box) -> 
 
 def test_a_shell_that_waits_ends_when_arf_is_killed(box: Box) -> None:
     submit_and_die(box, "echo $PPID > $MARKS/wrapper; sleep 1000")
-    prefix = f"arf:{_prefix(box)}"
+    wrapper = asyncio.run(box.pid("wrapper"))
     limit = time.monotonic() + 30
-    while True:
-        shells = {
-            process.pid for process in processes.table() if processes.is_wrapper(process.pid, prefix[4:])
-        }
-        if shells == {int((box.path / "wrapper").read_text() or 0)}:
-            break
-        assert time.monotonic() < limit, f"{shells} are left"
+    while others := {p.pid for p in processes.table() if processes.is_wrapper(p.pid, _prefix(box))} - {
+        wrapper
+    }:
+        assert time.monotonic() < limit, f"{others} are left"
         time.sleep(0.01)
-    os.killpg(shells.pop(), signal.SIGKILL)
+    os.killpg(wrapper, signal.SIGKILL)
 
 
 def test_a_shell_that_is_told_half_of_a_job_runs_nothing(box: Box) -> None:

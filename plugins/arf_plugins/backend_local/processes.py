@@ -2,9 +2,9 @@
 
 All processes of a job are known by ARF_JOB in their environment, its mark; the wrapper around it (job.sh) by
 its pid in the job's record, and by how all marks begin in its command line. What has cleared its environment
-and left the session is known, on Linux, by its OOM score: children inherit it, and the jobs that run at a time
-have different ones, all a little above arf's own. (That the kernel ends jobs before arf when memory runs out
-is right as well.)
+and left the session is known, on Linux, by its OOM score: children inherit it, and the jobs that run at a
+time have different ones, all a little above arf's own. (That the kernel ends jobs before arf when memory runs
+out is right as well.)
 """
 
 from __future__ import annotations
