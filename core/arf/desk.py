@@ -22,13 +22,15 @@ MAIL_INTERVAL_S = 0.25
 
 
 class OwnDesk(Desk):
-    """What `Brief.desk` is."""
+    """What `Brief.desk` is. What an agent submits there counts for its ask: so does what that costs."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, agent: str, ask: int | None) -> None:
         self._engine = engine
+        self._agent = agent
+        self._ask = ask
 
     async def submit(self, key: str, submissions: Sequence[Submission]) -> Sequence[Receipt]:
-        return await self.receipts(await self._engine.order(key, submissions))
+        return await self.receipts(await self._engine.order(key, submissions, self._agent, self._ask))
 
     async def known(self, key: str) -> Sequence[Receipt]:
         return [order.receipt for order in self._engine.store.orders_of(key)]

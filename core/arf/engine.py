@@ -97,6 +97,8 @@ class _Ordered:
 
     key: str
     submissions: tuple[Submitted, ...]
+    agent: str
+    ask: int | None
     reply: asyncio.Future[list[int]]
     """The numbers of its orders, once they are recorded."""
 
@@ -148,7 +150,6 @@ class Engine:
         self._tail = tail
         self._watch_interval_s = watch_interval_s
         self._mailbox = mailbox
-        self._desk = OwnDesk(self)
         self._inbox: deque[_Ended | _Refused | Answered | _Ordered | _Withdrawn] = deque()
         self._replies: list[Callable[[], None]] = []
         """What is told once the transaction is written."""
@@ -805,9 +806,9 @@ class Engine:
 
     # ---- Thinking ---------------------------------------------------------------------------
 
-    def _brief(self, base: str) -> Brief:
+    def _brief(self, base: str, agent: str = "", ask: int | None = None) -> Brief:
         brief = agent_brief(self.study, self.workspace, base, self.directory)
-        return evolve(brief, budget_left=self._budgets.left(), desk=self._desk)
+        return evolve(brief, budget_left=self._budgets.left(), desk=OwnDesk(self, agent, ask))
 
     def _tell_answer(self, answered: Answered) -> None:
         self._inbox.append(answered)
@@ -815,17 +816,20 @@ class Engine:
 
     # ---- Orders of agents and people --------------------------------------------------------
 
-    async def order(self, key: str, submissions: Sequence[Submission]) -> list[int]:
+    async def order(
+        self, key: str, submissions: Sequence[Submission], agent: str = "desk", ask: int | None = None
+    ) -> list[int]:
         """Take submissions up, and give the numbers of their orders once they are recorded.
 
-        Idempotent in `key`. What cannot be carried out is an order too, refused with the reason.
+        Idempotent in `key`. What cannot be carried out is an order too, refused with the reason. `ask` is the
+        ask in the course of which an agent submits them; None: somebody does so unasked.
         """
         known = self.store.orders_of(key)
         if known:
             return [order.id for order in known]
         made = await self._book.make(submissions)
         reply: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._inbox.append(_Ordered(key, made, reply))
+        self._inbox.append(_Ordered(key, made, agent, ask, reply))
         self._wake.set()
         return await reply
 
@@ -882,7 +886,9 @@ class Engine:
     def _take_order(self, item: _Ordered) -> None:
         taken = self.store.orders_of(item.key)  # the same request may have come twice at a time
         if not taken:
-            taken = [self._book.take(item.key, submitted, "desk") for submitted in item.submissions]
+            taken = [
+                self._book.take(item.key, submitted, item.agent, item.ask) for submitted in item.submissions
+            ]
         self._tell(item.reply, [order.id for order in taken])
 
     def _take_withdrawal(self, item: _Withdrawn) -> None:

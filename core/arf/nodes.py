@@ -9,6 +9,8 @@ slow, is no fault of the machine that it was tried on.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from statistics import median
@@ -313,9 +315,9 @@ def rank_tail(high: Sequence[float], low: Sequence[float]) -> float:
     for it errs on the safe side far out in the tail.
     """
     n, m = len(high), len(low)
-    wins = sum((a > b) + 0.5 * (a == b) for a in high for b in low)
-    both = [*high, *low]
-    ties = sum(count**3 - count for count in (both.count(value) for value in set(both)))
+    ranked = sorted(low)
+    wins = sum((bisect_left(ranked, value) + bisect_right(ranked, value)) / 2 for value in high)
+    ties = sum(count**3 - count for count in Counter([*high, *low]).values())
     variance = n * m / 12 * (n + m + 1 - ties / ((n + m) * (n + m - 1)))
     if variance <= 0:
         return 1.0

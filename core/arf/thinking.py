@@ -67,7 +67,7 @@ class Thinker:
         ledger: Ledger,
         book: OrderBook,
         workspace: Workspace,
-        brief: Callable[[str], Brief],
+        brief: Callable[[str, str, int], Brief],
         tell: Callable[[Answered], None],
     ) -> None:
         self._agent = agent
@@ -162,7 +162,7 @@ class Thinker:
         answer, failure = Answer(), None
         agent, name = self._agent, self._name  # another may have taken over by the end
         try:
-            answer = await agent.answer(ask, self._brief(ask.base))
+            answer = await agent.answer(ask, self._brief(ask.base, name, number))
         except AgentError as error:
             failure = error
         except ArfError as error:

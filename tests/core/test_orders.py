@@ -17,10 +17,11 @@ from arf.hooks import Declaration, hookimpl
 from arf.interfaces import Agent, Backend, Brief, Desk, Standing
 from arf.launch import create, resume, study_directory
 from arf.mailbox import MailDesk
+from arf.money import of_idea
 from arf.plugins import Plugins
 from arf.standing import told
 from arf.store import Store
-from arf.types import Answer, Ask, Draft, Edit, Role, Submission, SubmissionState, Verdict
+from arf.types import Answer, Ask, Draft, Edit, Role, Submission, SubmissionState, Usage, Verdict
 
 SCRIPT = """#!/bin/sh
 LEVEL=100    # the best is 140 [0..1000, step 10]
@@ -77,11 +78,12 @@ class Acting(Agent):
     """Does at the desk what a test says, and has no ideas of its own."""
 
     act: Act
+    usage = Usage()
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         assert brief.desk is not None
         await type(self).act(brief.desk, brief)
-        return Answer(exhausted=True)
+        return Answer(exhausted=True, usage=self.usage)
 
 
 class Planning(Agent):
@@ -195,6 +197,20 @@ def test_what_is_submitted_at_the_desk_is_run_and_judged(workspace: Path) -> Non
     store = acting(workspace, act)
     assert store.meta("state") == "finished"
     assert [order.state for order in store.orders([1, 2])] == [SubmissionState.ACCEPTED] * 2
+
+
+def test_what_an_agent_submits_while_it_is_asked_counts_for_that_ask(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(desk: Desk, brief: Brief) -> None:
+        receipts = await desk.submit("k", submitted(level(140), level(90)))
+        await desk.wait([receipt.id for receipt in receipts], 60)
+
+    monkeypatch.setattr(Acting, "usage", Usage(usd=0.5))
+    store = acting(workspace, act)
+    ideas = [store.idea(number) for number in (1, 2)]
+    assert [(idea.agent, idea.ask) for idea in ideas if idea] == [("acting", 1)] * 2
+    assert [of_idea(store, idea).agent_usd for idea in ideas if idea] == [0.25, 0.25]
 
 
 def test_ideas_are_put_together_and_experiments_run_again(workspace: Path) -> None:
