@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -204,6 +206,19 @@ def test_what_was_handed_in_before_arf_was_killed_is_not_asked_for_again(
     assert [(idea.title, idea.constants) for idea in again.ideas] == [("level 140", {"LEVEL": 140})]
     assert not (tmp_path / "seen.json").exists()
     assert [idea.title for idea in answer(one, tmp_path).ideas] == ["Raise LEVEL to 140"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@both
+def test_what_an_arf_that_was_killed_left_running_is_ended(which: str, stand_in: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "agent" / f"{which}-0"
+    others = subprocess.Popen(["sleep", "60"], env={**os.environ, "ARF_AGENT": f"{folder}-1"})
+    left = subprocess.Popen(["sleep", "60"], env={**os.environ, "ARF_AGENT": str(folder)})
+    answer(agent(which, stand_in(GOOD)), tmp_path)
+    assert left.wait(10) == -signal.SIGKILL
+    assert others.poll() is None
+    others.kill()
+    others.wait()
 
 
 @both

@@ -125,7 +125,10 @@ class CliAgent(Agent):
         try:
             assert brief.directory is not None, "a study gives its agent a folder"
             lane = Lane(brief.directory / f"{self.provider}-{number}")
-            left = None if number in self._opened else lane.left(ask, brief)
+            left = None
+            if number not in self._opened:
+                process.end_left_over(str(lane.folder))  # it would work in the same files
+                left = lane.left(ask, brief)
             self._opened.add(number)
             if left is not None:
                 return left
@@ -161,7 +164,7 @@ class CliAgent(Agent):
             [program, *self.command(lane, session, brief), *self.options.args],
             text=self._prompt(ask, brief, goes_on=bool(session)),
             cwd=lane.cwd(brief),
-            env=self._env(),
+            env={**self._env(), process.MARK: str(lane.folder)},
             time_limit_s=self.options.time_limit,
             silence_limit_s=self.options.silence_limit,
             hear=hear,

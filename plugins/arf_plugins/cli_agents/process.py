@@ -12,6 +12,8 @@ from attrs import frozen
 
 from arf.errors import AgentError
 
+MARK = "ARF_AGENT"
+"""By this variable the program and its children are known; its value is the folder of its conversation."""
 MAX_LINE = 64 * 2**20
 """Bytes of one line of output: a file that the agent read may be in it."""
 GRACE_S = 5.0
@@ -60,6 +62,20 @@ async def run(
     finally:
         await _end_group(process)
     return Ended(await process.wait(), stopped, await complaints)
+
+
+def end_left_over(mark: str) -> None:
+    """End what an arf that was killed has left running: all that has the mark in its environment.
+
+    Looked for in /proc; elsewhere such a program works on until it finds that nobody hears it.
+    """
+    wanted = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+        except OSError:
+            continue  # it has ended, or is somebody else's
 
 
 async def _feed(process: asyncio.subprocess.Process, text: str) -> None:
