@@ -84,6 +84,14 @@ def fail(status, text):
     sys.exit(1)
 
 
+def lost():
+    """As the real ones say it: Claude Code with the id that it does not know, codex with nothing."""
+    if not codex:
+        say(type="result", subtype="error_during_execution", is_error=True, num_turns=0, session_id=session,
+            usage={{}}, errors=["No conversation found with session ID: " + session])
+    sys.exit(1)
+
+
 def edit(old, new):
     path = pathlib.Path("train.py")
     text = path.read_text()
@@ -224,7 +232,7 @@ def test_what_an_arf_that_was_killed_left_running_is_ended(which: str, stand_in:
 @both
 def test_a_session_that_is_gone_is_begun_anew(which: str, stand_in: Any, tmp_path: Path) -> None:
     answer(agent(which, stand_in(GOOD)), tmp_path)
-    gone = "if session == 's1' and 'resume' in ' '.join(arguments):\n    sys.exit(1)\n" + GOOD
+    gone = "if session == 's1' and 'resume' in ' '.join(arguments):\n    lost()\n" + GOOD
     got = answer(agent(which, stand_in(gone)), tmp_path)
     assert got.ideas
     assert "resume" not in " ".join(seen(tmp_path)["arguments"])

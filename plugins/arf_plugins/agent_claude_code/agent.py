@@ -86,8 +86,8 @@ class ClaudeCode(CliAgent):
 
     def _result(self, event: Mapping[str, Any], heard: Heard, before: Mapping[str, Any]) -> None:
         heard.finished = True
-        heard.session = str(event.get("session_id") or heard.session)
-        heard.said = str(event.get("result") or heard.said)
+        # Not the session's id: a session that is gone is named here too, but it never began.
+        heard.said = str(event.get("result") or heard.said or "; ".join(event.get("errors") or []))
         usage = event.get("usage") or {}
         cached = int(usage.get("cache_read_input_tokens") or 0)
         written = int(usage.get("cache_creation_input_tokens") or 0)
