@@ -53,10 +53,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import cross_entropy  # by name: an edit that replaces torch's changes nothing here
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -113,8 +114,8 @@ FORMAT = 1  # version of the prepared files and of the tokenizer's algorithm
 def seed_from_env() -> int:
     """The seed of this run: ARF_SEED, or 42."""
     seed = os.environ.get("ARF_SEED") or "42"
-    if not seed.isdecimal():
-        sys.exit(f"ARF_SEED is {seed!r}: a whole number from 0 up is needed")
+    if not seed.isdecimal() or int(seed) >= 2**63:
+        sys.exit(f"ARF_SEED is {seed!r}: a whole number from 0 up, below 2**63, is needed")
     return int(seed)
 
 
@@ -123,9 +124,12 @@ def seed_from_env() -> int:
 # ---------------------------------------------------------------------------------------------------------
 
 # Letters are ASCII letters and everything from U+0080 but general punctuation. Explicit ranges, so that the
-# split does not depend on a Unicode version. Every character belongs to exactly one match.
+# split does not depend on a Unicode version. Every character belongs to exactly one match. A match has at most
+# 32 of a kind: encoding takes time that grows with its square, and not all scripts put spaces between words.
 _LETTER = r"A-Za-z\u0080-\u1fff\u2070-\U0010ffff"
-SPLIT_PATTERN = re.compile(rf"'[a-z]{{1,2}}\b| ?[{_LETTER}]+| ?[0-9]{{1,2}}| ?[^\s{_LETTER}0-9]+|\n+|\s")
+SPLIT_PATTERN = re.compile(
+    rf"'[a-z]{{1,2}}\b| ?[{_LETTER}]{{1,32}}| ?[0-9]{{1,2}}| ?[^\s{_LETTER}0-9]{{1,32}}|\n{{1,32}}|\s"
+)
 
 
 class Tokenizer:
@@ -266,14 +270,16 @@ def pack_rows(documents: Iterable[list[int]], bos: int, row_len: int, buffer: in
 def read_documents(path: Path) -> Iterator[str]:
     """Documents of one file: parquet rows (column `text`), or text (.txt, .gz, .xz) cut at form feeds.
 
+    Text is UTF-8, with a byte order mark or without; line ends stay as they are.
     Raises OSError or ValueError, naming the file, when it cannot be read as what its name says.
     """
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             yield from _parquet_rows(path)
         else:
             openers = {".xz": lzma.open, ".gz": gzip.open}
-            with openers.get(path.suffix, open)(path, "rt", encoding="utf-8", newline="") as file:
+            with openers.get(suffix, open)(path, "rt", encoding="utf-8-sig", newline="") as file:
                 yield from file.read().split("\f")
     except (UnicodeDecodeError, lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
@@ -290,8 +296,11 @@ def _parquet_rows(path: Path) -> Iterator[str]:
             if "text" not in parquet.schema_arrow.names:
                 raise ValueError(f"it has no column `text`, but {', '.join(parquet.schema_arrow.names)}")
             for batch in parquet.iter_batches(columns=["text"]):
-                yield from filter(None, batch.column("text").to_pylist())
-    except (pyarrow.ArrowException, ValueError) as error:
+                rows = batch.column("text").to_pylist()
+                if odd := next((row for row in rows if not isinstance(row, str | None)), None):
+                    raise ValueError(f"its column `text` holds {type(odd).__name__}, not text")
+                yield from filter(None, rows)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -306,8 +315,8 @@ def embedded_file(split: str) -> Path:
 
 def data_root() -> Path:
     """Where prepared corpora live: ARF_DATA_DIR, or the user's cache directory."""
-    if "ARF_DATA_DIR" in os.environ:
-        return Path(os.environ["ARF_DATA_DIR"])
+    if named := os.environ.get("ARF_DATA_DIR"):
+        return Path(named)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(cache) / "arf" / "data"
 
@@ -434,7 +443,10 @@ def load_corpus(name: str | None = None) -> Corpus:
         if name != "shakespeare":
             hint = "--data climbmix" if name == "climbmix" else f"--data YOUR_FILES --name {name}"
             sys.exit(f"corpus {name!r} is not prepared in {directory}: run `python prepare.py {hint}`")
-        build_corpus(name, {split: [embedded_file(split)] for split in ("train", "val")})
+        try:
+            build_corpus(name, {split: [embedded_file(split)] for split in ("train", "val")})
+        except OSError as error:
+            sys.exit(f"the embedded corpus cannot be prepared: {error}; ARF_DATA_DIR says where")
     meta = json.loads((directory / "meta.json").read_text())
     for file, digest in meta["files"].items():
         path = directory / file
@@ -475,7 +487,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 def setup_device() -> torch.device:
     """Choose the device and make it reproducible: seed, threads, precision of matrix products, caches."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    threads = (os.environ.get("OMP_NUM_THREADS") or "1").partition(",")[0]
+    if not threads.isdecimal() or not 0 < int(threads) < 2**16:
+        sys.exit(f"OMP_NUM_THREADS is {threads!r}: a number of threads is needed")
+    torch.set_num_threads(int(threads))
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         # glibc: keep freed memory. Else each large activation is mapped and zeroed anew: 5 % of a step.
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it accepts
@@ -483,7 +498,9 @@ def setup_device() -> torch.device:
     torch.manual_seed(seed_from_env())
     torch.set_float32_matmul_precision("high")
     # One for all experiments: what is compiled once is not compiled again, whichever run needed it first.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(data_root() / "compiled"))
+    compiled = str(data_root().absolute() / "compiled")
+    if not re.search(r"\s", compiled):  # torch's compiler does not quote it; then torch's own choice stands
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -553,26 +570,68 @@ class Loader:
 # ---------------------------------------------------------------------------------------------------------
 
 
-class FlopMeter(TorchDispatchMode):
-    """Counts the FLOPs of the matrix products, convolutions and attentions that run while it is active.
+def flop_formulas() -> dict[object, Callable[..., float]]:
+    """FLOPs by operation: torch's own formulas, and those of what torch leaves out or has wrong.
 
-    torch.utils.flop_counter's formulas, without its FlopCounterMode: that one costs a second of imports and
-    does not know attention on a CPU. A multiply-add is two FLOPs; causal attention is counted as full.
+    Attention and LSTMs on a CPU, products with a vector and of groups; grouped convolutions, whose way back
+    torch counts as if they were dense; and decompositions, at the leading term of what the textbook (Golub &
+    Van Loan, Matrix Computations) has for square ones.
     """
+    aten = torch.ops.aten
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-        aten = torch.ops.aten
-        self._formulas = dict(flop_registry)
-        self._formulas[aten._scaled_dot_product_flash_attention_for_cpu] = (
+    def lstm(x, w_input, w_hidden, *_, out_val=None, **__):
+        return 2 * x.numel() // x.size(-1) * (w_input.numel() + w_hidden.numel())
+
+    def convolution_backward(grad, x, w, *rest, out_val=None, **__):
+        moved = x if rest[4] else grad  # transposed or not: every element of it meets one filter
+        return 2 * moved.numel() * w[0].numel() * sum(rest[-1][:2])
+
+    formulas = dict(flop_registry) | {
+        aten._scaled_dot_product_flash_attention_for_cpu: (
             lambda q, k, v, *_, out_val=None, **__: sdpa_flop_count(q.shape, k.shape, v.shape)
-        )
-        self._formulas[aten._scaled_dot_product_flash_attention_for_cpu_backward] = (
+        ),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
             lambda do, q, k, v, *_, out_val=None, **__: sdpa_backward_flop_count(
                 do.shape, q.shape, k.shape, v.shape
             )
-        )
+        ),
+        aten.mkldnn_rnn_layer: lstm,
+        aten.mkldnn_rnn_layer_backward: lambda *args, **kwargs: 2 * lstm(*args, **kwargs),
+        aten.convolution_backward: convolution_backward,
+        aten.mv: lambda a, *_, out_val=None, **__: 2 * a.numel(),
+        aten.addmv: lambda _, a, *__, out_val=None, **___: 2 * a.numel(),
+        aten._grouped_mm: (
+            lambda a, b, *_, out_val=None, **__: (
+                2 * a.numel() * b.size(-1) // (a.size(0) if a.dim() > b.dim() else 1)
+            )
+        ),
+        aten.linalg_solve_triangular: lambda a, b, *_, out_val=None, **__: a.size(-1) * b.numel(),
+    }
+    cubes = {
+        aten.linalg_cholesky_ex: 1 / 3, aten.linalg_lu_factor_ex: 2 / 3, aten.linalg_lu: 2 / 3,
+        aten._linalg_det: 2 / 3, aten.linalg_inv_ex: 2, aten._linalg_solve_ex: 8 / 3, aten.linalg_qr: 8 / 3,
+        aten.linalg_lstsq: 8 / 3, aten._linalg_eigh: 9, aten.linalg_matrix_exp: 19, aten._linalg_svd: 21,
+        aten.linalg_pinv: 21, aten.linalg_eig: 25,
+    }  # fmt: skip
+
+    def cubic(factor: float) -> Callable[..., float]:
+        return lambda a, *_, out_val=None, **__: factor * a.numel() * min(a.shape[-2:])
+
+    return formulas | {op: cubic(factor) for op, factor in cubes.items()}
+
+
+class FlopMeter(TorchDispatchMode):
+    """Counts the FLOPs of what runs while it is active; see `flop_formulas`.
+
+    Not torch's FlopCounterMode: that one costs a second of imports. A multiply-add is two FLOPs; causal
+    attention is counted as full. `watch`, if there is one, is told of each new sum.
+    """
+
+    def __init__(self, watch: Callable[[float], None] | None = None) -> None:
+        super().__init__()
+        self.flops = 0.0
+        self._watch = watch
+        self._formulas = flop_formulas()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -583,10 +642,32 @@ class FlopMeter(TorchDispatchMode):
         formula = self._formulas.get(func.overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
+            if self._watch is not None:
+                self._watch(self.flops)
         return out
 
 
 DEFAULT_AMOUNTS = {"compute": 300e9, "wall": 300.0, "steps": 200.0}  # in a mode that is not the profile's
+# As the run began, so that an edit that sets them later sets nothing.
+BUDGET_VARIABLES = MappingProxyType(
+    {name: os.environ.get(name) or "" for name in ("ARF_BUDGET_MODE", "ARF_BUDGET", "ARF_BUDGET_SHARE")}
+)
+
+
+def allotted() -> tuple[str, float]:
+    """Mode and amount of a run's budget: what the environment says, or the profile."""
+    mode = BUDGET_VARIABLES["ARF_BUDGET_MODE"] or SETTINGS.budget_mode
+    if mode not in DEFAULT_AMOUNTS:
+        sys.exit(f"ARF_BUDGET_MODE is {mode!r}: choose {', '.join(DEFAULT_AMOUNTS)}")
+    default = SETTINGS.budget if mode == SETTINGS.budget_mode else DEFAULT_AMOUNTS[mode]
+    try:
+        amount = float(BUDGET_VARIABLES["ARF_BUDGET"] or default)
+        amount *= float(BUDGET_VARIABLES["ARF_BUDGET_SHARE"] or 1)
+    except ValueError as error:
+        sys.exit(f"ARF_BUDGET and ARF_BUDGET_SHARE are numbers: {error}")
+    if not 0 < amount < math.inf:
+        sys.exit(f"ARF_BUDGET is {amount:g}: a positive number is needed")
+    return mode, amount
 
 
 class Budget:
@@ -617,32 +698,27 @@ class Budget:
     WARMUP_SHARE = 0.1  # of the budget: no more warm-up than that, but three steps
     LOG_EVERY = 10
     SLOW_CORE_FLOPS = 3e9  # FLOP/s, a twentieth of a laptop's core
+    LATE_SHARE, LATE_S = 0.01, 10.0  # what may be done after the end: to average weights, for example
     CPU_SLACK_S = 60.0
     WALL_SLACK_S = 900.0
     EXIT_CODE = 4  # of a run that the budget stopped from outside the loop
 
-    def __init__(self, device: torch.device, mode: str | None = None, amount: float | None = None) -> None:
+    def __init__(self, device: torch.device, mode: str = "", amount: float = 0.0) -> None:
+        """`mode` and `amount` are for tests and benchmarks: `finish` takes none but the `allotted` budget."""
         self.device = device
-        self.mode = mode or os.environ.get("ARF_BUDGET_MODE") or SETTINGS.budget_mode
-        if self.mode not in ("compute", "wall", "steps"):
-            sys.exit(f"ARF_BUDGET_MODE is {self.mode!r}: choose compute, wall or steps")
-        default = SETTINGS.budget if self.mode == SETTINGS.budget_mode else DEFAULT_AMOUNTS[self.mode]
-        try:
-            self._amount = float(amount or os.environ.get("ARF_BUDGET") or default)
-            self._amount *= float(os.environ.get("ARF_BUDGET_SHARE") or 1)
-        except ValueError as error:
-            sys.exit(f"ARF_BUDGET and ARF_BUDGET_SHARE are numbers: {error}")
-        if not 0 < self.amount < math.inf:
-            sys.exit(f"ARF_BUDGET is {self.amount:g}: a positive number is needed")
-        self.spent = 0.0
+        self.mode, self._amount = (mode, amount) if mode else allotted()
+        self._spent = 0.0
         self.steps = 0
         self.tokens = 0
         self.flops = 0.0  # total so far; counted in every mode on a CPU
         self.batch_shape: tuple[int, ...] = ()  # of the last batch
         self.seconds = 0.0  # wall-clock time inside steps
         self.train_loss = math.nan
+        self._most_loss = math.nan  # more than that is divergence; known after the first look
         self.startup_seconds = 0.0
         self._open = False
+        self._is_run = False  # and not a test or a benchmark, which have many budgets in a process
+        self._closed_at = 0.0
         self._meter: FlopMeter | None = None
         self._costs: dict[tuple, float] = {}  # batch shapes of a step -> FLOPs when last counted
         self._shapes: list[tuple] = []
@@ -661,6 +737,11 @@ class Budget:
         return self._amount
 
     @property
+    def spent(self) -> float:
+        """What training has cost up to the last call of `step`, in the same unit."""
+        return self._spent
+
+    @property
     def progress(self) -> float:
         """Share of the budget that is spent, 0 to 1. Constant during a step."""
         return min(1.0, self.spent / self.amount)
@@ -676,12 +757,7 @@ class Budget:
         self._open = self.spent + self._last_cost / 2 < self.amount
         if not self._open:
             self.close()
-            if self.spent > self.MOST_SPENT * self._amount:
-                self.finished = True
-                sys.exit(
-                    f"FAIL: {self.steps} steps have spent {self.spent / self._amount:.1f} times the budget: "
-                    "too few of them to be held to it; make them smaller"
-                )
+            self._refuse_overdraft(self.spent)
             return False
         self._shapes = []
         self._step_tokens = 0
@@ -691,9 +767,22 @@ class Budget:
 
     def close(self) -> None:
         """End training: no more steps, no more batches. Idempotent."""
+        if self._closed.is_set():
+            return
         self._stop_meter()
         self._open = False
         self._closed.set()
+        self._closed_at = time.perf_counter()
+        if self._is_run and self._counts_flops:
+            self._meter = FlopMeter()  # until `finish`: what runs now is outside the budget
+            self._meter.__enter__()
+
+    def trained_on(self) -> bool:
+        """Whether more than a step's work was done between the end of the budget and `finish`."""
+        self.close()
+        seconds, flops = time.perf_counter() - self._closed_at, self._stop_meter()
+        late = self.mode == "wall" and seconds > self.LATE_S + self.LATE_SHARE * self._amount
+        return late or flops > max(self.LATE_SHARE * self.flops, *self._costs.values(), 0.0)
 
     def on_batch(self, x: torch.Tensor) -> None:
         """Called by the loader for each batch that it hands out."""
@@ -708,19 +797,16 @@ class Budget:
         if self._counts_flops and tuple(self._shapes) not in self._known:
             self._start_meter()
 
-    def log(self, loss: torch.Tensor, note: str = "") -> None:
+    def log(self, loss: torch.Tensor | float, note: str = "") -> None:
         """Take note of a step's training loss (nats per token); print a line now and then.
 
-        Losses are read from the device only when printed. Ends the run, exit code 1, on NaN or divergence.
+        Losses are read from the device only when printed. Ends the run, exit code 1, on NaN or divergence:
+        a loss above three times that of a uniform guess, and above twice the first.
         """
-        self._losses.append(loss.detach())
+        self._losses.append(loss.detach() if isinstance(loss, torch.Tensor) else torch.tensor(float(loss)))
         if self.steps % self.LOG_EVERY:
             return
-        self.train_loss = torch.stack(self._losses).mean().item()
-        self._losses.clear()
-        if not self.train_loss < 3 * math.log(SETTINGS.vocab_size):
-            self.finished = True
-            sys.exit(f"\nFAIL: training diverged at step {self.steps} (loss {self.train_loss:.4f})")
+        self.check_losses()
         elapsed = time.perf_counter() - self._t0 + self.seconds
         line = (
             f"step {self.steps:05d} ({100 * self.progress:.1f}%) | loss: {self.train_loss:.4f} | {note}"
@@ -732,7 +818,27 @@ class Budget:
             flush=True,
         )
 
+    def check_losses(self) -> None:
+        """Read the losses since the last look; `train_loss` is their mean."""
+        if not self._losses:
+            return
+        self.train_loss = torch.stack([loss.mean() for loss in self._losses]).mean().item()
+        self._losses.clear()
+        if math.isnan(self._most_loss):
+            self._most_loss = max(3 * math.log(SETTINGS.vocab_size), 2 * self.train_loss)
+        if not math.isfinite(self.train_loss) or self.train_loss > self._most_loss:
+            self.finished = True
+            sys.exit(f"\nFAIL: training diverged at step {self.steps} (loss {self.train_loss:.4f})")
+
     # -- inside ------------------------------------------------------------------------------------------
+
+    def _refuse_overdraft(self, spent: float) -> None:
+        if spent > self.MOST_SPENT * self._amount:
+            self.finished = True
+            sys.exit(
+                f"FAIL: {spent / self._amount:.3g} times the budget is spent in step {self.steps}: "
+                "steps are too large to be held to it; make them smaller"
+            )
 
     @property
     def _counts_flops(self) -> bool:
@@ -743,7 +849,8 @@ class Budget:
         self._last_cost = 0.0
         threading.Thread(target=self._watch, daemon=True, name="budget").start()
         if Path(getattr(sys.modules["__main__"], "__file__", HERE)).resolve().parent == HERE:
-            atexit.register(self._at_exit)  # this process is a run, and not a test or a benchmark
+            self._is_run = True
+            atexit.register(self._at_exit)
             sys.excepthook = functools.partial(self._on_exception, sys.excepthook)
         self._t0 = time.perf_counter()
 
@@ -768,14 +875,14 @@ class Budget:
             self._last_cost = 1.0
         else:
             self._last_cost = self._pay_warmup(dt) if self._warming_up else dt
-        self.spent += self._last_cost
+        self._spent += self._last_cost
 
     def _pay_warmup(self, dt: float) -> float:
         """What a step of `dt` seconds costs: nothing in the warm-up, and the step after it pays for all."""
         if self.steps > self.WARMUP_STEPS or self._long_warmup():
             self._warming_up = False
             if self._step_tokens:  # a token's price is known now
-                self.spent += dt / self._step_tokens * sum(tokens for _, tokens in self._warmup)
+                self._spent += dt / self._step_tokens * sum(tokens for _, tokens in self._warmup)
             return dt
         self._warmup.append((dt, self._step_tokens))
         return 0.0
@@ -799,7 +906,9 @@ class Budget:
 
     def _start_meter(self) -> None:
         if self._meter is None:
-            self._meter = FlopMeter()
+            # A step that has cost too much by itself need not end: on a CPU it could take minutes.
+            watch = (lambda flops: self._refuse_overdraft(self._spent + flops)) if self.mode == "compute" else None
+            self._meter = FlopMeter(watch)
             self._meter.__enter__()
 
     def _stop_meter(self) -> float:
@@ -875,7 +984,7 @@ def evaluate_bpb(
         targets = tokens[:, 1:].reshape(-1)
         with autocast(device):
             logits = model(tokens[:, :-1])
-        loss = F.cross_entropy(logits.float().view(len(targets), -1), targets, reduction="none")
+        loss = cross_entropy(logits.float().view(len(targets), -1), targets, reduction="none")
         sizes = token_bytes[targets]
         nats += (loss * (sizes > 0)).sum(dtype=torch.float64)
         total_bytes += sizes.sum()
@@ -899,6 +1008,10 @@ def assert_causal(model: torch.nn.Module, rows: np.ndarray, vocab_size: int, dev
     tolerance = 1e-3 if device.type == "cpu" else 0.1
     for row, cut in enumerate(cuts):
         if not torch.allclose(before[row, :cut], after[row, :cut], rtol=tolerance, atol=tolerance):
+            with autocast(device):
+                again = model(x).float()
+            if not torch.allclose(before, again, rtol=tolerance, atol=tolerance):
+                raise ValueError("the model answers differently each time: is there dropout in evaluation?")
             raise ValueError(
                 f"the model is not causal: logits before position {cut} depend on tokens after it"
             )
@@ -958,11 +1071,17 @@ def finish(model: torch.nn.Module, config: dict, corpus: Corpus, budget: Budget)
 
     `config` is what train.py's `build_model` rebuilds the model from; plain values, with "depth" among them.
     """
-    budget.close()
+    trained_on = budget.trained_on()
     budget.finished = True
     print()
     if changed := [name for name, value in held().items() if value is not HELD.get(name, value)]:
         sys.exit(f"FAIL: train.py has changed {', '.join(changed)} of prepare.py")
+    if (budget.mode, budget.amount) != allotted():
+        sys.exit(f"FAIL: train.py has set the budget: {budget.mode}, {budget.amount:g}")
+    if trained_on:
+        sys.exit("FAIL: training went on after the budget was spent")
+    budget.check_losses()
+    corpus = load_corpus()  # as it is on disk, whatever train.py has made of its own
     start = time.perf_counter()
     try:
         rows = evaluation_rows(corpus.val, SETTINGS.eval_rows)
@@ -973,7 +1092,10 @@ def finish(model: torch.nn.Module, config: dict, corpus: Corpus, budget: Budget)
     if not math.isfinite(val_bpb):
         sys.exit(f"FAIL: val_bpb is {val_bpb}")
     if path := os.environ.get("ARF_CHECKPOINT"):
-        save_checkpoint(Path(path), model, config, corpus, val_bpb)
+        try:
+            save_checkpoint(Path(path), model, config, corpus, val_bpb)
+        except (OSError, RuntimeError) as error:
+            sys.exit(f"FAIL: the checkpoint cannot be saved: {error}")
     peak = peak_flops(budget.device)
     memory = peak_memory_mb(budget.device)
     seconds = budget.spent if budget.mode == "wall" else budget.seconds

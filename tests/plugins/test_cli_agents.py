@@ -275,6 +275,16 @@ def test_what_goes_wrong_is_one_clear_error(
     assert "\n" not in str(caught.value)
 
 
+def test_a_connection_of_codex_that_came_back_is_no_problem() -> None:
+    one, heard = Codex(CodexOptions(program="codex", model="gpt-6.2-sol")), Heard()
+    one.hear({"type": "error", "message": "Reconnecting... 1/5 (unexpected status 401)"}, heard, {})
+    assert heard.lasting
+    one.hear({"type": "error", "message": "Reconnecting... 2/5 (after 4003 ms)"}, heard, {})
+    assert not heard.lasting
+    one.hear({"type": "turn.completed", "usage": {}}, heard, {})
+    assert (heard.problem, heard.hint, heard.finished) == ("", "", True)
+
+
 @both
 def test_a_program_that_does_nothing_gives_an_empty_answer(which: str, stand_in: Any, tmp_path: Path) -> None:
     got = answer(agent(which, stand_in("begin()\nend('I would try a higher LEVEL.')")), tmp_path)

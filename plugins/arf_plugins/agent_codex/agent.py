@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -68,6 +69,7 @@ class Codex(CliAgent):
             heard.said = str(item.get("text") or heard.said)
         elif kind == "turn.completed":
             heard.finished = True
+            heard.problem, heard.lasting, heard.hint = "", False, ""  # such as a connection that came back
             self._count(event.get("usage") or {}, heard, before)
         elif kind in ("turn.failed", "error"):
             error = event.get("error") or event
@@ -103,9 +105,9 @@ class Codex(CliAgent):
     def _failed(self, message: str, heard: Heard, *, is_end: bool) -> None:
         heard.finished |= is_end
         heard.problem = f"failed: {' '.join(message.split())[:300]}"
-        words = ("401", "403", "Unauthorized", "Missing environment variable")
-        if any(word in message for word in words):
+        heard.lasting, heard.hint = False, ""
+        if re.search(r"\b40[13]\b|Unauthorized|Missing environment variable", message):
             heard.lasting = True
             heard.hint = "log in by `codex login`, or export OPENAI_API_KEY"
-        elif "400" in message or "404" in message:
+        elif re.search(r"\b40[04]\b", message):
             heard.lasting = True
