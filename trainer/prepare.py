@@ -1,7 +1,7 @@
 """Data, tokenizer, budget and evaluation of the bundled workspace. Read-only for agents.
 
     python prepare.py                          # the embedded corpus: no network, a few seconds, once
-    python prepare.py --profile gpu            # set this workspace up for a GPU: edits PROFILE and train.py
+    python prepare.py --profile gpu            # set this workspace up for a GPU; then `prepare.py` is this:
     python prepare.py --data climbmix          # ten shards of web text, for a GPU (download, then tokenize)
     python prepare.py --data PATH... --name N  # your own .txt, .gz, .xz or .parquet; then ARF_CORPUS=N
     python prepare.py --verify CHECKPOINT      # evaluate a saved model in this process, on val and test
@@ -67,7 +67,7 @@ HERE = Path(__file__).resolve().parent
 # Profiles: what is fixed for every experiment of a workspace
 # ---------------------------------------------------------------------------------------------------------
 
-PROFILE = "laptop"  # laptop | gpu; `python prepare.py --profile gpu` changes it together with train.py
+PROFILE = "laptop"  # laptop | gpu; `--profile` changes it together with train.py and arf.yaml
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ CONSTANTS = {
         "WARMDOWN_RATIO": 0.5,
     },
 }  # fmt: skip
+LIMITS = {  # and into arf.yaml
+    "laptop": {"setup_time_limit_s": "10m", "budget_s": "9s", "time_limit_s": "3m", "max_time": "5m"},
+    "gpu": {"setup_time_limit_s": "3h", "budget_s": "6m", "time_limit_s": "15m", "max_time": "8h"},
+}
 SETTINGS = PROFILES[PROFILE]
 MAX_SEQ_LEN = SETTINGS.seq_len
 
@@ -108,7 +112,7 @@ EMBEDDED_SHA256 = {  # of the text in data/*.txt.xz, as data/PROVENANCE.md state
 CLIMBMIX_URL = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
 CLIMBMIX_VAL_SHARD, CLIMBMIX_TEST_SHARD = 6542, 6541  # pinned; training uses shards from 0 up
 TOKENIZER_SAMPLE_CHARS = 100_000_000  # the tokenizer is trained on at most this much training text
-FORMAT = 1  # version of the prepared files and of the tokenizer's algorithm
+FORMAT = 2  # version of the prepared files and of the tokenizer's algorithm
 
 
 def seed_from_env() -> int:
@@ -124,8 +128,8 @@ def seed_from_env() -> int:
 # ---------------------------------------------------------------------------------------------------------
 
 # Letters are ASCII letters and everything from U+0080 but general punctuation. Explicit ranges, so that the
-# split does not depend on a Unicode version. Every character belongs to exactly one match. A match has at most
-# 32 of a kind: encoding takes time that grows with its square, and not all scripts put spaces between words.
+# split does not depend on a Unicode version. Every character belongs to exactly one match. Matches are short,
+# since encoding one takes time that grows with its square, and not all scripts put spaces between words.
 _LETTER = r"A-Za-z\u0080-\u1fff\u2070-\U0010ffff"
 SPLIT_PATTERN = re.compile(
     rf"'[a-z]{{1,2}}\b| ?[{_LETTER}]{{1,32}}| ?[0-9]{{1,2}}| ?[^\s{_LETTER}0-9]{{1,32}}|\n{{1,32}}|\s"
@@ -297,11 +301,11 @@ def _parquet_rows(path: Path) -> Iterator[str]:
                 raise ValueError(f"it has no column `text`, but {', '.join(parquet.schema_arrow.names)}")
             for batch in parquet.iter_batches(columns=["text"]):
                 rows = batch.column("text").to_pylist()
-                if odd := next((row for row in rows if not isinstance(row, str | None)), None):
-                    raise ValueError(f"its column `text` holds {type(odd).__name__}, not text")
+                if odd := [type(row).__name__ for row in rows if not isinstance(row, str | None)]:
+                    raise ValueError(f"its column `text` holds {odd[0]}, not text")
                 yield from filter(None, rows)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def embedded_file(split: str) -> Path:
@@ -388,7 +392,7 @@ def build_corpus(
     if jobs > 1 and len(work) > 1:
         from multiprocessing import Pool
 
-        with Pool(jobs) as pool:
+        with Pool(min(jobs, len(work))) as pool:
             pool.starmap(_tokenize_file, work, chunksize=1)
     else:
         for item in work:
@@ -577,7 +581,6 @@ def flop_formulas() -> dict[object, Callable[..., float]]:
     torch counts as if they were dense; and decompositions, at the leading term of what the textbook (Golub &
     Van Loan, Matrix Computations) has for square ones.
     """
-    aten = torch.ops.aten
 
     def lstm(x, w_input, w_hidden, *_, out_val=None, **__):
         return 2 * x.numel() // x.size(-1) * (w_input.numel() + w_hidden.numel())
@@ -586,38 +589,40 @@ def flop_formulas() -> dict[object, Callable[..., float]]:
         moved = x if rest[4] else grad  # transposed or not: every element of it meets one filter
         return 2 * moved.numel() * w[0].numel() * sum(rest[-1][:2])
 
-    formulas = dict(flop_registry) | {
-        aten._scaled_dot_product_flash_attention_for_cpu: (
+    formulas = {
+        "_scaled_dot_product_flash_attention_for_cpu": (
             lambda q, k, v, *_, out_val=None, **__: sdpa_flop_count(q.shape, k.shape, v.shape)
         ),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        "_scaled_dot_product_flash_attention_for_cpu_backward": (
             lambda do, q, k, v, *_, out_val=None, **__: sdpa_backward_flop_count(
                 do.shape, q.shape, k.shape, v.shape
             )
         ),
-        aten.mkldnn_rnn_layer: lstm,
-        aten.mkldnn_rnn_layer_backward: lambda *args, **kwargs: 2 * lstm(*args, **kwargs),
-        aten.convolution_backward: convolution_backward,
-        aten.mv: lambda a, *_, out_val=None, **__: 2 * a.numel(),
-        aten.addmv: lambda _, a, *__, out_val=None, **___: 2 * a.numel(),
-        aten._grouped_mm: (
+        "mkldnn_rnn_layer": lstm,
+        "mkldnn_rnn_layer_backward": lambda *args, **kwargs: 2 * lstm(*args, **kwargs),
+        "convolution_backward": convolution_backward,
+        "mv": lambda a, *_, out_val=None, **__: 2 * a.numel(),
+        "addmv": lambda _, a, *__, out_val=None, **___: 2 * a.numel(),
+        "_grouped_mm": (
             lambda a, b, *_, out_val=None, **__: (
                 2 * a.numel() * b.size(-1) // (a.size(0) if a.dim() > b.dim() else 1)
             )
         ),
-        aten.linalg_solve_triangular: lambda a, b, *_, out_val=None, **__: a.size(-1) * b.numel(),
+        "linalg_solve_triangular": lambda a, b, *_, out_val=None, **__: a.size(-1) * b.numel(),
     }
     cubes = {
-        aten.linalg_cholesky_ex: 1 / 3, aten.linalg_lu_factor_ex: 2 / 3, aten.linalg_lu: 2 / 3,
-        aten._linalg_det: 2 / 3, aten.linalg_inv_ex: 2, aten._linalg_solve_ex: 8 / 3, aten.linalg_qr: 8 / 3,
-        aten.linalg_lstsq: 8 / 3, aten._linalg_eigh: 9, aten.linalg_matrix_exp: 19, aten._linalg_svd: 21,
-        aten.linalg_pinv: 21, aten.linalg_eig: 25,
+        "linalg_cholesky_ex": 1 / 3, "linalg_lu_factor_ex": 2 / 3, "linalg_lu": 2 / 3, "_linalg_det": 2 / 3,
+        "linalg_inv_ex": 2, "_linalg_solve_ex": 8 / 3, "linalg_qr": 8 / 3, "linalg_lstsq": 8 / 3,
+        "_linalg_eigh": 9, "linalg_matrix_exp": 19, "_linalg_svd": 21, "linalg_pinv": 21, "linalg_eig": 25,
     }  # fmt: skip
 
     def cubic(factor: float) -> Callable[..., float]:
         return lambda a, *_, out_val=None, **__: factor * a.numel() * min(a.shape[-2:])
 
-    return formulas | {op: cubic(factor) for op, factor in cubes.items()}
+    formulas |= {name: cubic(factor) for name, factor in cubes.items()}
+    aten = torch.ops.aten  # of this version of torch, which may lack some
+    own = {getattr(aten, name): formula for name, formula in formulas.items() if hasattr(aten, name)}
+    return dict(flop_registry) | own
 
 
 class FlopMeter(TorchDispatchMode):
@@ -836,8 +841,8 @@ class Budget:
         if spent > self.MOST_SPENT * self._amount:
             self.finished = True
             sys.exit(
-                f"FAIL: {spent / self._amount:.3g} times the budget is spent in step {self.steps}: "
-                "steps are too large to be held to it; make them smaller"
+                f"FAIL: {spent / self._amount:.3g} times the budget is spent after {self.steps} whole steps: "
+                "too few to be held to it; make them smaller"
             )
 
     @property
@@ -906,10 +911,13 @@ class Budget:
 
     def _start_meter(self) -> None:
         if self._meter is None:
-            # A step that has cost too much by itself need not end: on a CPU it could take minutes.
-            watch = (lambda flops: self._refuse_overdraft(self._spent + flops)) if self.mode == "compute" else None
-            self._meter = FlopMeter(watch)
+            self._meter = FlopMeter(self._on_flops)
             self._meter.__enter__()
+
+    def _on_flops(self, flops: float) -> None:
+        """Called within a step: one that has cost too much by now could go on for minutes."""
+        if self.mode == "compute":
+            self._refuse_overdraft(self._spent + flops)
 
     def _stop_meter(self) -> float:
         if self._meter is None:
@@ -1173,27 +1181,39 @@ def verify(checkpoint: Path, script: Path) -> None:
     Exit code 1 when val_bpb is not what the run recorded, or the model is not causal.
     """
     device = setup_device()
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever it stumbles on
+        why = str(error).partition(". ")[0] or type(error).__name__
+        sys.exit(f"FAIL: {checkpoint} cannot be read: {why}")
     spec = importlib.util.spec_from_file_location("train", script)
+    if spec is None or not script.is_file():
+        sys.exit(f"FAIL: {script} is no Python script")
     sys.modules["prepare"] = sys.modules[__name__]
     module = importlib.util.module_from_spec(spec)
     sys.modules["train"] = module
     spec.loader.exec_module(module)
-    model = module.build_model(saved["config"]).to(device)
-    model.load_state_dict(saved["state"])
+    try:
+        model = module.build_model(saved["config"]).to(device)
+        model.load_state_dict(saved["state"])
+    except (KeyError, RuntimeError) as error:
+        sys.exit(f"FAIL: {checkpoint} holds no model of {script}: {error}")
     corpus = load_corpus()
     if corpus.hash != saved["meta"]["corpus_hash"]:
         sys.exit(f"FAIL: trained on corpus {saved['meta']['corpus_hash']}, this one is {corpus.hash}")
     if corpus.name == "shakespeare":
         embedded_file("test")
+    encode, bos = corpus.tokenizer.encode, corpus.tokenizer.bos_token_id
     documents = itertools.chain.from_iterable(map(read_documents, corpus.test_files))
-    test = pack_rows(map(corpus.tokenizer.encode, documents), corpus.tokenizer.bos_token_id, MAX_SEQ_LEN + 1)
     try:
+        test = pack_rows(map(encode, documents), bos, MAX_SEQ_LEN + 1)
+        if not len(test):
+            raise ValueError(f"test has less than one row of {MAX_SEQ_LEN + 1} tokens")
         bpb = {
             name: evaluate_bpb(model, evaluation_rows(split, SETTINGS.eval_rows), corpus.tokenizer, device)
             for name, split in (("val_bpb", corpus.val), ("test_bpb", [test]))
         }
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"FAIL: {error}")
     recorded = saved["meta"]["val_bpb"]
     print_block({key: f"{value:.6f}" for key, value in bpb.items()} | {"recorded_val_bpb": f"{recorded:.6f}"})
@@ -1280,7 +1300,7 @@ def download(url: str, path: Path, attempts: int = 5) -> None:
     partial = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, attempts + 1):
-        host = Host(url)
+        host, wait = Host(url), min(30, 2**attempt)
         try:
             host.append_to(partial)
             if host.size is not None and partial.stat().st_size < host.size:
@@ -1296,12 +1316,14 @@ def download(url: str, path: Path, attempts: int = 5) -> None:
                 partial.unlink(missing_ok=True)
             elif error.code < 500 and error.code != 429:
                 raise OSError(f"{url}: {error}") from error
+            if (asked := error.headers.get("Retry-After") or "").isdecimal():
+                wait = max(wait, min(300, int(asked)))  # 429 and 503: a host that limits its visitors
             failure: Exception = error
         except (OSError, http.client.HTTPException) as error:
             failure = error
         print(f"  {path.name}: attempt {attempt} of {attempts} failed: {failure}", file=sys.stderr)
         if attempt < attempts:
-            time.sleep(min(30, 2**attempt))
+            time.sleep(wait)
     raise OSError(f"{url} could not be fetched: {failure}; what has come of it is kept, so try again")
 
 
@@ -1320,17 +1342,28 @@ def prepare_climbmix(shards: int, base_url: str, jobs: int, settings: Profile = 
         *train, val, test = pool.map(
             fetch, [*range(shards), CLIMBMIX_VAL_SHARD, CLIMBMIX_TEST_SHARD], chunksize=1
         )
-    return build_corpus("climbmix", {"train": train, "val": [val], "test": [test]}, settings, jobs)
+    try:
+        return build_corpus("climbmix", {"train": train, "val": [val], "test": [test]}, settings, jobs)
+    except ValueError as error:  # no host stated a hash, or it is of a damaged file
+        raise ValueError(f"{error}; delete that file to fetch it again") from error
+
+
+def cut_text(text: str, pieces: int = 20) -> list[str]:
+    """One long text in about equal pieces, cut after a line, else (there are none) a word, else anywhere."""
+    size = len(text) // pieces
+    cuts = [0]
+    for i in range(1, pieces):
+        near = text[size * i : size * (i + 1)]
+        cuts.append(size * i + next(near.find(mark) + len(mark) for mark in ("\n", " ", "") if mark in near))
+    return [piece for a, b in itertools.pairwise([*cuts, len(text)]) if (piece := text[a:b]).strip()]
 
 
 def split_documents(documents: list[str]) -> dict[str, list[str]]:
     """1 in 20 documents each to val and test (at least one), in an order that depends on nothing else."""
-    if len(documents) < 3:  # one long text: cut it at line ends into 20 pieces
-        lines = "\n".join(documents).splitlines(keepends=True)
-        size = -(-len(lines) // 20) or 1
-        documents = ["".join(lines[i : i + size]) for i in range(0, len(lines), size)]
     if len(documents) < 3:
-        raise ValueError("too little text: at least three documents or lines are needed")
+        documents = cut_text("\n".join(documents))
+    if len(documents) < 3:
+        raise ValueError("too little text: fewer than three documents, lines or words")
     random.Random(0).shuffle(documents)
     held_out = max(1, len(documents) // 20)
     return {
@@ -1359,21 +1392,33 @@ def prepare_files(name: str, files: list[Path], jobs: int) -> Path:
 
 
 def set_profile(profile: str) -> None:
-    """Rewrite PROFILE in this file and the sizes in train.py: a plain edit, which `git diff` shows."""
+    """Rewrite PROFILE in this file, the sizes in train.py and the limits in arf.yaml, if it is there.
 
-    def rewrite(path: Path, constants: dict[str, object]) -> None:
-        source = path.read_text(encoding="utf-8")
-        for name, value in constants.items():
-            literal = json.dumps(value)
+    A plain edit, which `git diff` shows. Raises OSError or ValueError before anything is written.
+    """
+
+    def rewritten(name: str, before: str, between: str, values: dict[str, str], *, all_there: bool) -> str:
+        source = (HERE / name).read_text(encoding="utf-8")
+        for key, value in values.items():
             source, found = re.subn(
-                rf"(?m)^{name} = [^#\n]*?(?=\s*(#|$))", f"{name} = {literal}", source, count=1
+                rf"(?m)^({before}{key}{between})[^#\n]*?(?=\s*(#|$))",
+                lambda match, value=value: match[1] + value,
+                source,
+                count=1,
             )
-            if not found:
-                sys.exit(f"{path.name} has no constant {name}")
-        path.write_text(source, encoding="utf-8")
+            if all_there and not found:
+                raise ValueError(f"{name} has no constant {key}")
+        return source
 
-    rewrite(HERE / "train.py", CONSTANTS[profile])
-    rewrite(HERE / "prepare.py", {"PROFILE": profile})
+    constants = {key: json.dumps(value) for key, value in CONSTANTS[profile].items()}
+    sources = {
+        "train.py": rewritten("train.py", "", " = ", constants, all_there=True),
+        "prepare.py": rewritten("prepare.py", "", " = ", {"PROFILE": json.dumps(profile)}, all_there=True),
+    }
+    if (HERE / "arf.yaml").exists():
+        sources["arf.yaml"] = rewritten("arf.yaml", " *", ": *", LIMITS[profile], all_there=False)
+    for name, source in sources.items():
+        (HERE / name).write_text(source, encoding="utf-8")
     print(f"PROFILE is {profile}: {asdict(PROFILES[profile])}; train.py: {CONSTANTS[profile]}")
 
 
@@ -1381,7 +1426,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", nargs="+", default=["embedded"], help="embedded, climbmix, or files")
+    parser.add_argument(
+        "--data", nargs="+", metavar="DATA", help="embedded, climbmix, or files (the profile's corpus)"
+    )
     parser.add_argument("--name", help="name of a corpus made of your own files")
     parser.add_argument("--num-shards", type=int, default=10, help="climbmix: training shards")
     parser.add_argument("--base-url", default=CLIMBMIX_URL, help="climbmix: where the shards are")
@@ -1394,14 +1441,14 @@ def main() -> None:
         "--script", type=Path, default=HERE / "train.py", help="verify: the train.py that was run"
     )
     args = parser.parse_args()
-    if args.profile:
-        set_profile(args.profile)
-        return
     if args.verify:
         verify(args.verify, args.script)
         return
     start = time.perf_counter()
     try:
+        if args.profile:
+            set_profile(args.profile)
+            return
         with one_at_a_time(data_root() / "prepare.lock"):
             directory = prepare_data(args, parser)
     except (OSError, ValueError) as error:
@@ -1423,6 +1470,11 @@ def main() -> None:
 
 def prepare_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Path:
     """What `--data` asks for; the corpus's directory. Raises OSError or ValueError with the reason."""
+    if not args.data:
+        directory = corpus_dir(SETTINGS.corpus)
+        if (directory / "meta.json").exists():  # of however many shards
+            return directory
+        args.data = ["climbmix" if SETTINGS.corpus == "climbmix" else "embedded"]
     if args.data == ["embedded"]:
         directory = corpus_dir("shakespeare")
         if not (directory / "meta.json").exists():

@@ -93,7 +93,7 @@ def copy(tmp_path: Path, data_dir: Path, corpus) -> Callable[[str], Workspace]:
 
 
 @pytest.fixture(scope="session")
-def write_parquet() -> Callable[[Path, list[str]], None]:
+def write_parquet() -> Callable[[Path, list], None]:
     """Writes documents as rows of a parquet file."""
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -113,6 +113,7 @@ class ShardServer(http.server.ThreadingHTTPServer):
         self.headers: dict[str, str] = {}
         self.redirects: dict[str, tuple[str, dict[str, str]]] = {}  # path -> where to, with these headers
         self.cuts = 0  # so many answers stop half way
+        self.busy = 0  # so many requests are answered 429, with half a minute to wait
         self.ranges = True
         self.first_byte: int | None = None  # with which an answer starts, whatever was asked for
         self.chunked = False
@@ -130,6 +131,12 @@ class ShardHandler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         if name in self.server.redirects:
             self.redirect(*self.server.redirects[name])
+        elif self.server.busy:
+            self.server.busy -= 1
+            self.send_response(429)
+            self.send_header("Retry-After", "30")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif (content := self.server.files.get(name)) is None:
             self.send_error(404)
         else:

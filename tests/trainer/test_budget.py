@@ -40,7 +40,7 @@ def test_a_step_that_is_larger_than_the_budget_is_no_way_round_it(workspace):
     workspace.edit(("\nWIDTH = 64 ", "\nWIDTH = 256 "))
     run = workspace.run(ARF_BUDGET="8e9")
     assert run.returncode == 1
-    assert "FAIL: 1 steps have spent" in run.stderr
+    assert "times the budget is spent after 0 whole steps" in run.stderr  # it was not run to its end
     assert "val_bpb" not in run.stdout
 
 
@@ -76,10 +76,66 @@ def test_training_that_never_asks_the_budget_gets_no_data(workspace):
     assert "val_bpb" not in run.stdout
 
 
+STEP = "        train_step(model, forward, optimizers, loader, budget, budget.progress)\n"
+KEEP = "        x, y = next(loader)\n"
+TRAIN_ON = """    class Free:
+        device = budget.device
+        log = print
+    for batch in KEPT[:3]:
+        train_step(model, forward, optimizers, iter([batch]), Free, 0.5)
+"""
+
+
+def test_training_on_after_the_end_with_batches_that_were_kept_fails_the_run(workspace):
+    workspace.edit(
+        (KEEP, KEEP + "        KEPT.append((x, y))\n"),
+        ("def train_step", "KEPT = []\n\n\ndef train_step"),
+        (STEP, STEP + TRAIN_ON),
+    )
+    run = workspace.run(ARF_BUDGET="1e10")
+    assert run.returncode == 1
+    assert "FAIL: training went on after the budget was spent" in run.stderr
+    assert "val_bpb" not in run.stdout
+
+
+def test_weights_may_be_averaged_after_the_end(workspace):
+    average = """        for e, p in zip(ema, model.parameters(), strict=True):
+            e.lerp_(p.detach(), 0.5)
+    with torch.no_grad():
+        for e, p in zip(ema, model.parameters(), strict=True):
+            p.copy_(e)
+"""
+    start = "    while budget.step():\n"
+    copies = "    ema = [p.detach().clone() for p in model.parameters()]\n"
+    workspace.edit((STEP, STEP + average), (start, copies + start))
+    assert float(workspace.block(**FEW_STEPS)["val_bpb"]) < 6
+
+
+def test_an_edit_that_sets_the_budget_fails_the_run(workspace):
+    workspace.edit(("Budget(device)", "Budget(device, 'steps', 3)"))
+    run = workspace.run(ARF_BUDGET="6e9")
+    assert run.returncode == 1
+    assert "FAIL: train.py has set the budget: steps, 3" in run.stderr
+    assert "val_bpb" not in run.stdout
+
+
+def test_an_edit_of_the_environment_sets_nothing(workspace):
+    workspace.edit(("    budget = prepare", "    os.environ['ARF_BUDGET'] = '1e12'\n    budget = prepare"))
+    assert workspace.block(ARF_BUDGET="6e9")["budget"] == "6e+09"
+
+
+def test_a_step_that_goes_on_with_batches_is_ended_when_the_budget_is(workspace):
+    workspace.edit((STEP, "        while True:\n    " + STEP))
+    run = workspace.run(ARF_BUDGET="1e10")
+    assert run.returncode == 1
+    assert "FAIL: 1.5" in run.stderr
+
+
 def test_a_step_without_end_is_stopped_from_outside(workspace):
-    workspace.edit(("    while budget.step():\n", "    budget.step()\n    while True:\n"))
+    """With batches it would be counted; this one asks for none."""
+    workspace.edit((STEP, STEP + "        while budget.steps == 3:\n            pass\n"))
     workspace.edit(("    CPU_SLACK_S = 60.0\n", "    CPU_SLACK_S = 0.5\n"), file="prepare.py")
-    run = workspace.run(ARF_BUDGET_MODE="compute", ARF_BUDGET="1e9")
+    run = workspace.run(ARF_BUDGET_MODE="compute", ARF_BUDGET="9e9")
     assert run.returncode == 4
     assert "far beyond its budget" in run.stderr
 
@@ -90,6 +146,33 @@ def test_divergence_ends_the_run_with_an_error(workspace):
     assert run.returncode == 1
     assert "FAIL: training diverged" in run.stderr
     assert "val_bpb" not in run.stdout
+
+
+def test_divergence_in_the_last_steps_is_seen(workspace):
+    workspace.edit(("budget.log(loss, ", "budget.log(loss if progress < 0.5 else 1000.0, "))
+    run = workspace.run(ARF_BUDGET_MODE="steps", ARF_BUDGET="4")
+    assert run.returncode == 1
+    assert "FAIL: training diverged at step 4" in run.stderr
+
+
+def test_steps_too_large_for_the_budget_are_refused_in_every_mode(prepare):
+    with budget_of(prepare, "steps", 0.5) as budget:
+        budget.step()
+        with pytest.raises(SystemExit, match="2 times the budget is spent after 1 whole steps"):
+            budget.step()
+    with budget_of(prepare, "compute", 1e6) as budget:
+        budget.step()
+        with pytest.raises(SystemExit, match="after 0 whole steps"):  # within the step
+            matmul(prepare.torch, 100)
+
+
+def test_a_start_from_a_high_loss_is_no_divergence(prepare, capsys):
+    with budget_of(prepare, "steps", 100) as budget:
+        budget.step()
+        for loss in (64.0, 40.0, 25.0):
+            budget.log(loss)
+        with pytest.raises(SystemExit, match="diverged"):
+            budget.log(130.0)
 
 
 # ------------------------------------------------------------------------------ the account, in this process
@@ -130,6 +213,34 @@ def test_flops_are_those_that_torch_counts(prepare, train):
         torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
     forward = 2 * (2 * B * H * T * T * D)
     assert meter.flops == forward + forward * 5 / 2  # backward: the scores again, and four products
+
+
+def test_what_torch_does_not_count_or_counts_wrongly(prepare):
+    """LSTMs, grouped convolutions, products with a vector and of groups, decompositions."""
+    torch = prepare.torch
+
+    def flops(run):
+        with prepare.FlopMeter() as meter:
+            run()
+        return meter.flops
+
+    x = torch.randn(3, 10, 8, requires_grad=True)
+    lstm = torch.nn.LSTM(8, 16, batch_first=True)
+    assert flops(lambda: lstm(x)[0].sum().backward()) == 3 * 2 * 30 * (8 + 16) * 64
+    grouped = torch.nn.Conv1d(8, 8, 3, groups=8)
+    assert flops(lambda: grouped(x.mT).sum().backward()) == 3 * 2 * 3 * 8 * 8 * 3
+    transposed = torch.nn.ConvTranspose1d(8, 8, 3, groups=4)
+    assert flops(lambda: transposed(x.mT).sum().backward()) == 3 * 2 * 3 * 80 * 2 * 3
+    a = torch.randn(4, 6, 6)
+    square = a @ a.mT + torch.eye(6)
+    assert flops(lambda: a[0] @ torch.randn(6)) == 2 * 36
+    assert flops(lambda: torch.linalg.svd(a)) == 21 * 4 * 6**3
+    assert flops(lambda: torch.linalg.eigh(square)) == 9 * 4 * 6**3
+    assert flops(lambda: torch.linalg.qr(torch.randn(10, 4))) == pytest.approx(8 / 3 * 10 * 4 * 4)
+    assert flops(lambda: torch.linalg.inv(square)) == 2 * 4 * 6**3
+    if hasattr(torch, "_grouped_mm"):
+        b, c = (torch.randn(2, 8, 16).bfloat16(), torch.randn(2, 16, 24).bfloat16())
+        assert flops(lambda: torch._grouped_mm(b, c)) == 2 * 2 * 8 * 16 * 24
 
 
 def test_the_optimizers_products_are_counted(prepare, train, corpus):

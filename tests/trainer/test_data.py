@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import random
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -37,8 +38,12 @@ def test_no_play_is_in_two_splits(prepare):
 
 
 @pytest.mark.parametrize(
-    "text", ["To be, or not to be", "naïve “quotes” — 漢字 🎭\n\n\t tab", "", "1234567 'tis 's", "\x00\r\n "]
-)
+    "text",
+    [
+        "To be, or not to be", "naïve “quotes” — 漢字 🎭\n\n\t tab", "", "1234567 'tis 's", "\x00\r\n ",
+        "x" * 1000 + "漢字" * 100 + "=" * 99 + "\n" * 70,
+    ],
+)  # fmt: skip
 def test_tokenizer_loses_nothing(corpus, text):
     assert corpus.tokenizer.decode(corpus.tokenizer.encode(text)) == text
 
@@ -162,13 +167,61 @@ def test_a_users_own_files(prepare, tmp_path, monkeypatch, write_parquet, kind):
         write_parquet(path, documents)
     else:
         path = tmp_path / "book.txt"
-        path.write_text("\n".join(documents))
+        path.write_text("\n".join(document * 2 for document in documents))
     prepare.prepare_files("mine", [path], jobs=1)
     corpus = prepare.load_corpus("mine")
     assert sum(map(len, corpus.train)) > sum(map(len, corpus.val)) > 0
     held_out = list(prepare.read_documents(corpus.test_files[0]))
     assert held_out
     assert not set(held_out) & {corpus.tokenizer.decode(row.tolist()) for row in corpus.train[0]}
+
+
+@pytest.mark.parametrize("mark", ["\n", " ", ""], ids=["lines", "words", "neither"])
+def test_one_long_text_is_cut_into_like_pieces(prepare, mark):
+    text = mark.join(f"{i}word{i}" for i in range(500))
+    pieces = prepare.cut_text(text)
+    assert "".join(pieces) == text
+    assert len(pieces) == 20
+    assert max(map(len, pieces)) < 1.5 * min(map(len, pieces))
+    assert all(piece.endswith(mark) for piece in pieces[:-1])
+
+
+def test_a_text_without_a_line_end_or_a_space_is_prepared(prepare, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARF_DATA_DIR", str(tmp_path / "data"))
+    text = tmp_path / "one.txt"
+    text.write_text("".join(random.Random(0).choices([chr(0x4E00 + i) for i in range(500)], k=8_000)))
+    prepare.prepare_files("one", [text], jobs=1)
+    corpus = prepare.load_corpus("one")
+    assert len(corpus.train[0]) > 10
+
+
+def test_a_byte_order_mark_is_no_text_and_case_of_the_suffix_does_not_matter(prepare, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    (tmp_path / "B.TXT.GZ").write_bytes(gzip.compress(b"three"))
+    assert list(prepare.read_documents(tmp_path / "a.txt")) == ["one\r\ntwo"]
+    assert list(prepare.read_documents(tmp_path / "B.TXT.GZ")) == ["three"]
+
+
+@pytest.mark.parametrize(("rows", "holds"), [([b"a", b"b"], "bytes"), ([0, 1], "int")])
+def test_a_column_of_something_else_is_refused(prepare, tmp_path, write_parquet, rows, holds):
+    write_parquet(tmp_path / "a.parquet", rows)
+    with pytest.raises(ValueError, match=f"a.parquet cannot be read: its column `text` holds {holds}"):
+        list(prepare.read_documents(tmp_path / "a.parquet"))
+
+
+def test_an_empty_data_folder_variable_is_none(prepare, monkeypatch, tmp_path):
+    monkeypatch.setenv("ARF_DATA_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert prepare.data_root() == tmp_path / "arf" / "data"
+
+
+def test_where_nothing_can_be_written_it_is_said_in_a_line(workspace, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for script in ("prepare.py", "train.py"):
+        run = workspace.run(script=script, ARF_DATA_DIR=str(tmp_path / "file" / "data"))
+        assert run.returncode == 1
+        assert len(run.stderr.splitlines()) == 1
+        assert "file" in run.stderr
 
 
 # ------------------------------------------------------------------------------ downloads
@@ -200,6 +253,16 @@ def test_a_damaged_download_is_not_kept(prepare, server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_host_that_asks_to_wait_is_waited_for(prepare, server, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(prepare.time, "sleep", waits.append)
+    shards = server({"a.bin": b"all of it"})
+    shards.busy = 2
+    prepare.download(f"{shards.url}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == b"all of it"
+    assert waits == [30, 30]
+
+
 def test_a_missing_file_is_not_asked_for_twice(prepare, server, tmp_path):
     shards = server({})
     with pytest.raises(OSError, match="404"):
@@ -223,6 +286,10 @@ def test_climbmix_from_a_server(prepare, corpus, server, tmp_path, monkeypatch, 
     meta = json.loads((directory / "meta.json").read_text())
     assert set(meta["files"]) == {"tokenizer.json", "train-00000.npy", "train-00001.npy", "val-00000.npy"}
     assert [Path(file).name for file in meta["test"]] == [f"shard_{prepare.CLIMBMIX_TEST_SHARD:05d}.parquet"]
+    damaged = tmp_path / "data" / "climbmix-shards" / "shard_00002.parquet"
+    damaged.write_bytes(b"PAR1 damaged where no check looks PAR1")
+    with pytest.raises(ValueError, match=r"shard_00002.parquet cannot be read: .*; delete that file"):
+        prepare.prepare_climbmix(3, shards.url, 1, gpu)
     rows = np.load(directory / "train-00000.npy")
     assert rows.shape[1] == gpu.seq_len + 1
     asked = len(shards.asked)
@@ -316,7 +383,8 @@ def test_files_that_have_changed_are_prepared_anew(prepare, tmp_path, monkeypatc
     ("content", "file", "why"),
     [
         (b"caf\xe9\n" * 900, "a.txt", "a.txt cannot be read: 'utf-8' codec"),
-        (b"a\nb\nc\nd\n", "a.txt", "too little text"),
+        (b"a\nb\nc\nd\n", "a.txt", "too little text: "),
+        (b"a\n", "a.txt", "too little text: fewer than three documents, lines or words"),
         (b"", "a.txt", "too little text"),
         (b"no xz", "a.txt.xz", "a.txt.xz cannot be read"),
         (gzip.compress(b"text " * 5000, mtime=0)[:-20], "a.gz", "a.gz cannot be read"),

@@ -52,6 +52,12 @@ def test_a_model_that_looks_ahead_is_refused(prepare, corpus, rows, reach):
         bpb(prepare, corpus, rows, peek)
 
 
+def test_a_model_that_answers_by_chance_is_told_so(prepare, corpus, rows):
+    vocab = corpus.tokenizer.get_vocab_size()
+    with pytest.raises(ValueError, match="dropout in evaluation"):
+        bpb(prepare, corpus, rows, lambda x: prepare.torch.rand(*x.shape, vocab))
+
+
 def test_evaluation_rows_are_spread_over_the_split(prepare):
     split = [np.arange(60).reshape(30, 2), np.arange(60, 100).reshape(20, 2)]
     rows = prepare.evaluation_rows(split, 8)
@@ -120,6 +126,28 @@ def test_an_edit_that_goes_round_the_evaluation_fails_the_run(workspace, old, ne
     assert run.returncode == 1
     assert why in run.stderr.splitlines()[-1]
     assert "\nnum_steps:" not in run.stdout
+
+
+def test_what_an_edit_makes_of_its_own_corpus_or_of_torch_does_not_move_the_metric(workspace):
+    plain = workspace.block(**SHORT)
+    changes = """    corpus.tokenizer.token_bytes = lambda: 9 * torch.ones(1024).long().numpy()
+    corpus.val[:] = [corpus.val[0][:5]]
+    real = F.cross_entropy
+    F.cross_entropy = lambda *args, **more: 0.1 * real(*args, **more)
+"""
+    workspace.edit((FINISH, changes + FINISH))
+    assert workspace.block(**SHORT)["val_bpb"] == plain["val_bpb"]
+
+
+def test_a_checkpoint_that_cannot_be_saved_or_used_is_named_in_a_line(workspace, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    run = workspace.run(**SHORT, ARF_CHECKPOINT=str(tmp_path / "file" / "model.pt"))
+    assert run.returncode == 1
+    assert run.stderr.startswith("FAIL: the checkpoint cannot be saved: ")
+    run = workspace.run("--verify", str(tmp_path / "file"), script="prepare.py")
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"FAIL: {tmp_path / 'file'} cannot be read: ")
+    assert len(run.stderr.splitlines()) == 1
 
 
 def test_an_edited_model_is_rebuilt_from_its_own_script(copy, tmp_path):

@@ -192,13 +192,14 @@ def test_arf_reads_the_constants_and_their_ranges(prepare):
 
 
 def test_profiles_rewrite_the_constants_and_back(workspace, prepare):
-    before = {name: (workspace.path / name).read_text() for name in ("train.py", "prepare.py")}
+    before = {name: (workspace.path / name).read_text() for name in ("train.py", "prepare.py", "arf.yaml")}
     assert workspace.run("--profile", "gpu", script="prepare.py").returncode == 0
     source = (workspace.path / "train.py").read_text()
     for name, value in prepare.CONSTANTS["gpu"].items():
         literal = re.search(rf"(?m)^{name} = (.*?)\s+#", source)[1]
         assert ast.literal_eval(literal) == value
     assert re.search(r'(?m)^PROFILE = "gpu"  # ', (workspace.path / "prepare.py").read_text())
+    assert re.search(r"(?m)^  time_limit_s: 15m ", (workspace.path / "arf.yaml").read_text())
     run = workspace.run()
     assert run.returncode == 1
     assert "python prepare.py --data climbmix" in run.stderr
@@ -290,10 +291,10 @@ def gpu_workspace(workspace, server, write_parquet, tmp_path, monkeypatch):
         write_parquet(path, [play[i : i + 5000] for i in range(index % 7 * 5000, 400_000, 15_000)])
         files[f"shard_{index:05d}.parquet"] = path.read_bytes()
     shards = server(files)
-    run = workspace.run(
-        "--data", "climbmix", "--num-shards", "1", "--base-url", shards.url, script="prepare.py"
-    )
-    assert run.returncode == 0, run.stderr
+    for _ in range(2):  # the corpus of the profile needs no name, and is prepared once
+        run = workspace.run("--num-shards", "1", "--base-url", shards.url, script="prepare.py")
+        assert run.returncode == 0, run.stderr
+    assert len(shards.asked) == 3
     return workspace
 
 
