@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -17,9 +18,11 @@ import pytest
 pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
 
 from arf.errors import BackendError
-from arf_plugins.backend_slurm import cluster, runner
+from arf.types import Job
+from arf_plugins.backend_slurm import SlurmOptions, cluster, runner
 from arf_plugins.backend_slurm.cluster import LimitReached, Node, Request, Unreachable
 from arf_plugins.backend_slurm.folder import Folder
+from arf_plugins.backend_slurm.sending import FOLDERS, PROGRAMS, Sending
 
 PATIENCE_S = 30.0
 
@@ -27,9 +30,11 @@ PATIENCE_S = 30.0
 class Place:
     """A shared folder with one batch of workers, and a worker that runs here."""
 
-    def __init__(self, home: Path) -> None:
+    program = "runner.py"
+
+    def __init__(self, home: Path, folder: Path | None = None) -> None:
         self.home = home
-        self.folder = Folder(home / "slurm")
+        self.folder = Folder(folder or home / "slurm")
         self.folder.prepare(["t"])
         self.batches = self.folder.home / "batches/00001"
         self.batches.mkdir()
@@ -44,7 +49,14 @@ class Place:
         }  # fmt: skip
         (self.batches / "batch.json").write_text(json.dumps(batch))
         self.worker = subprocess.Popen(
-            [sys.executable, "-S", "-E", str(self.folder.home / "runner.py"), str(self.folder.home), "00001"],
+            [
+                sys.executable,
+                "-S",
+                "-E",
+                str(self.folder.home / self.program),
+                str(self.folder.home),
+                "00001",
+            ],
             env={**os.environ, **(environment or {})},
         )
 
@@ -78,24 +90,64 @@ class Place:
             time.sleep(0.01)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
+class SentPlace(Place):
+    """The same where the worker is on another machine, but for a folder that both see."""
+
+    program = "courier.py"
+
+    def __init__(self, home: Path) -> None:
+        self.tree = home / "study/trees/1"
+        self.tree.mkdir(parents=True)
+        self.disk = home / "disk"
+        self.disk.mkdir()
+        self.sending = Sending(SlurmOptions(shared=str(home / "shared")), home / "study/backend")
+        self.sending.prepare()
+        super().__init__(home, self.sending.home)
+
+    def send(self, handle: str, command: str) -> None:
+        job = Job(
+            key=handle, directory=self.tree, command=command, env={"PATH": os.environ["PATH"]},
+            log=self.home / f"{handle}.log", tier="t", time_limit_s=60.0,
+        )  # fmt: skip
+        self.folder.add(handle, job, self.sending.send(job, handle))
+        self.folder.announce("t", handle)
+
+    def start(self, environment: dict[str, str] | None = None, **fields: Any) -> None:
+        super().start({"TMPDIR": str(self.disk), "SLURM_TMPDIR": "", **(environment or {})}, **fields)
+
+    def end(self) -> None:
+        assert self.worker is not None
+        self.worker.terminate()
+        self.worker.wait(PATIENCE_S)
+
+
+def _used(place: Place) -> Iterator[Any]:
     yield place
     if place.worker is not None and place.worker.poll() is None:
         place.worker.terminate()
         place.worker.wait(PATIENCE_S)
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    yield from _used(Place(tmp_path))
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> Iterator[SentPlace]:
+    yield from _used(SentPlace(tmp_path))
+
+
 # ---- The runner -----------------------------------------------------------------------------
 
 
-def test_the_runner_needs_nothing_that_old_nodes_lack() -> None:
+@pytest.mark.parametrize("path", [Path(runner.__file__), *PROGRAMS], ids=lambda path: path.stem)
+def test_what_runs_on_nodes_needs_nothing_that_old_ones_lack(path: Path) -> None:
     import ast
 
-    tree = ast.parse(Path(runner.__file__).read_text(), feature_version=(3, 7))
+    tree = ast.parse(path.read_text(), feature_version=(3, 7))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert imported <= set(sys.stdlib_module_names)
+    assert imported <= {*sys.stdlib_module_names, "runner", "node"}
 
 
 def test_a_worker_takes_one_job_after_the_other_until_it_is_drained(place: Place) -> None:
@@ -196,6 +248,77 @@ def test_daemons_that_a_job_leaves_behind_are_ended(place: Place) -> None:
     pid = int((place.home / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+# ---- Code that is sent along ----------------------------------------------------------------
+
+
+def test_what_is_there_is_not_sent_again_and_trees_go_with_their_job(sent: SentPlace) -> None:
+    (sent.tree / "large").write_bytes(os.urandom(100_000))
+    for number in range(3):
+        (sent.tree / "code").write_text(f"v{number}\n")
+        sent.send(f"job-{number}", "cat code; ls; echo dirt > dirt; echo pwd: $(pwd)")
+    packs = sorted(path.stat().st_size for path in (sent.folder.home / "packs").iterdir())
+    assert [size > 100_000 for size in packs] == [False, False, True]
+    sent.start()
+    sent.until("end", 3)
+    for number in range(3):
+        sent.sending.collect(f"job-{number}")
+        text = (sent.home / f"job-{number}.log").read_text()
+        assert text.startswith(f"v{number}\ncode\nlarge\npwd: {sent.disk}/arf-")
+    assert (sent.tree / "dirt").read_text() == "dirt\n"
+    sent.end()
+    assert list(sent.disk.iterdir()) == []
+    assert not any((sent.folder.home / name).joinpath("job-0").exists() for name in FOLDERS)
+
+
+def test_the_next_worker_removes_what_a_killed_one_left_and_nothing_of_one_that_lives(
+    sent: SentPlace,
+) -> None:
+    (sent.disk / "arf-x").mkdir()
+    (sent.disk / "arf-x/mine").touch()
+    with (sent.disk / "lock-less").open("w"), (sent.disk / "arf-x/lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        sent.start()
+        sent.until("hello")
+        assert (sent.disk / "arf-x/mine").exists()
+        sent.end()
+    sent.start()
+    sent.until("hello", 2)
+    assert sent.worker is not None
+    sent.worker.kill()
+    sent.worker.wait()
+    (left,) = sent.disk.glob("arf-*")
+    assert left.name != "arf-x"
+    sent.start()
+    sent.until("hello", 3)
+    sent.end()
+    assert not list(sent.disk.glob("arf-*"))
+
+
+def test_code_that_cannot_be_unpacked_is_not_the_jobs_fault(sent: SentPlace) -> None:
+    (sent.tree / "code").write_text("x\n")
+    sent.send("job", "true")
+    for pack in (sent.folder.home / "packs").iterdir():
+        pack.write_bytes(pack.read_bytes()[:-4])
+    sent.start()
+    end = sent.until("end")[0]
+    assert end["why"] == "setup"
+    assert "the code cannot be unpacked in" in end["message"]
+
+
+def test_a_study_is_sent_through_the_same_folder_after_a_resume(sent: SentPlace) -> None:
+    (sent.tree / "code").write_text("x\n")
+    sent.send("one", "true")
+    again = Sending(SlurmOptions(shared="/elsewhere"), sent.home / "study/backend")
+    assert again.home == sent.folder.home
+    again.prepare()
+    job = Job(
+        key="two", directory=sent.tree, command="true", env={}, log=sent.home / "two.log", tier="t",
+        time_limit_s=1.0,
+    )  # fmt: skip
+    again.send(job, "two")
+    assert len(list((again.home / "packs").iterdir())) == 1
 
 
 # ---- What Slurm's commands say --------------------------------------------------------------

@@ -60,6 +60,17 @@ def slurm(
 
 
 @pytest.fixture
+def unseen(slurm: slurm_cluster.Cluster) -> Path:
+    """A folder of this test's own that the cluster's nodes do not see."""
+    if not slurm_cluster.can_hide():
+        pytest.skip("no mount namespaces can be made here, so nothing can be hidden from the nodes")
+    folder = Path(tempfile.mkdtemp(dir=slurm.unseen))
+    seen = slurm.run("srun", "-w", "h100-0", "sh", "-c", f"[ -e {folder} ] && echo seen || echo unseen")
+    assert seen.split() == ["unseen"]
+    return folder
+
+
+@pytest.fixture
 def slurm_with_accounting(
     accounted_cluster: slurm_cluster.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[slurm_cluster.Cluster]:

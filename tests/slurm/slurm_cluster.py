@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -106,6 +107,12 @@ def missing(*, accounting: bool = False) -> str:
     return ""
 
 
+def can_hide() -> bool:
+    """Whether a node can be started with file systems of its own."""
+    words = ("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt")
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
 class Cluster:
     """One throw-away Slurm in a folder of its own."""
 
@@ -113,6 +120,8 @@ class Cluster:
         self.home = home
         self.accounting = accounting
         self.config = home / "slurm.conf"
+        self.unseen = home / "unseen"
+        """A folder that the nodes do not see: they have another one there, empty and of their own."""
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         names = ("ctld", "node0", "node1", "node2", "dbd", "sql")
         self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
@@ -168,7 +177,11 @@ class Cluster:
         self._start("slurmctld", "slurmctld", "-D")
 
     def start_node(self, node: str) -> None:
-        self._start(f"slurmd.{node}", "slurmd", "-D", "-N", node)
+        daemon = ("slurmd", "-D", "-N", node)
+        if can_hide():
+            hide = f'mount -t tmpfs none {shlex.quote(str(self.unseen))}; exec "$@"'
+            daemon = ("unshare", "--mount", "sh", "-ec", hide, "sh", *daemon)
+        self._start(f"slurmd.{node}", *daemon)
 
     def end(self, name: str, number: signal.Signals) -> None:
         """Send a daemon a signal, and wait for its end."""
@@ -208,7 +221,7 @@ class Cluster:
     # ---- Parts ------------------------------------------------------------------------------
 
     def _write_files(self) -> None:
-        for name in ("state", "spool", "dev"):
+        for name in ("state", "spool", "dev", "unseen"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         (self.home / "munge.key").write_bytes(os.urandom(1024))
         (self.home / "munge.key").chmod(0o400)

@@ -378,9 +378,9 @@ def _backend(plugins: Plugins, config: Config, directory: Path, tiers: list[Tier
     """What it says of itself, its tiers (which are added to `tiers`), and a trivial job on each of them."""
     name = config.backend.name
     # A cluster's machines see the workspace, and not the /tmp of this one.
-    own = directory / ".arf"
-    usable = own.is_dir() and os.access(own, os.W_OK | os.X_OK)
-    with tempfile.TemporaryDirectory(prefix="doctor-", dir=own if usable else None) as folder:
+    places = (place for place in (directory / ".arf", directory) if place.is_dir())
+    usable = next((place for place in places if os.access(place, os.W_OK | os.X_OK)), None)
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=usable) as folder:
         found: list[Finding] = []
         try:
             backend = plugins.make("backend", name, config.backend.options, Path(folder) / "backend")

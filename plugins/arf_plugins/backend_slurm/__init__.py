@@ -96,6 +96,34 @@ class SlurmOptions:
             "help": "Python of the nodes, 3.7 or newer, for arf's runner; null: arf's own, else python3"
         },
     )
+    send: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether code is sent along with jobs; null: if the nodes do not see the study's folder"
+        },
+    )
+    shared: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that the nodes see, to send through; null: `~/.arf/slurm`. If given, code is sent"
+        },
+    )
+    data: Mapping[str, str] = field(
+        factory=dict,
+        metadata={
+            "help": "Where nodes have what workspace.link names, such as `data: /datasets/x`, if code is sent"
+        },
+    )
+    send_mb: float = field(
+        default=2048.0,
+        validator=validators.ge(0),
+        metadata={"help": "The most that is sent of one thing that workspace.link names, in MiB"},
+    )
+    return_mb: float = field(
+        default=64.0,
+        validator=validators.ge(0),
+        metadata={"help": "The most that comes back of the files that one job writes, in MiB, if sent"},
+    )
     worker_time: Seconds = field(
         default=14400.0,
         validator=validators.ge(60),

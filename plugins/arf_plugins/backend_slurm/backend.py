@@ -24,12 +24,14 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from arf.errors import BackendError, nearest
+from arf.interfaces import Finding
 from arf.jobs import check_job, exit_reason, handle_of
 from arf.polling import PollingBackend
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_slurm import SlurmOptions, SlurmTier, cluster, runner
 from arf_plugins.backend_slurm.cluster import LimitReached, Request, Sight, Unreachable
 from arf_plugins.backend_slurm.folder import ARF, Folder, Worker, end_of, moment
+from arf_plugins.backend_slurm.sending import Sending, shared_folder
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ NOTICE_S = 120.0
 """After so long in Slurm's queue, people are told why."""
 NO_FOLDER = 97
 """Exit code of a batch script that does not find the shared folder."""
+UNSEEN = (f"{NO_FOLDER}:0", "0:53")
+"""How Slurm tells of a worker that ended so; the second where it could not even write its output there."""
 
 
 @frozen(kw_only=True)
@@ -95,9 +99,17 @@ class SlurmBackend(PollingBackend):
     def __init__(self, options: SlurmOptions | None, directory: Path) -> None:
         options = options or SlurmOptions()
         super().__init__(options, directory, poll_interval_s=(options.poll, max(60.0, options.poll)))
-        home = Path(os.path.realpath(directory)) / "slurm"
-        self._folder = Folder(home)
-        self._prefix = f"arf-{hashlib.sha256(str(home).encode()).hexdigest()[:10]}-"
+        self._own_home = Path(os.path.realpath(directory)) / "slurm"
+        """Where jobs are kept if the nodes see the study's folder."""
+        self._sending: Sending | None = None
+        """None while work trees are used where they are."""
+        self._lives(self._own_home)
+        sending = Sending(options, Path(os.path.realpath(directory)))
+        wanted = options.shared is not None if options.send is None else options.send
+        if sending.begun or (wanted and not self._folder.seen()):  # a study goes on in the way that it began
+            self._send_by(sending)
+        self._moving = asyncio.Lock()
+        """Held while jobs go from one folder to another: none of them may be missed meanwhile."""
         self._kinds: dict[str, _Kind] = {}
         self._attached_to: asyncio.AbstractEventLoop | None = None
         self._workers: dict[str, Worker] = {}
@@ -116,7 +128,25 @@ class SlurmBackend(PollingBackend):
         self._aside: set[str] = set()
         """Nodes that get no more jobs."""
 
+    def _lives(self, home: Path) -> None:
+        self._folder = Folder(home)
+        self._prefix = f"arf-{hashlib.sha256(str(home).encode()).hexdigest()[:10]}-"
+
+    def _send_by(self, sending: Sending) -> None:
+        self._sending = sending
+        self._lives(sending.home)
+
     # ---- The interface ----------------------------------------------------------------------
+
+    async def check(self) -> Sequence[Finding]:
+        here, there = self._own_home.parent, shared_folder(self.options)
+        if self._sending is not None:
+            way = f"code is sent along through {there}, and unpacked on the nodes' own disks"
+        elif self.options.send is None:
+            way = f"used where they are if the nodes see {here}; if not, they are sent along through {there}"
+        else:
+            way = f"used where they are: the nodes must see {here}"
+        return [Finding(what="work trees", detail=way)]
 
     async def tiers(self) -> Sequence[Tier]:
         if not self._kinds:
@@ -134,7 +164,8 @@ class SlurmBackend(PollingBackend):
             self.follow(handle)
             return handle
         self._check(job)
-        self._folder.add(handle, job)
+        sent = await asyncio.to_thread(self._sending.send, job, handle) if self._sending else {}
+        self._folder.add(handle, job, sent)
         self._enqueue(job.tier, handle)
         self.follow(handle)
         self._launch_soon()
@@ -146,6 +177,10 @@ class SlurmBackend(PollingBackend):
 
     async def cancel(self, handle: str) -> None:
         await self._attach()
+        async with self._moving:
+            await self._cancel(handle)
+
+    async def _cancel(self, handle: str) -> None:
         if not self._folder.has(handle) or handle in self._results:
             return
         self._listen()
@@ -196,6 +231,10 @@ class SlurmBackend(PollingBackend):
     def notes(self) -> list[str]:
         """Workers that were replaced and why, what waits and why, and what was asked of the controller."""
         notes = []
+        if self._sending is not None:
+            notes.append(f"code was sent along through {self._sending.home}, which is still there")
+            if self._sending.left_there:
+                notes.append(f"{self._sending.left_there} files that jobs wrote did not come back: too large")
         for name, tally in self._tallies.items():
             if tally.started and self.options.form == "pool":
                 ends = ", ".join(f"{count} {why}" for why, count in sorted(tally.replaced.items()))
@@ -307,11 +346,14 @@ class SlurmBackend(PollingBackend):
             return
         tiers = await self.tiers()
         self._attached_to = loop
-        self._folder.prepare([tier.name for tier in tiers])
+        self._moving = asyncio.Lock()
+        self._prepare()
         self._workers, self._running, self._results, self._cancels = {}, {}, {}, {}
         self._queued = {tier.name: {} for tier in tiers}
         self._looked_at = self._queries_since = self._now()
         self._results.update(self._folder.ends())
+        if self._sending is not None:
+            self._carry_over(self._sending)
         for worker in self._folder.workers(self._prefix):
             self._add_worker(worker)
         self._listen()
@@ -323,6 +365,76 @@ class SlurmBackend(PollingBackend):
             if handle not in self._results and handle not in self._running:
                 self._find(handle, announced)
         self._launch_soon()
+
+    def _prepare(self) -> None:
+        self._folder.prepare([*self._kinds])
+        if self._sending is not None:
+            self._sending.prepare()
+
+    # ---- Sending code along -----------------------------------------------------------------
+
+    async def _begin_to_send(self, where: str) -> None:
+        """The nodes do not see the study's folder: go on through one that they see, with all that waits."""
+        sending = Sending(self.options, self._own_home.parent)
+        async with self._moving:
+            while self._launching is not None and not self._launching.done():
+                await asyncio.wait([self._launching])
+            log.warning(
+                "the nodes do not see %s%s: code is sent along from now on, through %s",
+                self._own_home.parent, where, sending.home,
+            )  # fmt: skip
+            workers = list(self._workers.values())
+            for worker in workers:
+                self._drop(worker)
+                self._folder.mark_gone(worker)
+            queued = [handle for queue in self._queued.values() for handle in queue]
+            self._queued = {tier: {} for tier in self._queued}
+            self._tallies = {}
+            self._send_by(sending)
+            lost = _unknown()
+            try:
+                self._prepare()
+                await asyncio.to_thread(self._carry_over, sending)
+                await cluster.cancel({worker.job_id for worker in workers if worker.job_id})
+            except BackendError as error:
+                log.warning("%s", error)
+                lost = evolve(lost, message=str(error))
+            for handle in queued:
+                if self._folder.has(handle):
+                    self._enqueue(self._folder.job(handle)["tier"], handle)
+                else:
+                    self._settle_job(handle, lost)
+        self._launch_soon()
+
+    def _carry_over(self, sending: Sending) -> None:
+        """Send what waits in the study's own folder, where no worker has taken it: there never was one."""
+        own = Folder(self._own_home)
+        ended = dict(own.ends())
+        for handle in own.handles():
+            if handle in ended or self._folder.has(handle):
+                continue
+            if not own.claim(handle) and own.claimant(handle) != ARF:
+                continue
+            fields = own.job(handle)
+            if not fields:
+                continue
+            job = Job(
+                key=handle,
+                directory=Path(fields["directory"]),
+                command=fields["command"] if isinstance(fields["command"], str) else tuple(fields["command"]),
+                env=fields["env"],
+                log=Path(fields["log"]),
+                tier=fields["tier"],
+                time_limit_s=fields["time_limit_s"],
+            )
+            self._folder.add(handle, job, sending.send(job, handle))
+
+    def _follow_logs(self) -> None:
+        if self._sending is not None:
+            for handle in self._running:
+                self._sending.follow_log(handle)
+
+    # ---- Jobs of an earlier process ---------------------------------------------------------
 
     def _find(self, handle: str, announced: Mapping[str, set[str]]) -> None:
         """A job of an earlier process that no journal speaks of."""
@@ -357,6 +469,7 @@ class SlurmBackend(PollingBackend):
         if self._launching is not None and self._launching.done() and not self._launching.cancelled():
             self._launching.result()  # a bug must not end in silence
         self._listen()
+        self._follow_logs()
         self._watch_silence()
         await self._enforce()
         if any(self._queued.values()):
@@ -420,7 +533,10 @@ class SlurmBackend(PollingBackend):
         tally.setup_failures += 1
         if tally.setup_failures >= EARLY_DEATHS:
             self._refuse(
-                worker.tier, BackendError(result.message, hint="try backend.setup by hand on a node")
+                worker.tier,
+                BackendError(
+                    result.message, hint="try backend.setup by hand on a node, and look at its disk"
+                ),
             )
 
     def _take_bye(self, worker: Worker, fields: Mapping[str, Any]) -> None:
@@ -454,6 +570,8 @@ class SlurmBackend(PollingBackend):
             queue.pop(handle, None)
         self._running.pop(handle, None)
         self._cancels.pop(handle, None)
+        if self._sending is not None:
+            self._sending.collect(handle)
         self._results.setdefault(handle, result)
         self._woken.set()
 
@@ -601,6 +719,8 @@ class SlurmBackend(PollingBackend):
                 self._end_here(worker.only, JobState.CANCELLED, "cancelled with scancel before it started")
         else:
             await self._early_death(worker, sight)
+            if worker.gone:
+                return  # with all others: code is sent from now on
         self._drop(worker)
         self._folder.mark_gone(worker)
 
@@ -633,17 +753,22 @@ class SlurmBackend(PollingBackend):
         if worker.batch == tally.died:
             return
         tally.died = worker.batch
+        where = f" on {sight.node}" if sight and sight.node else ""
+        unsettled = self._sending is None and self.options.send is None and not self._folder.seen()
+        if unsettled and worker.job_id and await cluster.exit_code(worker.job_id) in UNSEEN:
+            await self._begin_to_send(where)
+            return
         tally.deaths += 1
         tally.not_before = self._now() + float(tally.deaths)
         if tally.deaths < EARLY_DEATHS:
             return
         code = await cluster.exit_code(worker.job_id) if worker.job_id else ""
         said = self._folder.last_words(worker)
-        where = f" on {sight.node}" if sight and sight.node else ""
-        if code in (f"{NO_FOLDER}:0", "0:53"):
+        if code in UNSEEN:
             error = BackendError(
                 f"tier {worker.tier}: the folder {self._folder.home} is not there{where}",
-                hint="the workspace must be on a file system that this machine and the nodes share",
+                hint="set backend.shared to a folder that this machine and the nodes share, such as one on "
+                "scratch; where nothing is shared, `backend: skypilot` reaches the nodes by SSH",
             )
         else:
             error = BackendError(
@@ -795,9 +920,10 @@ class SlurmBackend(PollingBackend):
         if python is None:
             own = shlex.quote(sys.executable)
             python = f"$([ -x {own} ] && echo {own} || echo python3)"
+        program = "runner.py" if self._sending is None else "courier.py"
         command = (
-            f"[ -r {home}/runner.py ] || {{ echo {home} is not there on $(hostname); exit {NO_FOLDER}; }}; "
-            f'exec {python} -S -E {home}/runner.py {home} {token} "$ARF_INDEX"'
+            f"[ -r {home}/{program} ] || {{ echo {home} is not there on $(hostname); exit {NO_FOLDER}; }}; "
+            f'exec {python} -S -E {home}/{program} {home} {token} "$ARF_INDEX"'
         )
         return cluster.batch_script(
             Request(
@@ -812,6 +938,7 @@ class SlurmBackend(PollingBackend):
                 directives={"chdir": str(folder), **self._directives(tier)},
                 srun=self.options.srun,
                 command=command,
+                leaves="" if self._sending is None else f"arf-{self._folder.home.name}-{token}-",
             )
         )
 

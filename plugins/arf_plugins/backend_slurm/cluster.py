@@ -114,6 +114,8 @@ class Request:
     srun: tuple[str, ...]
     command: str
     """For bash; `$ARF_INDEX` is which of the batch it is."""
+    leaves: str = ""
+    """How a job's folder on the node's own disk is called, but for the index; empty: it has none."""
 
 
 def require() -> None:
@@ -209,6 +211,10 @@ def batch_script(request: Request) -> str:
         ],
         "additional_parameters": {key: value for key, value in extra.items() if value is not False},
     }
+    if request.leaves:
+        # A step that Slurm has ended cannot tidy up; `trap :` has this shell wait for the end of the step.
+        folder = '"${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"/' + shlex.quote(request.leaves) + '"$ARF_INDEX"'
+        settings["setup"] += [f"trap {shlex.quote(f'rm -rf -- {folder}')} EXIT", "trap : TERM"]
     executor.update_parameters(**{key: value for key, value in settings.items() if value is not None})
     executor.parameters["wckey"] = None  # else submitit names one, which clusters that track them refuse
     if request.count > 1:

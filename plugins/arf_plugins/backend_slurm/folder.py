@@ -89,6 +89,10 @@ class Folder:
         except OSError as error:
             raise _refused(error, self.home) from error
 
+    def seen(self) -> bool:
+        """Whether a node has ever written here: then the nodes see it."""
+        return any(path.stat().st_size for path in self.home.glob("batches/*/*.journal"))
+
     # ---- Jobs -------------------------------------------------------------------------------
 
     def has(self, handle: str) -> bool:
@@ -109,8 +113,11 @@ class Folder:
         except FileNotFoundError:
             return []
 
-    def add(self, handle: str, job: Job) -> None:
-        """Write a job down; only then may anybody run it. Raises BackendError."""
+    def add(self, handle: str, job: Job, sent: Mapping[str, Any]) -> None:
+        """Write a job down; only then may anybody run it. Raises BackendError.
+
+        `sent` has what is different where its tree was sent along.
+        """
         fields = {
             "directory": str(job.directory),
             "command": job.command if isinstance(job.command, str) else list(job.command),
@@ -118,6 +125,7 @@ class Folder:
             "log": str(job.log),
             "tier": job.tier,
             "time_limit_s": job.time_limit_s,
+            **sent,
         }
         try:
             job.log.write_bytes(b"")  # what an earlier job has written there must not be read as this one's
