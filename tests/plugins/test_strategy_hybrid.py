@@ -2,8 +2,10 @@
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ import pytest
 from attrs import define, evolve
 
 from arf.interfaces import Strategy
+from arf.stats import deciding_order
 from arf.testing.laboratory import Ideas, Laboratory
 from arf.testing.suites import StrategySuite
-from arf.types import Experiment, NoiseRule, Plan, Role, Tier, Verdict
+from arf.types import Experiment, Plan, Role, Tier, Verdict
 from arf_plugins import strategy_hybrid
 from arf_plugins.strategy_greedy.strategy import Greedy
-from arf_plugins.strategy_hybrid import Options, marginal, mixing, shrink
+from arf_plugins.strategy_hybrid import Options, bundles, marginal, shrink, worth
 from arf_plugins.strategy_hybrid.strategy import Hybrid
 
 
@@ -27,12 +30,17 @@ class TestHybrid(StrategySuite):
 
 class TestHybridWithoutExtras(StrategySuite):
     def make(self) -> Strategy:
-        return Hybrid(Options(lookahead=0, mix=0, fill=False, leave_one_out=0))
+        return Hybrid(Options(lookahead=0, alone=1000, fill=False, leave_one_out=0))
+
+
+class TestHybridThatJudgesNothingAlone(StrategySuite):
+    def make(self) -> Strategy:
+        return Hybrid(Options(alone=0))
 
 
 class TestHybridThatStops(StrategySuite):
     def make(self) -> Strategy:
-        return Hybrid(Options(mix=2, min_gain_per_slot_hour=1e9))
+        return Hybrid(Options(min_gain_per_slot_hour=1e9))
 
 
 def slots(count: int) -> list[Tier]:
@@ -63,100 +71,174 @@ def small_gains(ideas: Ideas) -> float:
     return sum(-1.5 if idea % 3 == 0 else 1.0 for idea in ideas)
 
 
-def test_gains_that_are_too_small_to_be_proven_one_by_one_are_found_in_mixes() -> None:
+@pytest.mark.parametrize("count", [1, 16])
+def test_gains_that_are_too_small_to_be_proven_one_by_one_are_found_in_bundles(count: int) -> None:
     found = {}
     for name, strategy in (("greedy", Greedy()), ("hybrid", Hybrid())):
         found[name] = 0.0
-        for seed in range(6):
+        for seed in range(3):
             laboratory = Laboratory(
-                strategy, ideas=60, seed=seed, tiers=slots(8), truth=small_gains, max_experiments=150
+                strategy, ideas=60, seed=seed, tiers=slots(count), truth=small_gains, max_experiments=150
             )
             laboratory.run()
             found[name] += laboratory.best
-    assert found["hybrid"] < 1.3 * found["greedy"] < 0
+            assert all(gain > 0 for _, gain in laboratory.keeps())
+    assert found["hybrid"] < 1.5 * found["greedy"] < 0
 
 
-@pytest.mark.parametrize("size", [4, 7, 8, 11, 12, 15])
-def test_the_cells_measure_every_idea_as_well_as_a_design_can(size: int) -> None:
-    """Each idea is in half of the runs, and each pair of ideas together in a quarter."""
-    ideas = tuple(range(1, size + 1))
-    runs = [(), ideas, *mixing.cells(ideas)]
-    if size in (7, 11, 15):
-        assert len(runs) == size + 2
-        for idea in ideas:
-            assert sum(idea in cell for cell in runs[1:]) == (size + 1) / 2
-            for other in range(1, idea):
-                assert sum({idea, other} <= set(cell) for cell in runs[1:]) == (size + 1) / 4
-    assert all(cell == tuple(sorted(cell)) for cell in runs)
-
-
-def mixed(**settings: Any) -> Laboratory:
-    """A study in which every odd idea is 1.5 better and every even one 0.2 worse, and all are near misses."""
+def measured(options: Options = Options(), count: int = 16, **settings: Any) -> Laboratory:  # noqa: B008
     laboratory = Laboratory(
-        Hybrid(Options(mix=7)),
-        ideas=40,
-        tiers=slots(8),
-        truth=lambda ideas: sum(-1.5 if idea % 2 else 0.2 for idea in ideas),
-        rule=NoiseRule(alpha=1e-6),
-        **settings,
+        Hybrid(options), ideas=60, tiers=slots(count), truth=small_gains, max_experiments=200, **settings
     )
     laboratory.run()
     return laboratory
 
 
-def test_a_mix_tells_apart_what_helps() -> None:
-    laboratory = mixed()
-    mixes = [laboratory.study.experiments[number] for number in laboratory.study.by_round(mixing.ROUND)]
-    errors = []
-    for mix in (mix for mix in mixes if len(mix.ideas) >= mixing.FEWEST):
-        for effect in mixing.effects(laboratory.study, mix):
-            true = 1.5 if effect.idea % 2 else -0.2
-            errors.append((effect.gain - true) / effect.error)
-    assert len(errors) >= 7
-    assert sum(abs(error) > 2 for error in errors) <= 0.15 * len(errors)
-    assert laboratory.best < -8
+def test_only_some_ideas_are_judged_alone_and_what_is_only_measured_is_never_kept() -> None:
+    laboratory = measured(Options(alone=5))
+    probes = [laboratory.study.experiments[number] for number in laboratory.study.by_role(Role.PROBE)]
+    assert probes
+    assert {probe.verdict for probe in probes} == {Verdict.MEASURED}
+    kept = [experiment.id for experiment, _ in laboratory.keeps()]
+    for low, high in pairwise([0, *kept]):
+        alone = [
+            run
+            for run in laboratory.study.experiments.values()
+            if low < run.id < high and run.role is Role.CANDIDATE and not run.round
+        ]
+        assert len(alone) <= 5 + 16  # those that were under way when the incumbent was kept
+    assert not measured(Options(alone=1000, fill=False), count=1).study.by_round(bundles.PROBES)
 
 
-def test_the_cells_of_a_mix_are_on_one_tier() -> None:
-    tiers = (Tier(name="a", slots=2), Tier(name="b", slots=6))
-    laboratory = Laboratory(Hybrid(), ideas=60, tiers=tiers, truth=small_gains, max_experiments=200)
-    laboratory.run()
-    study = laboratory.study
-    assert laboratory.runs_of(Role.CELL)
-    for number in study.by_round(mixing.ROUND):
-        mix = study.experiments[number]
-        cells = [study.experiments[cell] for cell in study.by_round(mixing.cells_round(mix))]
-        assert {cell.tier for cell in cells} <= {mix.tier}
+def test_no_run_that_a_bundle_was_chosen_by_counts_for_it() -> None:
+    laboratory = measured()
+    chosen = of_round(laboratory, bundles.ROUND)
+    assert len(chosen) >= 3
+    for bundle in chosen:
+        tree = laboratory.trees[bundle.commit]
+        runs = [run for run in laboratory.study.experiments.values() if laboratory.trees[run.commit] == tree]
+        assert runs[0] == bundle or runs[0].role is Role.CELL
 
 
-def test_near_misses_that_conflict_cost_no_run_and_do_not_spoil_the_mix() -> None:
+@pytest.mark.parametrize(("count", "copies"), [(1, 1), (16, bundles.COPIES)])
+def test_with_many_slots_a_bundle_runs_several_times_side_by_side(count: int, copies: int) -> None:
+    most = {}
+
+    def note(world: Any, free: Any, decided: Any) -> None:
+        bundle = bundles.under_way(world.study)
+        if bundle is not None and bundle.verdict is None and not world.study.group_of(bundle).n:
+            most[bundle.id] = world.study.group_of(bundle).running
+
+    measured(count=count, check=note)
+    assert max(most.values()) == copies
+
+
+def test_while_a_bundle_is_proven_ideas_are_measured_on_it() -> None:
+    laboratory = measured()
+    made = {run.commit for run in of_round(laboratory, bundles.ROUND)}
+    probes = [laboratory.study.experiments[number] for number in laboratory.study.by_role(Role.PROBE)]
+    kept = {run.commit: run.id for run, _ in laboratory.keeps()}
+    early = [probe for probe in probes if probe.parent in made]
+    assert early
+    assert any(probe.parent in kept for probe in early)
+
+
+def test_ideas_that_conflict_cost_no_run_and_do_not_spoil_bundles() -> None:
     def refuse(plan: Plan) -> str:
         return "conflict" if sum(idea % 7 == 3 for idea in plan.ideas) > 1 else ""
 
-    laboratory = mixed(refuse=refuse)
-    mixes = of_round(laboratory, "mix")
-    assert mixes
-    assert all(sum(idea % 7 == 3 for idea in run.ideas) <= 1 for run in mixes)
+    laboratory = measured(refuse=refuse)
+    chosen = of_round(laboratory, bundles.ROUND)
+    assert chosen
+    assert all(sum(idea % 7 == 3 for idea in run.ideas) <= 1 for run in chosen)
+    assert laboratory.best < -8
 
 
-def test_nothing_is_mixed_twice_and_no_plan_is_made_twice() -> None:
-    laboratory = mixed()
-    seen = [
-        idea
-        for number in laboratory.study.by_round(mixing.ROUND)
-        for idea in experiment_ideas(laboratory, number)
-    ]
-    assert len(seen) == len(set(seen))
-    tried = [
-        (run.parent, run.ideas)
-        for run in laboratory.study.experiments.values()
-        if run.role in (Role.CANDIDATE, Role.CELL)
-    ]
-    assert len(tried) == len(set(tried))
+def test_a_bundle_that_crashes_is_not_the_end_of_bundles() -> None:
+    def crash(experiment: Experiment) -> bool:
+        return {3, 6} <= laboratory.trees[experiment.commit]
+
+    laboratory = Laboratory(
+        Hybrid(), ideas=60, tiers=slots(8), truth=small_gains, max_experiments=200, crash=crash
+    )
+    laboratory.run()
+    assert laboratory.best < -8
+    assert laboratory.best > -100
 
 
-def experiment_ideas(laboratory: Laboratory, number: int) -> tuple[int, ...]:
-    return laboratory.study.experiments[number].ideas
+def test_a_large_gain_that_was_only_measured_is_found_with_a_companion() -> None:
+    laboratory = Laboratory(
+        Hybrid(), ideas=60, tiers=slots(4), truth=lambda ideas: sum(-9.0 if i == 50 else 2.0 for i in ideas)
+    )
+    laboratory.run()
+    assert 50 in laboratory.trees[laboratory.study.incumbent_commit]
+
+
+def test_bundles_are_judged_on_the_tier_that_decides_and_a_design_is_on_one_tier() -> None:
+    tiers = (Tier(name="a", slots=2), Tier(name="b", slots=6))
+    laboratory = Laboratory(Hybrid(), ideas=60, tiers=tiers, truth=small_gains, max_experiments=300)
+    laboratory.run()
+    assert of_round(laboratory, bundles.ROUND)[-1].tier == deciding_order(laboratory.study)[0]
+    designs = of_round(laboratory, "mix on")
+    assert designs
+    for label in {run.round for run in designs}:
+        assert len({run.tier for run in designs if run.round == label}) == 1
+
+
+@pytest.mark.parametrize("size", [3, 7, 8, 11, 12, 15])
+def test_the_cells_measure_every_idea_as_well_as_a_design_can(size: int) -> None:
+    """Each idea is in half of the runs, and each pair of ideas together in a quarter."""
+    ideas = tuple(range(1, size + 1))
+    cells = bundles.cells(ideas)
+    assert cells[0] == ideas
+    if size in (7, 11, 15):
+        assert len(cells) == size + 1
+        for idea in ideas:
+            assert sum(idea in cell for cell in cells) == (size + 1) / 2
+            for other in range(1, idea):
+                assert sum({idea, other} <= set(cell) for cell in cells) == (size + 1) / 4
+    assert all(cell == tuple(sorted(cell)) and len(cell) > 1 for cell in cells)
+
+
+def test_what_ideas_are_worth_is_told_from_all_runs_and_shrunk() -> None:
+    laboratory = measured()
+    found = worth.gains(laboratory.study)
+    held = laboratory.trees[laboratory.study.incumbent_commit]
+    assert {gain.idea for gain in found} == set(range(1, 61)) - held
+    true = {gain.idea: 1.5 if gain.idea % 3 == 0 else -1.0 for gain in found}
+    off = [(gain.mean - true[gain.idea]) / gain.error for gain in found]
+    assert sum(abs(one) > 2 for one in off) <= 0.15 * len(off)
+    assert found == sorted(found, key=lambda gain: -gain.mean)
+
+
+def test_of_a_constant_the_value_counts_and_not_the_idea_that_set_it() -> None:
+    laboratory = Laboratory(
+        Hybrid(),
+        ideas=6,
+        tiers=slots(1),
+        truth=lambda ideas: -8.0 * bool(ideas & {1, 2}) + 3.0 * len(ideas & {4, 5, 6}),
+    )
+    add = laboratory.study.add_idea
+
+    def with_constants(idea: Any) -> None:
+        same = {"LR": 0.1} if idea.id < 3 else {f"C{idea.id}": 1, "B": idea.id}
+        add(evolve(idea, constants=same))
+
+    laboratory.study.add_idea = with_constants  # type: ignore[method-assign]
+    laboratory.run()
+    assert laboratory.keeps()
+    study = laboratory.study
+    assert {1, 2}.isdisjoint(gain.idea for gain in worth.gains(study))  # the incumbent has that value
+    assert worth.features_of(study, 3) == {"C3": 1, "B": 3, "3": None}
+    made = worth.makings(study)
+    assert made.with_ideas(study, study.base, (3, 4)) == {"C3": 1, "C4": 1, "B": 4, "4": None}
+
+
+def test_no_plan_is_made_twice() -> None:
+    laboratory = measured()
+    tried = [(run.parent, run.ideas) for run in laboratory.study.experiments.values() if run.ideas]
+    alone = [plan for plan in tried if plan[0] != laboratory.study.base or len(plan[1]) == 1]
+    assert len(alone) == len(set(alone))
 
 
 def test_on_noise_a_study_keeps_nothing_but_once_in_twenty() -> None:
@@ -168,14 +250,14 @@ def test_on_noise_a_study_keeps_nothing_but_once_in_twenty() -> None:
     assert kept <= 3
 
 
-def test_idle_slots_run_the_incumbent_and_near_misses_again_but_not_for_ever() -> None:
+def test_idle_slots_run_the_incumbent_again_but_not_for_ever() -> None:
     def idle(options: Options) -> list[Experiment]:
         laboratory = Laboratory(Hybrid(options), ideas=40, tiers=slots(16), truth=small_gains)
         laboratory.run()
         runs = list(laboratory.study.experiments.values())
         most = laboratory.study.rule.max_replicates
         again = [run for run in runs if "in an idle slot" in run.title]
-        assert all(len(laboratory.study.group_of(run).experiments) <= most + 3 for run in again)
+        assert max(Counter(run.commit for run in again).values(), default=0) <= most
         return again
 
     assert {run.role for run in idle(Options())} == {Role.REPLICATE}
@@ -292,19 +374,19 @@ def candidates(options: Options, tiers: Sequence[Tier]) -> int:
     def truth(ideas: Ideas) -> float:
         return -10.0 * len(ideas & {3, 6, 9}) + 2.0 * len(ideas - {3, 6, 9})
 
-    laboratory = Timed(Hybrid(options), ideas=400, tiers=tiers, truth=truth)
+    laboratory = Timed(Hybrid(options), ideas=250, tiers=tiers, truth=truth)
     laboratory.run()
     assert laboratory.best == -30
     assert of_round(laboratory, "leave one out")
-    return laboratory.runs_of(Role.CANDIDATE)
+    return laboratory.runs_of(Role.CANDIDATE) + laboratory.runs_of(Role.PROBE)
 
 
 def test_it_stops_when_less_is_expected_than_the_user_wants() -> None:
     tiers = [Tier(name="a", slots=4, usd_per_hour=2.0)]
     everything = candidates(Options(), tiers)
-    assert everything >= 400
-    assert candidates(Options(min_gain_per_slot_hour=1.0), tiers) < 0.5 * everything
-    assert candidates(Options(min_gain_per_usd=0.5), tiers) < 0.5 * everything
+    assert everything >= 250
+    assert candidates(Options(min_gain_per_slot_hour=1.0), tiers) < 0.7 * everything
+    assert candidates(Options(min_gain_per_usd=0.5), tiers) < 0.7 * everything
     assert candidates(Options(min_gain_per_slot_hour=1e-9), tiers) == everything
 
 

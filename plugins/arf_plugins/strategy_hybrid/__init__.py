@@ -1,4 +1,4 @@
-"""The `hybrid` strategy: one at a time, then designs of what nearly worked, then the smallest patch."""
+"""The `hybrid` strategy: ideas are measured, proven in bundles, and at the end the smallest patch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Options:
         validator=validators.ge(0),
         metadata={"help": "Untried ideas kept in stock, as a multiple of the slots."},
     )
-    mix: int = field(
-        default=4,
-        validator=[validators.ge(0), validators.le(15)],
+    alone: int = field(
+        default=20,
+        validator=validators.ge(0),
         metadata={
-            "help": "Near misses after which all of them are tried together, and in the cells of a screening "
-            "design; 0: never."
+            "help": "Ideas since the last keep that are judged alone. Later ones are only measured, and "
+            "judged in bundles of those that promise something."
         },
     )
     fill: bool = field(
         default=True,
         metadata={
-            "help": "Run the incumbent and near misses again where a slot would be idle for want of ideas."
+            "help": "Run designs, and the incumbent again, where a slot would be idle for want of ideas."
         },
     )
     leave_one_out: int = field(
@@ -64,7 +64,7 @@ def arf_register_strategies() -> list[Declaration]:
     return [
         Declaration(
             name="hybrid",
-            summary="one idea at a time, designs of what nearly worked, and at the end the smallest patch",
+            summary="measures many ideas, proves them in bundles, and ends with the smallest patch",
             implementation="arf_plugins.strategy_hybrid.strategy:Hybrid",
             options=Options,
         )

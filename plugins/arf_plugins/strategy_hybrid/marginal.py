@@ -11,9 +11,10 @@ from arf.study import Study
 from arf.types import Role, Verdict
 
 WINDOW = 100
-"""Candidates, the latest ones, that tell how it goes at present."""
+"""Candidates and probes, the latest ones, that tell how it goes at present."""
+TRIES = (Role.CANDIDATE, Role.PROBE)
 FEWEST = 40
-"""Candidates before which nothing is said."""
+"""Candidates and probes before which nothing is said."""
 
 
 @frozen(kw_only=True)
@@ -30,14 +31,15 @@ UNKNOWN = Expected(per_slot_hour=math.inf, per_usd=math.inf)
 
 
 def expected(study: Study) -> Expected:
-    """What the latest candidates brought, and half a keep more, over what they took with their replicates.
+    """What the latest ideas brought, and half a keep more, over what they took with their replicates.
 
     Keeps are rare events: with Jeffreys' prior, the rate after k of them in a time T is (k + 1/2) / T
     (Box and Tiao, Bayesian Inference in Statistical Analysis, 1973, section 1.3.4). The half keep is as
     large as the mean one of the window, else as the last one ever, else as two standard deviations of
     the noise, about the least that can be proven.
     """
-    latest = [study.experiments[number] for number in study.by_role(Role.CANDIDATE)[-WINDOW:]]
+    tried = sorted(number for role in TRIES for number in study.by_role(role)[-WINDOW:])
+    latest = [study.experiments[number] for number in tried[-WINDOW:]]
     if len(latest) < FEWEST:
         return UNKNOWN
     ended = [run for run in latest if run.ended_at is not None]

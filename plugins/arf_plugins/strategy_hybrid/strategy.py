@@ -1,35 +1,24 @@
-"""Greedy, with designs for the gains that are too small to be proven one by one, and a tidy end."""
+"""Some ideas judged alone, more of them measured and proven in bundles, and a tidy end."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import define
 
 from arf.interfaces import Strategy
-from arf.moves import (
-    Ideas,
-    ask_ahead,
-    incumbent_again,
-    is_idle,
-    left_behind,
-    pairs_of_near_misses,
-    was_planned,
-)
+from arf.moves import ask_ahead, incumbent_again, is_idle, was_planned
 from arf.study import Study
 from arf.types import Ask, Experiment, Plan, Role
-from arf_plugins.strategy_hybrid import Options, marginal, mixing, shrink
+from arf_plugins.strategy_hybrid import Options, bundles, marginal, shrink
 
-CONTENDERS = 4
-"""Near misses that idle slots run again."""
-CONTENDER_RUNS = 3
-"""Runs of each of them, at most."""
 CLOSING_SHARE = 0.2
 """The share of a study's experiments that leaving one out may take, at most."""
 
 
 class Hybrid(Strategy):
-    """What is left behind, then untried ideas one at a time; near misses in mixes; at last leave-one-out."""
+    """A bundle of what is promising, then untried ideas one at a time; at last leave-one-out."""
 
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options)
@@ -79,70 +68,49 @@ class _Moment:
         if not found and self._is_over():
             yield from self.leaving_out()
         elif self.options.fill and self._is_under_way():
-            yield from self._fillers()
+            yield from incumbent_again(self.study)
 
     def _search(self) -> Iterator[Plan]:
         study = self.study
-        mix = mixing.latest(study) if self.options.mix else None
-        if mix is not None:
-            yield from mixing.missing_cells(study, mix)
-            outcome = mixing.outcome(study, mix)
-            if outcome is not None:
-                yield outcome
-        yield from self._candidates(left_behind(study))
-        if self.options.mix and (mix is None or mixing.is_complete(study, mix)):
-            yield from self._mix(2 if is_idle(study) else self.options.mix)
-        yield from self._candidates((idea,) for idea in study.untried)
-        if is_idle(study):
-            yield from self._candidates(pairs_of_near_misses(study))
+        bundle = bundles.under_way(study)
+        if bundle is not None:
+            yield from bundles.copies(study, bundle)
+        elif self._is_time_for_a_bundle():
+            yield from bundles.next_bundle(study, bundles.ENOUGH)
+        yield from self._ideas(bundle)
+        if bundle is None and not study.untried_count:
+            if self.options.fill or is_idle(study):
+                yield from bundles.mix(study)
+            if is_idle(study):
+                yield from bundles.next_bundle(study, 0.0)
 
-    def _candidates(self, choices: Iterator[Ideas]) -> Iterator[Plan]:
-        seen: set[Ideas] = set()
-        for ideas in choices:
-            if ideas not in seen and not was_planned(self.study, ideas):
-                seen.add(ideas)
-                yield Plan(parent=self.study.incumbent_commit, ideas=ideas)
+    def _is_time_for_a_bundle(self) -> bool:
+        """Whether enough has ended since they were last looked for: it takes a regression."""
+        slots = sum(tier.slots for tier in self.study.tiers)
+        ended = len(self.study.experiments) - self.study.running_count
+        return ended % max(1, slots // 2) == 0
 
-    def _mix(self, fewest: int) -> Iterator[Plan]:
-        """All near misses together, once there are so many; the cells of their design follow."""
-        near = mixing.near_misses(self.study)
-        tier = self._home()
-        if len(near) < fewest or tier is None:
-            return
-        ideas = mixing.to_mix(self.study, near)
-        fewest = 2 if len(near) >= 2 * fewest else fewest  # many, but they set the same few constants
-        if len(ideas) >= fewest and not was_planned(self.study, ideas):
-            yield mixing.all_together(self.study, ideas, tier)
+    def _ideas(self, bundle: Experiment | None) -> Iterator[Plan]:
+        """Untried ideas: some are judged alone, others are only measured, on what is likely to be kept."""
+        study = self.study
+        candidates = study.by_role(Role.CANDIDATE)
+        judged = len(candidates) - bisect_left(candidates, study.first_open)
+        base = study.incumbent_commit if bundle is None else self._likely(bundle)
+        for number, idea in enumerate(study.untried, judged):
+            if number < self.options.alone:
+                plan = Plan(parent=study.incumbent_commit, ideas=(idea,))
+            else:
+                plan = Plan(parent=base, ideas=(idea,), role=Role.PROBE, round=bundles.PROBES)
+            if not was_planned(study, plan.ideas, plan.parent):
+                yield plan
 
-    def _home(self) -> str | None:
-        """The tier of a design, whose cells must not be compared across tiers: the largest that works."""
-        works = []
-        for tier in self.study.tiers:
-            group = self.study.incumbent_group(tier.name)
-            if group is not None and group.n:
-                works.append(tier)
-        return max(works, key=lambda tier: tier.slots).name if works else None
-
-    # ---- Idle slots -----------------------------------------------------------------------------
-
-    def _fillers(self) -> Iterator[Plan]:
-        """Runs that make the next verdicts surer, for slots that would be idle for want of ideas."""
-        yield from incumbent_again(self.study)
-        for experiment in mixing.near_misses(self.study)[:CONTENDERS]:
-            yield from [self._again(experiment)] * self._lacking(experiment)
-
-    def _lacking(self, experiment: Experiment) -> int:
-        group = self.study.group_of(experiment)
-        refused = (experiment.commit, ()) in self.study.refusals
-        return 0 if group.failed or refused else CONTENDER_RUNS - len(group.experiments)
-
-    def _again(self, experiment: Experiment) -> Plan:
-        return Plan(
-            parent=experiment.commit,
-            role=Role.REPLICATE,
-            tier=experiment.tier,
-            title=f"near miss #{experiment.id} again, in an idle slot: {experiment.title}",
-        )
+    def _likely(self, bundle: Experiment) -> str:
+        """The next incumbent, as it seems."""
+        study = self.study
+        old, new = study.incumbent_group(bundle.tier), study.group_of(bundle)
+        if old is None or not old.n or not new.n or study.objective.gain(old.mean, new.mean) <= 0:
+            return study.incumbent_commit
+        return bundle.commit
 
     def _is_under_way(self) -> bool:
         return bool(self.study.running_count or self.study.open_asks)
