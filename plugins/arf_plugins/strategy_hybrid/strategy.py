@@ -13,6 +13,8 @@ from arf.study import Study
 from arf.types import Ask, Experiment, Plan, Role
 from arf_plugins.strategy_hybrid import Options, bundles, marginal, shrink
 
+LOOKS = 4
+"""How often a bundle is looked for while as many runs end as there are slots."""
 CLOSING_SHARE = 0.2
 """The share of a study's experiments that leaving one out may take, at most."""
 
@@ -25,7 +27,7 @@ class Hybrid(Strategy):
         self._options = options or Options()
 
     def decide(self, study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
-        moment = _Moment(study, self._options)
+        moment = _Moment(study, self._options, sum(free.values()))
         closing = moment.is_closing()
         asks = [] if closing else ask_ahead(study, study.incumbent_commit, self._options.lookahead)
         if not any(count > 0 for count in free.values()):
@@ -56,6 +58,8 @@ class _Moment:
 
     study: Study
     options: Options
+    free: int
+    """Slots: so many runs, at most, have ended since the last decision."""
 
     # ---- Search ---------------------------------------------------------------------------------
 
@@ -85,10 +89,13 @@ class _Moment:
                 yield from bundles.next_bundle(study, 0.0)
 
     def _is_time_for_a_bundle(self) -> bool:
-        """Whether enough has ended since they were last looked for: it takes a regression."""
+        """Whether enough has ended since they were last looked for: it takes a regression.
+
+        Several runs may have ended at once, so that the numbers in between were never seen.
+        """
         slots = sum(tier.slots for tier in self.study.tiers)
         ended = len(self.study.experiments) - self.study.running_count
-        return ended % max(1, slots // 2) == 0
+        return ended % max(1, slots // LOOKS) < max(1, self.free)
 
     def _ideas(self, bundle: Experiment | None) -> Iterator[Plan]:
         """Untried ideas: some are judged alone, others are only measured, on what is likely to be kept."""
