@@ -75,12 +75,13 @@ def after_failed_baseline(
 
 def _untracked(workspace: Workspace, commit: str, lines: Sequence[str]) -> Iterator[str]:
     """Files of the workspace that the log says are missing and that git does not track, as far as to link."""
+    lines = [line for line in lines if _NOT_FOUND.search(line)]
+    if not lines:
+        return
     tracked = workspace.tracked(commit)
     linked = {name.rstrip("/") for name in workspace.settings.link}
     found: set[str] = set()
     for line in lines:
-        if not _NOT_FOUND.search(line):
-            continue
         for word in _PATH.findall(line):
             part = _first_untracked(workspace.directory, word, tracked)
             if part and part not in linked and part not in found:

@@ -44,6 +44,8 @@ FRESH = 0.7
 """Of a contrast of a higher order, the share that no term before it explains, to count for Lenth's method."""
 TOLERANCE_OF_MAINS = 0.15
 """A main effect enters with less, as where cells have crashed: its standard error tells the price."""
+ROUNDING = 1e-12
+"""Of the spread of the cells' means, what counts as nothing: where runs do not scatter, rounding does."""
 FEW_CONTRASTS = 7
 """Lenth's method needs contrasts, most of them of nothing: those of an 8-run design at least."""
 
@@ -147,14 +149,16 @@ class Fit:
         A coefficient is multiplied by `max(0, 1 - 1/t**2)`, the positive-part estimate of Stein's kind for
         one coordinate (Efron and Morris, JASA 70, 1975): what is within the noise counts for nothing, and
         what is far beyond it counts in full. Picking the best of many cells by raw sums would mostly pick
-        noise.
+        noise. Equal sums come out equal: what rounding may add is cut off.
         """
         levels = np.array([(0,) * len(self.axes), *cells], dtype=np.int64).reshape(-1, len(self.axes))
         total = np.zeros(len(levels))
         for term, coefficient, t in self.coefficients:
             if (len(term) == 1 or interactions) and abs(t) > 1.0:
                 total += (1.0 - 1.0 / (t * t)) * coefficient * _column(levels, term, self.coding)
-        return [float(value) for value in total[1:] - total[0]]
+        gains = total[1:] - total[0]
+        scale = float(np.max(np.abs(gains), initial=0.0)) or 1.0
+        return [float(value) * scale for value in np.round(gains / scale, 12)]
 
 
 def fit(
@@ -375,7 +379,12 @@ class _Model:
         self.coding = coding
         self.levels = np.array([cell.levels for cell in cells], dtype=np.int64).reshape(len(cells), len(axes))
         self.root = np.array([math.sqrt(cell.n) / cell.sigma for cell in cells])
-        self.y: Vector = self.root * np.array([objective.gain(0.0, cell.mean) for cell in cells])
+        first = cells[0].mean if cells else 0.0
+        gains = np.array([objective.gain(first, cell.mean) for cell in cells])
+        self.y: Vector = self.root * gains
+        spread = float(np.max(np.abs(gains), initial=0.0))
+        self.nothing = max(ROUNDING * spread, 4 * float(np.finfo(np.float64).eps) * abs(first))
+        """A coefficient up to this may be nothing but rounding."""
         self.columns: list[Vector] = []
         self.terms: list[Term | None] = []
         """None for the constant and the blocks."""
@@ -434,7 +443,8 @@ class _Model:
         """Coefficients, the inverse of the information matrix, and the matrix of columns."""
         x = np.column_stack(self.columns)
         inverse = np.asarray(np.linalg.pinv(x.T @ x))
-        return np.asarray(inverse @ (x.T @ self.y)), inverse, x
+        beta = np.asarray(inverse @ (x.T @ self.y))
+        return np.where(np.abs(beta) > self.nothing, beta, 0.0), inverse, x
 
 
 def _rest(column: Vector, basis: Sequence[Vector]) -> Vector:
@@ -457,7 +467,8 @@ def _by_heredity(model: _Model, axes: Sequence[Axis], pairs: Sequence[tuple[int,
     for term, value in zip(model.terms, coefficients, strict=True):
         if term is not None:
             size[term[0][0]] = max(size[term[0][0]], abs(float(value)))
-    wanted.sort(key=lambda pair: (-round(size[pair[0]] + size[pair[1]], 12), pair))
+    largest = max(size) or 1.0
+    wanted.sort(key=lambda pair: (-round((size[pair[0]] + size[pair[1]]) / largest, 12), pair))
     return [term for pair in wanted for term in _crossed(axes, pair)]
 
 

@@ -64,6 +64,55 @@ def test_effects_of_montgomerys_filtration_experiment() -> None:
     assert real == {"A", "D", "A × C", "A × D"}
 
 
+def test_effects_of_the_pilot_plant_of_box_hunter_and_hunter() -> None:
+    """Statistics for Experimenters, 2nd ed., section 5: yields of two runs of each cell, and table 5.5."""
+    pairs = [(59, 61), (74, 70), (50, 58), (69, 67), (50, 54), (81, 85), (46, 44), (79, 81)]
+    cells = [
+        Cell(levels=tuple((i >> bit) & 1 for bit in range(3)), mean=sum(pair) / 2, n=2)
+        for i, pair in enumerate(pairs)
+    ]
+    variance = sum((a - b) ** 2 / 2 for a, b in pairs) / 8
+    fitted = fit(axes("TCK"), cells, objective=MAX, known=Noise(sigma=variance**0.5, df=8))
+    published = {"T": 23, "C": -5, "K": 1.5, "T × C": 1.5, "T × K": 10, "C × K": 0}
+    assert {e.name: e.gain for e in fitted.effects} == pytest.approx(published)
+    assert [e.error for e in fitted.effects] == pytest.approx([2**0.5] * 6)
+    assert {e.name for e in fitted.effects if e.finding is Finding.REAL} == {"T", "C", "T × K"}
+
+
+def test_effects_and_aliases_of_montgomerys_injection_molding_experiment() -> None:
+    """Design and Analysis of Experiments, 8th ed., example 8.4: a 2^(6-2) with E = ABC and F = BCD."""
+    shrinkage = [6, 10, 32, 60, 4, 15, 26, 60, 8, 12, 34, 60, 16, 5, 37, 52]
+    cells = []
+    for i, mean in enumerate(shrinkage):
+        a, b, c, d = ((i >> bit) & 1 for bit in range(4))
+        cells.append(Cell(levels=(a, b, c, d, (a + b + c) % 2, (b + c + d) % 2), mean=float(mean)))
+    fitted = fit(axes("ABCDEF"), cells, objective=MAX)
+    published = {"A": 13.875, "B": 35.625, "C": -0.875, "D": 1.375, "E": 0.375, "F": 0.375}
+    published |= {"A × B": 11.875, "A × D": -5.375}
+    for name, gain in published.items():
+        assert effect(fitted, name).gain == pytest.approx(gain)
+    assert effect(fitted, "A × B").aliases == (("C × E", 1.0),)
+    assert {e.name for e in fitted.effects if e.finding is Finding.REAL} == {"A", "B", "A × B", "A × D"}
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-9 / 3, 1e9 / 7, -1 / 3, 0.0])
+@pytest.mark.parametrize("known", [None, Noise(sigma=0.0, df=3), Noise(sigma=1e-17, df=3)])
+def test_readings_that_are_all_the_same_have_no_effects(value: float, known: Noise | None) -> None:
+    cells = [Cell(levels=cell.levels, mean=value) for cell in filtration()]
+    fitted = fit(axes("ABCD"), cells, objective=MIN, known=known)
+    assert {e.gain for e in fitted.effects} == {0.0}
+    assert {e.finding for e in fitted.effects} <= {Finding.UNPROVEN, Finding.UNKNOWN}
+    assert fitted.predict([(1, 1, 1, 1)]) == [0.0]
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-9, 1e9, 1e150])
+def test_the_unit_of_a_metric_changes_nothing(scale: float) -> None:
+    cells = [Cell(levels=cell.levels, mean=cell.mean * scale) for cell in filtration()]
+    fitted, plain = fit(axes("ABCD"), cells, objective=MAX), fit(axes("ABCD"), filtration(), objective=MAX)
+    assert [(e.name, e.finding) for e in fitted.effects] == [(e.name, e.finding) for e in plain.effects]
+    assert [e.gain / scale for e in fitted.effects] == pytest.approx([e.gain for e in plain.effects])
+
+
 def test_a_minimised_objective_has_the_same_gains_as_its_negative_maximised() -> None:
     one = fit(axes("ABCD"), filtration(), objective=MAX)
     other = fit(axes("ABCD"), filtration(MIN), objective=MIN)

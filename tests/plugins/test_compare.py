@@ -92,6 +92,12 @@ def test_without_arms_everything_meets_everything(tmp_path: Path) -> None:
         ("{max_experiments: 40}", "{max_usd: 5}", "has no end"),
         ("{strategy: random}\narms", "{strategy: random, options: {mast: 3}}\narms", "did you mean 'most'"),
         ("{name: additive}", "{name: additive, noise: loud}", "expected a number"),
+        ("four: {tiers:", "four: {crashes: 2, tiers:", "machines.four.crashes"),
+        (
+            "{name: additive}",
+            "{start: 1.0, constants: {X: {base: 8, best: 10, gain: 0.1, low: 1, high: 16, crash_above: 7}}}",
+            "unchanged script of this objective crashes",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -169,11 +175,15 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
     assert again.points == outcomes[0].points
 
 
-def test_a_damaged_result_is_run_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text[:40], lambda text: "[]", lambda text: text.replace('"keeps": ', '"keeps": "x')],
+)
+def test_a_damaged_result_is_run_again(tmp_path: Path, damage: Callable[[str], str]) -> None:
     comparison = read_comparison(write(tmp_path), Plugins.load(), seeds=1)
     first = run_all(comparison, tmp_path / "runs", jobs=1, tell=lambda *_: None)
     victim = next((tmp_path / "runs").glob("*.json"))
-    victim.write_text(victim.read_text()[:40])
+    victim.write_text(damage(victim.read_text()))
     second = run_all(comparison, tmp_path / "runs", jobs=1, tell=lambda *_: None)
     assert [run.points for run in first] == [run.points for run in second]
 

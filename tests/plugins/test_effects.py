@@ -181,6 +181,21 @@ def test_the_importance_of_constants_agrees_with_statsmodels() -> None:
     assert {c.name: c.best for c in found.constants} == {"A": 16, "B": 0.2}
 
 
+def test_constants_that_always_moved_together_are_not_told_apart() -> None:
+    both = [1, 2, 4, 8, 16, 3, 6, 12]
+    other = [0.1, 0.2, 0.1, 0.3, 0.2, 0.3, 0.2, 0.1]
+    settings = [{"A": x, "TWIN": 2 * x, "B": z} for x, z in zip(both, other, strict=True)]
+    values = [1.05, 1.02, 1.012, 0.98, 0.95, 1.0, 0.99, 0.96]
+    found = importance(measured(settings, values), {"A": 1, "TWIN": 2, "B": 0.1}, 0.05)
+    assert found is not None
+    told = {c.name: c for c in found.constants}
+    assert told["A"].p is None
+    assert told["TWIN"].p is None
+    assert told["A"].finding is not Finding.REAL
+    assert told["B"].p is not None
+    assert told["B"].adjusted == told["B"].p  # the only one that is tested
+
+
 def measured(settings: list[dict[str, float]], values: list[float]) -> Study:
     """A study of one run of each setting; the first is that of the baseline."""
     study = Study(name="s", base="base", base_tree="base", tiers=[Tier(name="a", slots=1)])

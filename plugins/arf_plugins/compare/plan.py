@@ -22,6 +22,7 @@ from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import SimulatedObjective
 
 _POSITIVE = validators.gt(0.0)
+_SHARE = [validators.ge(0.0), validators.le(1.0)]
 
 
 @frozen(kw_only=True)
@@ -58,10 +59,10 @@ class Machines:
     tiers: Mapping[str, SimTier] = field(metadata={"help": "As in the options of the backend `sim`"})
     run_s: Seconds = field(default=300.0, validator=_POSITIVE)
     fixed: str = field(default="time", validator=validators.in_(("time", "work")))
-    jitter: float = field(default=0.02, validator=validators.ge(0.0))
-    crashes: float = field(default=0.0, validator=validators.ge(0.0))
+    jitter: float = field(default=0.02, validator=_SHARE)
+    crashes: float = field(default=0.0, validator=_SHARE)
     preemptions: float = field(default=0.0, validator=validators.ge(0.0))
-    stragglers: float = field(default=0.0, validator=validators.ge(0.0))
+    stragglers: float = field(default=0.0, validator=_SHARE)
     straggle: float = field(default=3.0, validator=validators.ge(1.0))
 
     def options(self, objective: ObjectiveOptions) -> SimOptions:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from arf_plugins.compare.runs import MEASURES, Outcome
-from arf_plugins.compare.verdict import Verdict, middle
+from arf_plugins.compare.verdict import Verdict, middle, spread_name
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 LABELS = {
@@ -30,6 +31,8 @@ def draw_all(outcomes: Sequence[Outcome], verdict: Verdict) -> dict[str, bytes]:
     for objective in verdict.objectives:
         runs = [run for run in outcomes if run.objective == objective]
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", objective)
+        while f"{safe}.png" in names:
+            safe += "-"
         names[f"{safe}.png"] = _draw(objective, runs, verdict)
     return names
 
@@ -46,9 +49,13 @@ def _draw(objective: str, runs: Sequence[Outcome], verdict: Verdict) -> bytes:
         axes.axhline(100 * verdict.target, color="#999999", linewidth=0.8, linestyle=":")
         axes.set_xlabel(LABELS[measure])
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("true gain of what is kept, % of possible")
-    figure.suptitle(f"{objective}: medians and 95 % intervals over {len({r.seed for r in runs})} seeds")
+    seeds = len({run.seed for run in runs})
+    figure.suptitle(f"{objective}: medians with their {spread_name(seeds)}; seeds: {seeds}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
     out = io.BytesIO()

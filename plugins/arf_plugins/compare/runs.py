@@ -10,10 +10,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import asdict, frozen
 
+from arf.errors import ArfError, UsageError
 from arf.interfaces import Strategy
 from arf.types import Ask, Plan
 from arf_plugins.compare.plan import Comparison, Run, make_part
@@ -137,9 +138,13 @@ def run_one(run: Run) -> Outcome:
         strategy=arm.searcher.strategy,
         agent=arm.thinker.agent,
     )
-    done = simulate(
-        simulation, plugins, strategy=Waves(strategy) if arm.searcher.waves else strategy, agent=agent
-    )
+    try:
+        done = simulate(
+            simulation, plugins, strategy=Waves(strategy) if arm.searcher.waves else strategy, agent=agent
+        )
+    except ArfError as error:
+        where = f"{arm.name} on {run.objective_name}, seed {run.seed}"
+        raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
     tier = next(iter(arm.machines.tiers))
     objective = make_objective(run.objective, arm.machines.tiers)
     points = tuple(
@@ -208,6 +213,8 @@ def run_all(
             found[run.key] = _keep(directory, run, run_one(run))
             tell(len(found), len(runs))
     else:
+        # As many studies as cores: threads of BLAS in each would wait for each other.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         # A fresh interpreter each: a forked one would have the locks of whatever threads there are.
         with ProcessPoolExecutor(
             min(jobs, len(missing)), get_context("spawn"), initializer=_end_with_parent
@@ -250,9 +257,10 @@ def _keep(directory: Path, run: Run, outcome: Outcome) -> Outcome:
 
 def _read(directory: Path, run: Run) -> Outcome | None:
     """What an earlier comparison kept; None if it did not, or it cannot be read."""
+    import cattrs
+
     try:
-        data: dict[str, Any] = json.loads((directory / f"{run.key}.json").read_text("utf-8"))
-        points = tuple(Point(**point) for point in data.pop("points"))
-        return Outcome(points=points, total=Point(**data.pop("total")), **data)
-    except (OSError, ValueError, TypeError, KeyError):
+        data = json.loads((directory / f"{run.key}.json").read_text("utf-8"))
+        return cattrs.structure(data, Outcome)
+    except (OSError, ValueError, cattrs.BaseValidationError):
         return None

@@ -9,7 +9,7 @@ from statistics import median
 from attrs import frozen
 
 from arf_plugins.compare.runs import Outcome
-from arf_plugins.compare.verdict import EQUAL, Middle, Verdict
+from arf_plugins.compare.verdict import EQUAL, Middle, Verdict, spread_name
 
 WORDS = {
     "wall_hours": "wall-clock",
@@ -47,7 +47,7 @@ def _gains(verdict: Verdict, equal: str) -> Grid:
         rows.append((arm, *(percent(verdict.gain[(equal, o, arm)]) for o in verdict.objectives)))
     return Grid(
         title=f"True gain of what was kept, at equal {WORDS[equal]}",
-        note=f"Percent of the possible gain: median (95 % interval), at {levels} h.",
+        note=f"Percent of the possible gain: median ({_spread(verdict)}), at {levels} h.",
         rows=tuple(rows),
     )
 
@@ -66,7 +66,7 @@ def _targets(verdict: Verdict) -> Grid:
             rows.append((o, arm, f"{hit}/{n}", *spent))
     return Grid(
         title=f"What {verdict.target:.0%} of the possible gain took",
-        note="Median (95 % interval) until it was kept; a run that never got there counts as ∞.",
+        note=f"Median ({_spread(verdict)}) until it was kept; a run that never got there counts as ∞.",
         rows=tuple(rows),
     )
 
@@ -149,6 +149,10 @@ def _conduct(outcomes: Sequence[Outcome], verdict: Verdict) -> Grid:
         "setting truly is, by so much.",
         rows=tuple(rows),
     )
+
+
+def _spread(verdict: Verdict) -> str:
+    return spread_name(min(middle.n for middle in verdict.gain.values()))
 
 
 def percent(middle: Middle) -> str:

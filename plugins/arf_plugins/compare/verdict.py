@@ -23,6 +23,9 @@ from arf_plugins.compare.runs import MEASURES, Outcome
 EQUAL = ("wall_hours", "slot_hours")
 """What is held equal in a judgement: the time on the wall, or the work of the machines."""
 
+FEWEST = 6
+"""Runs of which the interval of the median can be one at 95 %: with fewer, even their range is not."""
+
 
 @frozen(kw_only=True)
 class Middle:
@@ -184,6 +187,11 @@ def middle(values: Sequence[float]) -> Middle:
     skip = int(binom.ppf(0.025, n, 0.5))  # P(X < skip) <= 0.025 for X binomial, so both tails have 5 %
     skip = min(max(skip, 1), n) - 1
     return Middle(value=_median(ordered), low=ordered[skip], high=ordered[n - 1 - skip], n=n)
+
+
+def spread_name(runs: int) -> str:
+    """What `middle` gives around the median of so many runs."""
+    return "range" if runs < FEWEST else "95 % interval"
 
 
 def _median(ordered: list[float]) -> float:

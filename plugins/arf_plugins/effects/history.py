@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MOST_CONSTANTS = 60
 """The ones that were set most often."""
 MOST_CATEGORIES = 12
+ROUNDING = 1e-10
+"""Of the total sum of squares, what is nothing; of the largest eigenvalue, what is collinear."""
 LOGARITHMIC = 8.0
 """A constant whose positive values span such a factor is looked at on a logarithmic scale."""
 
@@ -166,7 +168,8 @@ class ConstantEffect:
     share: float
     """Of the variance of the gains: what the model loses without this constant (semi-partial R squared)."""
     p: float | None
-    """Of the F test that it does nothing; None where too few runs are left to tell."""
+    """Of the F test that it does nothing; None where too few runs are left to tell, or where others always
+    changed with it, so that nothing tells them apart."""
     adjusted: float | None
     finding: Finding
     values: tuple[Scalar, ...]
@@ -257,32 +260,49 @@ def _regressed(
     root = np.sqrt(np.array([float(n) for _, _, n in rows]))
     x = np.column_stack([np.ones(len(rows)), *(block for _, block in kept)]) * root[:, None]
     y = np.array([gain for _, gain, _ in rows]) * root
-    inverse = np.linalg.pinv(x.T @ x)
-    beta = inverse @ (x.T @ y)
-    rank = int(np.linalg.matrix_rank(x))
-    residual = float(((y - x @ beta) ** 2).sum())
+    gram, moment = x.T @ x, x.T @ y
+    beta, whole, rank = _solved(gram, moment)
     total = float(((y - root * (root @ y) / (root @ root)) ** 2).sum())
+    residual = _at_least(ROUNDING * total, float(((y - x @ beta) ** 2).sum()))
     df = len(rows) - rank
     found = []
     start = 1
     for name, block in kept:
         own = slice(start, start + block.shape[1])
         start += block.shape[1]
-        part = np.linalg.pinv(inverse[own, own])
-        lost = float(beta[own] @ part @ beta[own])
-        p = _f_tail(lost / block.shape[1], residual / df, block.shape[1], df) if df > 0 else None
+        others = np.delete(np.arange(len(moment)), own)
+        _, without, rank_without = _solved(gram[np.ix_(others, others)], moment[others])
+        lost, mine = _at_least(ROUNDING * total, whole - without), rank - rank_without
+        p = _f_tail(lost / mine, residual / df, mine, df) if df > 0 and mine else None
         found.append(_constant(name, lost / total if total else 0.0, p, block @ beta[own], rows, base))
-    adjusted = holm([one.p for one in found if one.p is not None])
-    if len(adjusted) == len(found):
-        found = [
-            evolve(one, adjusted=value, finding=Finding.REAL if value <= alpha else Finding.UNPROVEN)
-            for one, value in zip(found, adjusted, strict=True)
-        ]
+    adjusted = iter(holm([one.p for one in found if one.p is not None]))
+    told = [one if one.p is None else _told(one, next(adjusted), alpha) for one in found]
     return Importance(
-        constants=tuple(sorted(found, key=lambda one: (-one.share, one.name))),
+        constants=tuple(sorted(told, key=lambda one: (-one.share, one.name))),
         explained=max(0.0, 1 - residual / total) if total else 0.0,
         commits=len(rows),
     )
+
+
+def _solved(gram: NDArray[np.float64], moment: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, int]:
+    """(coefficients, sum of squares that they explain, rank) of normal equations.
+
+    The shortest solution where columns are collinear.
+    """
+    sizes, vectors = np.linalg.eigh(gram)
+    kept = sizes > ROUNDING * sizes[-1]
+    along = vectors[:, kept].T @ moment
+    return vectors[:, kept] @ (along / sizes[kept]), float(along @ (along / sizes[kept])), int(kept.sum())
+
+
+def _at_least(least: float, value: float) -> float:
+    """A sum of squares; 0 where it may be nothing but rounding."""
+    return value if value > least else 0.0
+
+
+def _told(effect: ConstantEffect, adjusted: float, alpha: float) -> ConstantEffect:
+    finding = Finding.REAL if adjusted <= alpha else Finding.UNPROVEN
+    return evolve(effect, adjusted=adjusted, finding=finding)
 
 
 def _constant(
@@ -307,11 +327,6 @@ def _constant(
         best=max(expected, key=lambda value: expected[value]),
         changed=sum(value is not None and value != base.get(name) for value in values),
     )
-
-
-def _order(value: Scalar) -> tuple[bool, float, str]:
-    """Numbers by size, then texts."""
-    return (True, 0.0, value) if isinstance(value, str) else (False, float(value), "")
 
 
 def _f_tail(over: float, under: float, df_over: int, df_under: int) -> float:

@@ -134,13 +134,13 @@ def of_constants(found: Importance, rows: int | None = None) -> Section:
         f"{found.explained:.0%} of their variance",
         notes=(
             "Trust: what the constants are likely to matter, not proof. The search chose the values, so "
-            "constants that moved together share their credit.",
+            "constants that moved together share their credit, and are not told apart if they always did.",
         ),
         head=("constant", "share", "p", "Holm", "verdict", "expected best", "values", "commits"),
         rows=tuple(
             (
                 c.name,
-                f"{c.share:.1%}",
+                f"{c.share:.1%}" if c.share or c.p is not None else "-",
                 _p(c.p),
                 _p(c.adjusted),
                 str(c.finding),
@@ -158,7 +158,7 @@ def _best(fitted: Fit) -> str:
     """The best cell that the model expects, among those of a grid that is small enough to look at."""
     cells = list(islice(product(*(range(1 + len(axis.levels)) for axis in fitted.axes)), 8192))
     gains = fitted.predict(cells)
-    best = max(range(len(cells)), key=lambda i: (round(gains[i], 12), -sum(map(bool, cells[i]))))
+    best = max(range(len(cells)), key=lambda i: (gains[i], -sum(map(bool, cells[i]))))
     names = [axis.levels[level - 1] for axis, level in zip(fitted.axes, cells[best], strict=True) if level]
     if not names:
         return "expected best: the base"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ KINDS = ("surface", "table", "replay")
 def make_objective(options: ObjectiveOptions, tiers: Mapping[str, SimTier]) -> SimulatedObjective:
     """The objective that options describe, on the hardware of the tiers. Raises UsageError."""
     objective = _make(options)
+    if math.isnan(objective.truth(objective.base)):
+        raise UsageError(
+            "the unchanged script of this objective crashes",
+            hint="a study needs one that runs: change its base",
+        )
     for tier in tiers.values():
         for name in tier.reversals:
             if name not in objective.base:

@@ -361,8 +361,8 @@ def _expected(
     whole = fitted.predict(seen)
     mains = fitted.predict(seen, interactions=False)
     # Of cells that are expected to be the same, the one with the fewest ideas.
-    order = sorted(range(len(pool)), key=lambda i: (-round(whole[i], 12), sum(map(bool, pool[i])), pool[i]))
-    simple = min(range(len(pool)), key=lambda i: (-round(mains[i], 12), sum(map(bool, pool[i])), pool[i]))
+    order = sorted(range(len(pool)), key=lambda i: (-whole[i], sum(map(bool, pool[i])), pool[i]))
+    simple = min(range(len(pool)), key=lambda i: (-mains[i], sum(map(bool, pool[i])), pool[i]))
     chosen = dict.fromkeys([order[0], simple, *order[1 : MOST_TRIES * 2]])
     return tuple((whole[i], pool[i]) for i in chosen if max(whole[i], mains[i] if i == simple else 0.0) > 0)
 
