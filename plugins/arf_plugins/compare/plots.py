@@ -16,6 +16,8 @@ from arf_plugins.compare.runs import MEASURES, Outcome
 from arf_plugins.compare.verdict import Verdict, middle, spread_name
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
+CROWDED = 300.0
+"""An axis that spans such a factor has no room for labels at 2 and 5."""
 LABELS = {
     "experiments": "experiments",
     "slot_hours": "slot-hours",
@@ -49,7 +51,8 @@ def _draw(objective: str, runs: Sequence[Outcome], verdict: Verdict) -> bytes:
         axes.axhline(100 * verdict.target, color="#999999", linewidth=0.8, linestyle=":")
         axes.set_xlabel(LABELS[measure])
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < CROWDED * low else (1.0,)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25)
