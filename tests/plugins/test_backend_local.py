@@ -65,7 +65,7 @@ class Box:
         async def main() -> T:
             backend = self.make(**options)
             try:
-                return await asyncio.wait_for(steps(backend), 60)
+                return await asyncio.wait_for(steps(backend), 300)
             finally:
                 await backend.aclose()
 
