@@ -256,7 +256,7 @@ class Engine:
             if self._is_over():
                 return
             await asyncio.sleep(0)  # what was decided is started first
-            self.store.flush()
+            self._settle()
             self._prepare_ahead()
             await self._wake.wait()
             self._wake.clear()
@@ -288,13 +288,18 @@ class Engine:
         self._announce()
         replies, self._replies = self._replies, []
         if replies:
-            self.store.flush()
+            self._settle()
         for reply in replies:
             reply()
         for experiment in accepted:
             self._start(experiment)
         for number, ask in asked:
             self._thinker.follow(number, self._spawn(self._thinker.think(number, ask)))
+
+    def _settle(self) -> None:
+        """Put on disk what a turn has written, where that did not come first."""
+        if not self._backend.outlives_host:
+            self.store.flush()
 
     def _look_at_slots(self) -> None:
         """Note what the slots are used for from now on."""
