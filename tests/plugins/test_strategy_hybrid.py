@@ -442,3 +442,9 @@ def test_the_same_seed_gives_the_same_study() -> None:
         return sum(random.Random(idea).gauss(0.5, 2) for idea in ideas)
 
     assert ledger() == ledger()
+
+
+def test_commits_that_differ_in_a_sign_or_in_a_type_only_are_told_apart() -> None:
+    made = [{"A": 1}, {"A": -1}, {"A": -2}, {"A": 1.0}, {"A": True}, {"A": "1"}, {"A": 1, "7": None}]
+    assert len({worth._digest(features) for features in made}) == len(made)
+    assert worth._digest({"A": 1, "B": 2}) == worth._digest({"B": 2, "A": 1})

@@ -13,6 +13,7 @@ many, do not outweigh everything else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -76,7 +77,7 @@ class Makings:
             if experiment.role is Role.CANDIDATE:
                 self.candidates[experiment.commit] = made
             if experiment.role is not Role.CELL:
-                self.seen.add(hash(frozenset(made.items())))
+                self.seen.add(_digest(made))
             if experiment.tree not in self.recent:
                 _append(self.recent, experiment.tree, made)
                 for idea in experiment.ideas:
@@ -119,7 +120,12 @@ def is_new(study: Study, ideas: Iterable[int]) -> bool:
     """Whether what these ideas make of the incumbent may still be judged: it has not run, or as a cell."""
     made = makings(study)
     features = made.with_ideas(study, study.incumbent_commit, ideas)
-    return hash(frozenset(features.items())) not in made.seen
+    return _digest(features) not in made.seen
+
+
+def _digest(features: Features) -> int:
+    """Of the text: the hashes of -1 and -2 are the same."""
+    return hash(repr(sorted(features.items(), key=itemgetter(0))))
 
 
 @frozen(kw_only=True)
