@@ -58,6 +58,33 @@ def exit_reason(code: int) -> str:
     return f"killed by signal {-code}, {name}{hint}"
 
 
+def job_fields(job: Job) -> dict[str, Any]:
+    """A job as JSON, for what starts it later or elsewhere."""
+    return {
+        "key": job.key,
+        "directory": str(job.directory),
+        "command": job.command if isinstance(job.command, str) else list(job.command),
+        "env": dict(job.env),
+        "log": str(job.log),
+        "tier": job.tier,
+        "time_limit_s": job.time_limit_s,
+    }
+
+
+def job_from(fields: dict[str, Any]) -> Job:
+    """The job that `job_fields` wrote."""
+    command = fields["command"]
+    return Job(
+        key=fields["key"],
+        directory=Path(fields["directory"]),
+        command=command if isinstance(command, str) else tuple(command),
+        env=fields["env"],
+        log=Path(fields["log"]),
+        tier=fields["tier"],
+        time_limit_s=fields["time_limit_s"],
+    )
+
+
 def result_to_json(result: JobResult) -> dict[str, Any]:
     return {
         "state": str(result.state),

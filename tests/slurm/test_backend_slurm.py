@@ -31,13 +31,16 @@ class Bench:
 
     def __init__(self, path: Path, slurm: Any) -> None:
         self.path = path
+        """Seen by the nodes, and known to jobs as MARKS."""
         self.slurm = slurm
+        self.home = path
+        """What is arf's own: work trees, logs, the backend's folder."""
         self.tree = path / "tree"
         self.tree.mkdir()
 
     def make(self, **options: Any) -> SlurmBackend:
         settings = {"slots": 1, "grace": 0.3, "poll": 0.5, "heartbeat": 0.5, **options}
-        return SlurmBackend(SlurmOptions(**settings), self.path / "backend")
+        return SlurmBackend(SlurmOptions(**settings), self.home / "backend")
 
     def job(self, key: str, command: str, **changes: Any) -> Job:
         settings: dict[str, Any] = {
@@ -45,7 +48,7 @@ class Bench:
             "directory": self.tree,
             "command": command,
             "env": {"PATH": os.environ["PATH"], "MARKS": str(self.path)},
-            "log": self.path / f"{key}.log",
+            "log": self.home / f"{key}.log",
             "tier": "h100",
             "time_limit_s": 60.0,
         }
@@ -71,7 +74,7 @@ class Bench:
         return self.run(steps, **(options or {}))
 
     def log(self, key: str = "job") -> str:
-        return (self.path / f"{key}.log").read_text()
+        return (self.home / f"{key}.log").read_text()
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         limit = time.monotonic() + PATIENCE_S

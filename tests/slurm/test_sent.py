@@ -8,18 +8,16 @@ import re
 import signal
 import stat
 import subprocess
-import time
-from collections import Counter
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from test_studies import Lab  # it is beside this file
+from test_backend_slurm import Bench  # it is beside this file
+from test_studies import Lab
 
 from arf.errors import BackendError
-from arf.types import ExperimentState, Job, JobResult, JobState, Verdict
-from arf_plugins.backend_slurm import SlurmOptions, SlurmTier
+from arf.types import JobResult, JobState, Verdict
+from arf_plugins.backend_slurm import SlurmTier
 from arf_plugins.backend_slurm.backend import SlurmBackend
 
 T = TypeVar("T")
@@ -126,14 +124,7 @@ def test_arf_is_killed_and_resumed_and_nothing_sent_runs_twice(lab: SentLab, for
         lab.until_started_have_ended()
         process = lab.arf("resume", "s", "--plain")
     lab.finish(process)
-    experiments = lab.experiments()
-    assert len(experiments) == 12
-    assert {(e.state, e.job_state, e.attempt) for e in experiments} == {
-        (ExperimentState.ENDED, JobState.SUCCEEDED, 1)
-    }
-    assert Counter(line.split()[0] for line in lab.runs.read_text().splitlines()) == {
-        str(e.id): 1 for e in experiments
-    }
+    experiments = lab.each_ran_once(12)
     assert all("val_bpb" in lab.log(e.id) for e in experiments)
 
 
@@ -148,72 +139,30 @@ def test_the_doctor_tries_it_and_says_which_way_is_used(lab: SentLab) -> None:
 # ---- Single jobs ----------------------------------------------------------------------------
 
 
-class Bench:
+class SentBench(Bench):
     """A tree that the nodes do not see, and what tests do with backends."""
 
     def __init__(self, path: Path, unseen: Path, slurm: Any) -> None:
-        self.path = path
-        self.unseen = unseen
-        self.slurm = slurm
-        self.tree = unseen / "study/trees/1"
+        super().__init__(path, slurm)
+        self.home = unseen / "study"
+        self.tree = self.home / "trees/1"
         self.tree.mkdir(parents=True)
         (self.tree / "code.txt").write_text("v1\n")
 
     def make(self, **options: Any) -> SlurmBackend:
-        given = {"slots": 1, "grace": 0.3, "poll": 0.5, "heartbeat": 0.5, "shared": str(self.path / "shared")}
-        return SlurmBackend(SlurmOptions(**{**given, **options}), self.unseen / "study/backend")
-
-    def job(self, key: str, command: str, **changes: Any) -> Job:
-        settings: dict[str, Any] = {
-            "key": key,
-            "directory": self.tree,
-            "command": command,
-            "env": {"PATH": os.environ["PATH"], "MARKS": str(self.path)},
-            "log": self.unseen / f"{key}.log",
-            "tier": "h100",
-            "time_limit_s": 60.0,
-        }
-        return Job(**{**settings, **changes})
-
-    def run(self, steps: Callable[[SlurmBackend], Coroutine[Any, Any, T]], **options: Any) -> T:
-        async def main() -> T:
-            backend = self.make(**options)
-            try:
-                return await asyncio.wait_for(steps(backend), 2 * PATIENCE_S)
-            finally:
-                await backend.aclose()
-
-        return asyncio.run(main())
-
-    def run_job(self, command: str, *, options: dict[str, Any] | None = None, **changes: Any) -> JobResult:
-        async def steps(backend: SlurmBackend) -> JobResult:
-            return await backend.wait(await backend.submit(self.job("job", command, **changes)))
-
-        return self.run(steps, **(options or {}))
-
-    def log(self, key: str = "job") -> str:
-        return (self.unseen / f"{key}.log").read_text()
-
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
-        limit = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < limit, what
-            await asyncio.sleep(0.02)
-
-    async def marked(self, name: str) -> None:
-        await self.until((self.path / name).exists, f"the job made no {name}")
+        return super().make(**{"shared": str(self.path / "shared"), **options})
 
     def left(self) -> list[Path]:
         return left_on_nodes("study")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, unseen: Path, slurm: Any) -> Bench:
-    return Bench(tmp_path, unseen, slurm)
+def bench(tmp_path: Path, unseen: Path, slurm: Any) -> SentBench:
+    return SentBench(tmp_path, unseen, slurm)
 
 
 @FORMS
-def test_the_log_comes_while_the_job_runs(bench: Bench, form: str) -> None:
+def test_the_log_comes_while_the_job_runs(bench: SentBench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> JobResult:
         command = "echo begun; until [ -e $MARKS/go ]; do sleep 0.05; done; echo over"
         handle = await backend.submit(bench.job("job", command))
@@ -226,7 +175,7 @@ def test_the_log_comes_while_the_job_runs(bench: Bench, form: str) -> None:
 
 
 @CI
-def test_what_a_job_changes_comes_back_up_to_a_limit(bench: Bench) -> None:
+def test_what_a_job_changes_comes_back_up_to_a_limit(bench: SentBench) -> None:
     for name in ("changed", "gone", "swapped"):
         (bench.tree / name).write_text("as it was")
     (bench.tree / "tool").write_text("#!/bin/sh\necho tool\n")
@@ -252,7 +201,7 @@ def test_what_a_job_changes_comes_back_up_to_a_limit(bench: Bench) -> None:
 
 
 @FORMS
-def test_a_worker_that_is_killed_leaves_a_tree_that_the_next_one_removes(bench: Bench, form: str) -> None:
+def test_a_worker_that_is_killed_leaves_a_tree_that_the_next_one_removes(bench: SentBench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> JobResult:
         handle = await backend.submit(bench.job("held", "touch $MARKS/up; sleep 600"))
         await bench.marked("up")
@@ -268,7 +217,7 @@ def test_a_worker_that_is_killed_leaves_a_tree_that_the_next_one_removes(bench: 
 
 
 @FORMS
-def test_a_runner_that_is_killed_alone_leaves_nothing(bench: Bench, form: str) -> None:
+def test_a_runner_that_is_killed_alone_leaves_nothing(bench: SentBench, form: str) -> None:
     async def steps(backend: SlurmBackend) -> JobResult:
         handle = await backend.submit(bench.job("held", "touch $MARKS/up; sleep 600"))
         await bench.marked("up")
@@ -282,7 +231,7 @@ def test_a_runner_that_is_killed_alone_leaves_nothing(bench: Bench, form: str) -
 
 
 @FORMS
-def test_a_preempted_job_leaves_nothing_on_its_node_and_can_run_again(bench: Bench, form: str) -> None:
+def test_a_preempted_job_leaves_nothing_on_its_node_and_can_run_again(bench: SentBench, form: str) -> None:
     command = (
         "if mkdir $MARKS/first 2> /dev/null; then echo 1 > code.txt; touch $MARKS/up; sleep 600 || exit; fi; "
         "cat code.txt"
@@ -306,7 +255,7 @@ def test_a_preempted_job_leaves_nothing_on_its_node_and_can_run_again(bench: Ben
 
 
 @FORMS
-def test_a_time_limit_ends_a_sent_job_and_what_it_wrote_comes_back(bench: Bench, form: str) -> None:
+def test_a_time_limit_ends_a_sent_job_and_what_it_wrote_comes_back(bench: SentBench, form: str) -> None:
     result = bench.run_job("echo 7 > step; sleep 600", options={"form": form}, time_limit_s=1.0)
     assert result.state is JobState.TIMED_OUT
     assert (bench.tree / "step").read_text() == "7\n"
@@ -315,12 +264,12 @@ def test_a_time_limit_ends_a_sent_job_and_what_it_wrote_comes_back(bench: Bench,
 
 
 @CI
-def test_data_is_where_the_configuration_says(bench: Bench) -> None:
+def test_data_is_where_the_configuration_says(bench: SentBench) -> None:
     (bench.path / "there").mkdir()
     (bench.path / "there/words").write_text("on the nodes\n")
-    (bench.unseen / "data").mkdir()
-    (bench.unseen / "data/words").write_text("x" * 2_000_000)
-    (bench.tree / "data").symlink_to(bench.unseen / "data")
+    (bench.home / "data").mkdir()
+    (bench.home / "data/words").write_text("x" * 2_000_000)
+    (bench.tree / "data").symlink_to(bench.home / "data")
     with pytest.raises(BackendError, match=r"backend.data: \{data: /path/there\}"):
         bench.run_job("true", options={"send_mb": 1.0})
     given = {"send_mb": 1.0, "data": {"data": str(bench.path / "there")}}
@@ -330,7 +279,7 @@ def test_data_is_where_the_configuration_says(bench: Bench) -> None:
 
 @FORMS
 def test_jobs_that_wait_are_sent_when_it_is_found_out_that_no_node_sees_them(
-    bench: Bench, form: str, monkeypatch: pytest.MonkeyPatch
+    bench: SentBench, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(bench.path / "home"))
 
@@ -345,7 +294,7 @@ def test_jobs_that_wait_are_sent_when_it_is_found_out_that_no_node_sees_them(
 
 
 @CI
-def test_jobs_that_wait_are_sent_after_a_resume_with_another_folder(bench: Bench) -> None:
+def test_jobs_that_wait_are_sent_after_a_resume_with_another_folder(bench: SentBench) -> None:
     async def submit(backend: SlurmBackend) -> str:
         return await backend.submit(bench.job("job", "cat code.txt"))
 
@@ -360,20 +309,20 @@ def test_jobs_that_wait_are_sent_after_a_resume_with_another_folder(bench: Bench
 
 
 @FORMS
-def test_a_folder_that_is_not_shared_either_is_told(bench: Bench, form: str) -> None:
-    result = bench.run_job("true", options={"form": form, "shared": str(bench.unseen / "shared")})
+def test_a_folder_that_is_not_shared_either_is_told(bench: SentBench, form: str) -> None:
+    result = bench.run_job("true", options={"form": form, "shared": str(bench.home / "shared")})
     assert result.state is JobState.LOST
     assert "set backend.shared to a folder that this machine and the nodes share" in result.message
 
 
-def test_who_wants_nothing_sent_is_told_that_the_folder_is_not_shared(bench: Bench) -> None:
+def test_who_wants_nothing_sent_is_told_that_the_folder_is_not_shared(bench: SentBench) -> None:
     result = bench.run_job("true", options={"shared": None, "send": False})
     assert result.state is JobState.LOST
     assert "is not there" in result.message
     assert "backend.shared" in result.message
 
 
-def test_the_doctor_says_which_way_is_used(bench: Bench) -> None:
+def test_the_doctor_says_which_way_is_used(bench: SentBench) -> None:
     def way(**options: Any) -> str:
         (finding,) = asyncio.run(bench.make(**options).check())
         return finding.detail

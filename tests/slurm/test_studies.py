@@ -111,6 +111,18 @@ class Lab:
         finally:
             store.close()
 
+    def each_ran_once(self, count: int) -> list[Any]:
+        """The experiments of a study, so many, each of which has run well and once."""
+        experiments = self.experiments()
+        assert len(experiments) == count
+        assert {(e.state, e.job_state, e.attempt) for e in experiments} == {
+            (ExperimentState.ENDED, JobState.SUCCEEDED, 1)
+        }
+        assert Counter(line.split()[0] for line in self.runs.read_text().splitlines()) == {
+            str(e.id): 1 for e in experiments
+        }
+        return experiments
+
 
 @pytest.fixture
 def lab(tmp_path: Path, slurm: Any) -> Lab:
@@ -149,14 +161,7 @@ def test_arf_is_killed_and_resumed_and_nothing_runs_twice(lab: Lab) -> None:
         process.communicate()
         process = lab.arf("resume", "s", "--plain")
     lab.finish(process)
-    experiments = lab.experiments()
-    assert len(experiments) == 16
-    assert {(e.state, e.job_state, e.attempt) for e in experiments} == {
-        (ExperimentState.ENDED, JobState.SUCCEEDED, 1)
-    }
-    assert Counter(line.split()[0] for line in lab.runs.read_text().splitlines()) == {
-        str(e.id): 1 for e in experiments
-    }
+    lab.each_ran_once(16)
 
 
 @CI
@@ -170,14 +175,7 @@ def test_a_study_goes_on_on_another_machine(lab: Lab) -> None:
     process.communicate()
     lab.until_started_have_ended()  # nobody has seen these ends
     lab.finish(lab.arf("resume", "s", "--plain", behind=ELSEWHERE))
-    experiments = lab.experiments()
-    assert len(experiments) == 12
-    assert {(e.state, e.job_state, e.attempt) for e in experiments} == {
-        (ExperimentState.ENDED, JobState.SUCCEEDED, 1)
-    }
-    assert Counter(line.split()[0] for line in lab.runs.read_text().splitlines()) == {
-        str(e.id): 1 for e in experiments
-    }
+    lab.each_ran_once(12)
 
 
 @CI

@@ -18,11 +18,11 @@ from attrs import define, evolve, field
 
 from arf.errors import BackendError, nearest
 from arf.interfaces import Backend
-from arf.jobs import check_job, exit_reason, handle_of
+from arf.jobs import check_job, exit_reason, handle_of, job_fields
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_local import LocalOptions, devices, processes
 from arf_plugins.backend_local.devices import Layout, Machine, Slot
-from arf_plugins.backend_local.records import KEPT, Record, Records, job_fields
+from arf_plugins.backend_local.records import KEPT, Record, Records
 from arf_plugins.backend_local.warm import Request, WarmStarts, possible
 
 log = logging.getLogger(__name__)

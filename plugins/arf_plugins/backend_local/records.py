@@ -25,6 +25,7 @@ from typing import Any
 from attrs import define
 
 from arf.errors import BackendError
+from arf.jobs import job_from
 from arf.types import Job
 
 KEPT = 512
@@ -166,33 +167,6 @@ def _take_fields(record: Record, line: str) -> None:
     if "started_at" in fields:
         record.slot = fields["slot"]
         record.started_at = datetime.fromtimestamp(fields["started_at"], UTC)
-
-
-def job_fields(job: Job) -> dict[str, Any]:
-    """A job as JSON, for a record of a queued one."""
-    return {
-        "key": job.key,
-        "directory": str(job.directory),
-        "command": job.command if isinstance(job.command, str) else list(job.command),
-        "env": dict(job.env),
-        "log": str(job.log),
-        "tier": job.tier,
-        "time_limit_s": job.time_limit_s,
-    }
-
-
-def job_from(fields: dict[str, Any]) -> Job:
-    """The job that `job_fields` wrote."""
-    command = fields["command"]
-    return Job(
-        key=fields["key"],
-        directory=Path(fields["directory"]),
-        command=command if isinstance(command, str) else tuple(command),
-        env=fields["env"],
-        log=Path(fields["log"]),
-        tier=fields["tier"],
-        time_limit_s=fields["time_limit_s"],
-    )
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -24,7 +24,7 @@ from arf.interfaces import Finding, Standing
 from arf.jobs import exit_reason, handle_of
 from arf.polling import PollingBackend
 from arf.types import Job, JobResult, JobState, Tier
-from arf_plugins.backend_skypilot import SkyPilotOptions, parcel, spelling, task
+from arf_plugins.backend_skypilot import SkyPilotOptions, spelling, task
 from arf_plugins.backend_skypilot.cluster import CAPACITY_PAUSE_S, Cluster, Tally, new_token
 from arf_plugins.backend_skypilot.link import Link, LinkLost, foreman_command, relay_command
 from arf_plugins.backend_skypilot.notebook import Notebook
@@ -37,6 +37,7 @@ from arf_plugins.backend_skypilot.sdk import (
     Sky,
     in_thread,
 )
+from arf_plugins.parcels import parcel
 
 log = logging.getLogger(__name__)
 
@@ -616,7 +617,7 @@ class SkyPilotBackend(PollingBackend):
                 return
             job = {
                 "command": fields["command"],
-                "env": spelling.environment_there(fields["env"], cluster.home),
+                "env": parcel.environment_there(fields["env"], cluster.home),
                 "time_limit_s": fields["time_limit_s"],
                 "tier": cluster.token,
             }

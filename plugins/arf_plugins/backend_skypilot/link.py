@@ -15,6 +15,7 @@ from typing import Any
 
 from arf.errors import BackendError
 from arf_plugins.backend_slurm import runner
+from arf_plugins.parcels import unfold
 
 GREETING_S = 90.0
 """How long a connection may take until the relay speaks."""
@@ -71,8 +72,8 @@ def _remote(path: str) -> str:
 
 def _kit() -> dict[str, str]:
     """What runs on a node, by file name."""
-    node = Path(__file__).with_name("node.py")
-    return {"node.py": node.read_text("utf-8"), "runner.py": Path(runner.__file__).read_text("utf-8")}
+    paths = (Path(__file__).with_name("node.py"), Path(runner.__file__), Path(unfold.__file__))
+    return {path.name: path.read_text("utf-8") for path in paths}
 
 
 class LinkLost(Exception):

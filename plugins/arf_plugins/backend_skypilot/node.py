@@ -1,4 +1,4 @@
-"""What runs on a cluster's node. Needs nothing but Python 3.7; `runner.py` lies beside it there.
+"""What runs on a cluster's node. Needs nothing but Python 3.7; `runner.py` and `unfold.py` lie beside it.
 
     python node.py foreman HOME TOKEN        SkyPilot's job on the cluster: keeps a worker for each slot
     python node.py worker HOME TOKEN INDEX   takes job after job, and runs them one at a time
@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import hashlib
 import json
 import os
 import select
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -34,8 +32,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from arf_plugins.backend_slurm import runner
+    from arf_plugins.parcels import unfold
 else:
     import runner
+    import unfold
 
 FOLDERS = (
     "batches", "queues", "jobs", "claims", "tokens", "logs", "trees", "sent", "blobs", "outside", "staging"
@@ -46,8 +46,6 @@ FOREVER_S = 1e9
 NOT_THE_JOBS = ("SLURM", "SRUN_", "SSH_", "SKYPILOT_", "SKY_", "PMI", "PMIX", "ARF_")
 """Variables of the cluster's job that frameworks would misread, by their beginnings."""
 NOT_THE_JOBS_EITHER = ("PS1", "OLDPWD", "PWD", "SHLVL", "_", "MAIL", "PYTHONWARNINGS", "OMP_NUM_THREADS")
-LEFT_THERE = ("__pycache__", ".git", ".venv", "node_modules")
-"""Folders whose content does not come back."""
 LOCK_S = 150.0
 """How long the workers of a foreman that died may take to end, before the next one gives up."""
 CHUNK = 1 << 18
@@ -369,10 +367,11 @@ class Relay:
             root = os.path.join(self.home, "trees", handle)
             if os.path.exists(root):
                 shutil.rmtree(root)
-            self.build(root, fields["files"], fields["links"])
+            links = [(name, self.there(target)) for name, target in fields["links"]]
+            unfold.build(root, fields["files"], links, os.path.join(self.home, "blobs"))
             job["directory"] = os.path.join(root, fields["cwd"]) if fields["cwd"] else root
             job["log"] = os.path.join(self.home, "logs", handle)
-            sent = {name: blob for name, _, blob in fields["files"]}
+            sent = {"files": fields["files"], "links": links}
             write_json(os.path.join(self.home, "sent", handle), sent)
             write_json(path, job)
         queue = os.path.join(self.home, "queues", fields["queue"])
@@ -388,27 +387,16 @@ class Relay:
             os.rename(path + ".part", path)
             at += size
 
-    def build(self, root: str, files: list[list[Any]], links: list[list[str]]) -> None:
-        os.makedirs(root, exist_ok=True)
-        for name, mode, blob in files:
-            path = os.path.join(root, name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            if mode == "link":
-                with open(os.path.join(self.home, "blobs", blob), "rb") as file:
-                    replace_link(os.fsdecode(file.read()), path)
-                continue
-            shutil.copyfile(os.path.join(self.home, "blobs", blob), path)
-            os.chmod(path, int(mode, 8))
-        for name, target in links:
-            path, there = os.path.join(root, name), self.outside(target)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            if not os.path.exists(there) and not os.path.splitext(there)[1]:
-                os.makedirs(there)
-            replace_link(there, path)
-
     def outside(self, path: str) -> str:
         """Where something of arf's machine that is in no work tree is kept here."""
         return os.path.join(self.home, "outside", path.lstrip("/"))
+
+    def there(self, target: str) -> str:
+        """The same for a link of a work tree: a folder is made where nothing is and one may be."""
+        path = self.outside(target)
+        if not os.path.exists(path) and not os.path.splitext(path)[1]:
+            os.makedirs(path)
+        return path
 
     def do_ask(self, fields: dict[str, Any], _: bytes) -> None:
         """Which of some things outside of the trees are here."""
@@ -505,48 +493,13 @@ class Relay:
         """Send what the job has written or changed in its tree, up to a limit, and name what it removed."""
         root = os.path.join(self.home, "trees", handle)
         sent = read_json(os.path.join(self.home, "sent", handle))
-        if not os.path.isdir(root):
+        if not sent or not os.path.isdir(root):
             return
-        left_bytes, left_there = int(self.settings["return_mb"] * 2**20), 0
-        found = set()
-        for name in walk(root):
-            found.add(name)
-            path = os.path.join(root, name)
-            try:
-                status = os.lstat(path)
-                if name in sent and is_blob(path, status, sent[name]):
-                    continue
-                if not stat.S_ISREG(status.st_mode):
-                    continue
-                if status.st_size > left_bytes:
-                    left_there += 1
-                    continue
-                with open(path, "rb") as file:
-                    data = file.read()
-            except OSError:
-                continue
-            left_bytes -= len(data)
-            self.tell(zlib.compress(data, 1), file=name, handle=handle, mode=oct(status.st_mode & 0o777)[2:])
-        gone = sorted(set(sent) - found)
-        self.tell(files=handle, removed=gone, left_there=left_there)
-
-
-def is_blob(path: str, status: os.stat_result, blob: str) -> bool:
-    if stat.S_ISLNK(status.st_mode):
-        return blob == hashlib.sha1(os.fsencode(os.readlink(path))).hexdigest()
-    with open(path, "rb") as file:
-        return blob == hashlib.sha1(file.read()).hexdigest()
-
-
-def walk(root: str) -> Iterator[str]:
-    """The files and links below a folder, without what is below a link."""
-    for folder, folders, names in os.walk(root):
-        for name in list(folders):
-            if os.path.islink(os.path.join(folder, name)):
-                names.append(name)
-        folders[:] = [name for name in folders if name not in LEFT_THERE]
-        for name in names:
-            yield os.path.relpath(os.path.join(folder, name), root)
+        most = int(self.settings["return_mb"] * 2**20)
+        changes = unfold.Changes(root, sent["files"], sent["links"], most)
+        for name, mode, data in changes:
+            self.tell(zlib.compress(data, 1), file=name, handle=handle, mode=mode)
+        self.tell(files=handle, removed=changes.removed, left_there=changes.too_large)
 
 
 def lines_from(path: str, offset: int) -> Iterator[tuple[str, int]]:
@@ -562,12 +515,6 @@ def lines_from(path: str, offset: int) -> Iterator[tuple[str, int]]:
     for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
         offset += len(line)
         yield line.decode("utf-8", "replace"), offset
-
-
-def replace_link(target: str, path: str) -> None:
-    if os.path.islink(path) or os.path.isfile(path):
-        os.unlink(path)
-    os.symlink(target, path)
 
 
 def loads(line: str) -> dict[str, Any]:

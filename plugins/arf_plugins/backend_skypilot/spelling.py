@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from arf.config import is_secret_name
 from arf.errors import BackendError
 from arf.jobs import check_job
 from arf.types import Job
-from arf_plugins.backend_skypilot import SkyPilotOptions, parcel
+from arf_plugins.backend_skypilot import SkyPilotOptions
+from arf_plugins.parcels import parcel
 
 
 def spell(job: Job, home: Path, options: SkyPilotOptions) -> dict[str, Any]:
     """A job as it is written down and sent; `home` is the backend's folder. Raises BackendError."""
     check(job)
-    root = tree_of(job.directory, home)
+    root = parcel.tree_of(job.directory, home)
     check_links(root, options.send_mb)
     python = options.python
     return {
@@ -55,13 +55,6 @@ def check_links(root: Path, most_mb: float) -> None:
             )
 
 
-def tree_of(directory: Path, home: Path) -> Path:
-    """The work tree that a job's directory is in: arf's trees are beside the backend's folder."""
-    trees, real = home.parent / "trees", Path(os.path.realpath(directory))
-    inside = real.is_relative_to(trees) and real != trees
-    return trees / real.relative_to(trees).parts[0] if inside else real
-
-
 def goes_along(name: str, value: str, passed: tuple[str, ...]) -> bool:
     """Whether a variable is the job's own; the rest is this machine's, and would be wrong there."""
     if name == "GIT_CEILING_DIRECTORIES":
@@ -69,10 +62,3 @@ def goes_along(name: str, value: str, passed: tuple[str, ...]) -> bool:
     own = os.environ.get(name) != value or name.startswith("ARF_")
     # A secret is in a job's environment only if somebody has asked for it.
     return own or is_secret_name(name) or any(fnmatchcase(name, pattern) for pattern in passed)
-
-
-def environment_there(env: Mapping[str, str], home: str) -> dict[str, str]:
-    """A job's variables on a cluster; `home` is arf's folder there."""
-    if "UV_PROJECT_ENVIRONMENT" in env:  # one environment for all trees of a machine, on that machine
-        return {**env, "UV_PROJECT_ENVIRONMENT": f"{home}/venv"}
-    return dict(env)

@@ -25,7 +25,7 @@ from attrs import define, evolve, field, frozen
 
 from arf.errors import BackendError, nearest
 from arf.interfaces import Finding
-from arf.jobs import check_job, exit_reason, handle_of
+from arf.jobs import check_job, exit_reason, handle_of, job_from
 from arf.polling import PollingBackend
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_slurm import SlurmOptions, SlurmTier, cluster, runner
@@ -418,15 +418,7 @@ class SlurmBackend(PollingBackend):
             fields = own.job(handle)
             if not fields:
                 continue
-            job = Job(
-                key=handle,
-                directory=Path(fields["directory"]),
-                command=fields["command"] if isinstance(fields["command"], str) else tuple(fields["command"]),
-                env=fields["env"],
-                log=Path(fields["log"]),
-                tier=fields["tier"],
-                time_limit_s=fields["time_limit_s"],
-            )
+            job = job_from(fields)
             self._folder.add(handle, job, sending.send(job, handle))
 
     def _follow_logs(self) -> None:

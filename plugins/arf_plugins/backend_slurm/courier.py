@@ -2,7 +2,7 @@
 
     python courier.py HOME BATCH [INDEX]
 
-Needs nothing but Python 3.7; `runner.py` and `node.py` lie beside it. HOME is as `runner.py` says, and has
+Needs nothing but Python 3.7; `runner.py` and `unfold.py` lie beside it. HOME is as `runner.py` says, and has
 also:
 
     HOME/packs/NAME         arf: a line that names contents and sizes, then the contents, compressed
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     import subprocess
     from typing import Any
 
-    from arf_plugins.backend_skypilot import node
     from arf_plugins.backend_slurm import runner
+    from arf_plugins.parcels import unfold
 else:
-    import node
     import runner
+    import unfold
 
 
 class Courier(runner.Runner):
@@ -68,7 +68,7 @@ class Courier(runner.Runner):
     ) -> tuple[subprocess.Popen[bytes] | None, int | None, str]:
         self.tree = os.path.join(self.local, handle_of(job))
         try:
-            self.build(job["cwd"], node.read_json(self.listing(handle_of(job))))
+            self.build(job["cwd"], self.sent(handle_of(job)))
         except (OSError, ValueError, KeyError, zlib.error) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise runner.SetUpFailed(
@@ -84,8 +84,14 @@ class Courier(runner.Runner):
             shutil.rmtree(self.tree, ignore_errors=True)
         super().end(handle, began, code, why, message)
 
-    def listing(self, handle: str) -> str:
-        return os.path.join(self.home, "sent", handle)
+    def sent(self, handle: str) -> dict[str, Any]:
+        """What was sent of a job; empty if that cannot be read."""
+        try:
+            with open(os.path.join(self.home, "sent", handle), encoding="utf-8") as file:
+                found = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def build(self, cwd: str, sent: dict[str, Any]) -> None:
         """Make a job's tree; contents are fetched once. Raises OSError, and what bad data raises."""
@@ -98,53 +104,20 @@ class Courier(runner.Runner):
                         file.write(data)
                 self.unpacked.add(name)
         os.makedirs(os.path.join(self.tree, cwd))
-        for name, mode, blob in sent["files"]:
-            path = os.path.join(self.tree, name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            if mode == "link":
-                with open(os.path.join(blobs, blob), "rb") as file:
-                    os.symlink(os.fsdecode(file.read()), path)
-                continue
-            shutil.copyfile(os.path.join(blobs, blob), path)
-            os.chmod(path, int(mode, 8))
-        for name, target in sent["links"]:
-            path = os.path.join(self.tree, name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.symlink(target, path)
+        unfold.build(self.tree, sent["files"], sent["links"], blobs)
 
     def give_back(self, handle: str) -> None:
         """Write down what the job has changed in its tree: files up to a limit, and names of what is gone."""
-        found = node.read_json(self.listing(handle))
-        if not found or not os.path.isdir(self.tree):
+        sent = self.sent(handle)
+        if not sent or not os.path.isdir(self.tree):
             return
-        sent = {name: blob for name, _, blob in found["files"]}
-        links = dict(found["links"])
-        left, listing, parts = int(found["return_mb"] * 2**20), [], []
-        removed = [name for name in [*sent, *links] if not os.path.lexists(os.path.join(self.tree, name))]
-        left_there = 0
-        for name in node.walk(self.tree):
-            path = os.path.join(self.tree, name)
-            try:
-                status = os.lstat(path)
-                if name in links and stat.S_ISLNK(status.st_mode) and os.readlink(path) == links[name]:
-                    continue
-                if name in sent and node.is_blob(path, status, sent[name]):
-                    continue
-                large = stat.S_ISREG(status.st_mode) and status.st_size > left
-                left_there += large
-                if stat.S_ISREG(status.st_mode) and not large:
-                    with open(path, "rb") as file:
-                        data = file.read()
-                    left -= len(data)
-                    parts.append(zlib.compress(data, 1))
-                    listing.append((name, oct(status.st_mode & 0o777)[2:], len(parts[-1])))
-                    continue
-            except OSError:
-                pass
-            if name in sent or name in links:
-                removed.append(name)  # so that a file that no run may change is seen to have changed
-        if listing or removed or left_there:
-            head = {"files": listing, "removed": removed, "left_there": left_there}
+        changes = unfold.Changes(self.tree, sent["files"], sent["links"], int(sent["return_mb"] * 2**20))
+        listing, parts = [], []
+        for name, mode, data in changes:
+            parts.append(zlib.compress(data, 1))
+            listing.append((name, mode, len(parts[-1])))
+        if listing or changes.removed or changes.too_large:
+            head = {"files": listing, "removed": changes.removed, "left_there": changes.too_large}
             self.write_returned(handle, json.dumps(head).encode() + b"\n" + b"".join(parts))
 
     def write_returned(self, handle: str, data: bytes) -> None:

@@ -14,7 +14,15 @@ from typing import Any
 from attrs import define, field
 
 from arf.errors import BackendError
-from arf.jobs import handle_of, is_handle, read_fields, result_from_json, result_to_json, write_whole
+from arf.jobs import (
+    handle_of,
+    is_handle,
+    job_fields,
+    read_fields,
+    result_from_json,
+    result_to_json,
+    write_whole,
+)
 from arf.types import Job, JobResult
 from arf_plugins.backend_slurm import runner
 
@@ -118,18 +126,9 @@ class Folder:
 
         `sent` has what is different where its tree was sent along.
         """
-        fields = {
-            "directory": str(job.directory),
-            "command": job.command if isinstance(job.command, str) else list(job.command),
-            "env": dict(job.env),
-            "log": str(job.log),
-            "tier": job.tier,
-            "time_limit_s": job.time_limit_s,
-            **sent,
-        }
         try:
             job.log.write_bytes(b"")  # what an earlier job has written there must not be read as this one's
-            write_whole(self.home / "jobs" / handle, json.dumps(fields))
+            write_whole(self.home / "jobs" / handle, json.dumps({**job_fields(job), **sent}))
         except OSError as error:
             raise _refused(error, self.home) from error
 

@@ -20,14 +20,13 @@ from typing import Any
 from arf.errors import BackendError
 from arf.jobs import read_fields, write_whole
 from arf.types import Job
-from arf_plugins.backend_skypilot import parcel
-from arf_plugins.backend_skypilot.spelling import environment_there, tree_of
 from arf_plugins.backend_slurm import SlurmOptions
+from arf_plugins.parcels import parcel, unfold
 
 log = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = "~/.arf/slurm"
-PROGRAMS = (Path(__file__).with_name("courier.py"), Path(parcel.__file__).with_name("node.py"))
+PROGRAMS = (Path(__file__).with_name("courier.py"), Path(unfold.__file__))
 """What runs there beside `runner.py`. They import each other as they lie there, so not here."""
 FOLDERS = ("packs", "sent", "outside", "logs", "returned")
 
@@ -89,7 +88,7 @@ class Sending:
             return self._send(job, handle)
 
     def _send(self, job: Job, handle: str) -> dict[str, Any]:
-        root = tree_of(job.directory, self._directory)
+        root = parcel.tree_of(job.directory, self._directory)
         cwd = os.path.relpath(os.path.realpath(job.directory), root)
         cwd = "" if cwd == "." else cwd
         found = parcel.wrap(root)
@@ -111,7 +110,7 @@ class Sending:
         return {
             "cwd": cwd,
             "tree": str(root),
-            "env": environment_there(job.env, str(self.home)),
+            "env": parcel.environment_there(job.env, str(self.home)),
             "log": str(self.home / "logs" / handle),
             "log_here": str(job.log),
         }

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,6 +42,13 @@ class Parcel:
                 listing.append((blob, len(data)))
                 parts.append(data)
         return listing, zlib.compress(b"".join(parts), 1)
+
+
+def tree_of(directory: Path, home: Path) -> Path:
+    """The work tree that a job's directory is in: arf's trees are beside the backend's folder."""
+    trees, real = home.parent / "trees", Path(os.path.realpath(directory))
+    inside = real.is_relative_to(trees) and real != trees
+    return trees / real.relative_to(trees).parts[0] if inside else real
 
 
 def wrap(root: Path) -> Parcel:
@@ -110,6 +117,13 @@ def pieces(path: Path) -> Iterator[tuple[str, int, str, bytes]]:
                 at += len(data)
                 if not data:
                     break
+
+
+def environment_there(env: Mapping[str, str], home: str) -> dict[str, str]:
+    """A job's variables on a cluster; `home` is arf's folder there."""
+    if "UV_PROJECT_ENVIRONMENT" in env:  # one environment for all trees of a machine, on that machine
+        return {**env, "UV_PROJECT_ENVIRONMENT": f"{home}/venv"}
+    return dict(env)
 
 
 def put_back(root: Path, name: str, mode: str, data: bytes, most: int) -> bool:
