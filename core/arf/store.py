@@ -48,6 +48,8 @@ STUDIES = Path(".arf") / "studies"
 DATABASE = "arf.db"
 LOCK = "lock"
 SCHEMA_VERSION = 2
+MOST = 2**63 - 1
+"""The largest number that SQLite takes; people may ask for any."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -529,6 +531,8 @@ class Store:
         )
 
     def experiment(self, experiment_id: int) -> Experiment | None:
+        if experiment_id > MOST:
+            return None
         rows = self._experiments("WHERE id = ?", (experiment_id,))
         return rows[0] if rows else None
 
@@ -580,6 +584,7 @@ class Store:
 
     def orders(self, numbers: Sequence[int]) -> list[Order]:
         """Orders by their numbers, in that order; unknown ones are left out."""
+        numbers = [number for number in numbers if abs(number) <= MOST]
         marks = ",".join("?" * len(numbers))
         found = {order.id: order for order in self._orders(f"WHERE id IN ({marks})", tuple(numbers))}
         return [found[number] for number in numbers if number in found]

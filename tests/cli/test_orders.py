@@ -42,6 +42,8 @@ def test_a_change_is_submitted_waited_for_and_told(arf: Arf, running: Path) -> N
     assert done["state"] == "accepted"
     assert [run["verdict"] is not None for run in done["runs"]] == [True, True]
     assert done["runs"][0]["value"] == pytest.approx(1.105, abs=0.001)
+    unknown = arf("wait", "9" * 30, cwd=running)
+    assert unknown.returncode == 2, unknown.stderr
     shown = arf("wait", str(one["id"]), cwd=running).stdout
     assert f"{one['id']}: a try: accepted" in shown
     assert f"#{done['runs'][0]['experiment']} " in shown

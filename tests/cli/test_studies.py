@@ -102,7 +102,7 @@ def test_an_experiment_is_found_by_number_commit_and_as_the_best(arf: Arf, finis
     text = arf("show", number, cwd=finished).stdout
     assert best["commit"] in text
     assert best["title"] in text
-    for wrong in ("999", "zzz", "0"):
+    for wrong in ("999", "zzz", "0", "9" * 30):
         done = arf("show", wrong, cwd=finished)
         assert done.returncode == 2
         assert "has no experiment" in done.stderr
