@@ -138,13 +138,17 @@ class Budget:
     )
 
 
+MOST_RUNS = 10_000
+"""Of one commit: more is a slip of the finger."""
+
+
 @frozen(kw_only=True)
 class Noise(NoiseRule):
     """How sure arf must be before it keeps a change: the rule, with its ranges checked."""
 
     replicates: int = field(
         default=4,
-        validator=_in_range(2),
+        validator=_in_range(2, MOST_RUNS),
         metadata={
             "help": "Runs of the baseline on each tier, which measure the noise. Fewer than 4 is a guess."
         },
@@ -156,12 +160,12 @@ class Noise(NoiseRule):
     )
     max_replicates: int = field(
         default=6,
-        validator=_in_range(1),
+        validator=_in_range(1, MOST_RUNS),
         metadata={"help": "Runs of one commit at most, to decide where one run cannot tell."},
     )
     confirm: int = field(
         default=3,
-        validator=_in_range(0),
+        validator=_in_range(0, MOST_RUNS),
         metadata={"help": "Fresh runs of the best commit at the end, which give an unbiased gain. 0: none."},
     )
     proof: bool = field(

@@ -45,6 +45,7 @@ def one_line(told: str, *words: str) -> None:
         ("run . -o workspace.command=", 2, "-o workspace.command=: workspace.command: expected text"),
         ("run . -o workspace.command={python}_x", 2, "text needs quotes: -o 'workspace.command="),
         ("run . -o backend.slotz=2", 2, "did you mean 'slots'"),
+        ("run . --slots 1000000000", 2, "backend.slots: must be <= 10000"),
         ("run . -o plugins.disable=[grredy]", 2, "there is no plugin"),
         ("run . -o workspace.editable=[trian.sh]", 1, "did you mean 'train.sh'"),
         ("run . extra", 2, "extra"),
@@ -96,6 +97,15 @@ def test_a_workspace_that_cannot_be_used_is_told_why(
     empty = tmp_path / "empty"
     empty.mkdir()
     one_line(arf("run", ".", cwd=empty).stderr, "there is no train.py", "workspace.command", "arf init")
+
+
+def test_an_arf_yaml_that_is_no_file_is_told_so(arf: Arf, workspace: Path) -> None:
+    (workspace / "arf.yaml").unlink()
+    (workspace / "arf.yaml").mkdir()
+    for command in (("run", "."), ("doctor",)):
+        done = arf(*command, cwd=workspace)
+        assert "arf.yaml: is a directory, not a file" in done.stdout + done.stderr
+        assert done.returncode in (1, 2)
 
 
 def test_a_script_here_that_arf_cannot_use_is_no_reason_to_study_another_one(

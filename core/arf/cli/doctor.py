@@ -22,7 +22,7 @@ import click
 from attrs import frozen
 
 from arf.cli.formats import count, paint, printable
-from arf.cli.studies import ARF_YAML, DEMO, is_meant, json_option, print_json
+from arf.cli.studies import DEMO, is_meant, json_option, print_json, workspace_file
 from arf.errors import ArfError
 
 if TYPE_CHECKING:
@@ -209,12 +209,12 @@ def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str |
 
     if not directory.is_dir():
         raise WorkspaceError(f"{directory} is no folder", hint="name the folder that holds the script")
-    yaml = directory / ARF_YAML
-    detected = None if yaml.is_file() else detect(directory)
+    yaml = workspace_file(directory)
+    detected = detect(directory) if yaml is None else None
     if detected is not None and detected.settings is None:
         raise WorkspaceError(detected.reason, hint="or `arf run` here sets up the bundled workspace")
     return load(
-        workspace_file=yaml if yaml.is_file() else None,
+        workspace_file=yaml,
         detected=detected.settings if detected else None,
         flags={"backend": backend, "agent": agent},
         options_class=plugins.options,

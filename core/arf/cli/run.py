@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.studies import ARF_YAML, DEMO, find_study, is_meant, study_argument
+from arf.cli.studies import ARF_YAML, DEMO, find_study, is_meant, study_argument, workspace_file
 from arf.errors import UsageError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -153,14 +153,14 @@ def _configure(
     from arf.detection import detect
     from arf.plugins import Plugins
 
-    yaml = directory / ARF_YAML
+    yaml = workspace_file(directory)
     files = {
-        "workspace_file": yaml if yaml.is_file() else None,
+        "workspace_file": yaml,
         "config_file": Path(config_file) if config_file else None,
     }
     pairs = [_pair(text) for text in overrides]
     plugins = Plugins.load(_disabled(**files, overrides=pairs))
-    detected = None if yaml.is_file() else detect(directory)
+    detected = detect(directory) if yaml is None else None
     if detected is not None and detected.settings is None and not _names_command(files["config_file"], pairs):
         raise WorkspaceError(detected.reason, hint=f"`arf init {_shown(directory)} --script FILE` writes one")
     config = load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,6 +54,12 @@ def is_meant(directory: Path) -> bool:
     """Whether who starts arf in this folder means the folder, be it a workspace that can be used or not."""
     names = [path.name for path in directory.iterdir()]
     return ARF_YAML in names or any("train" in name and name.endswith(".py") for name in names)
+
+
+def workspace_file(directory: Path) -> Path | None:
+    """Where a workspace's settings are, if it has any: also what is no file, so that its reader says so."""
+    path = directory / ARF_YAML
+    return path if os.path.lexists(path) else None
 
 
 def study_folders() -> dict[str, Path]:

@@ -7,6 +7,9 @@ from attrs import field, frozen, validators
 
 from arf.hooks import Declaration, hookimpl
 
+MOST_SLOTS = 10_000
+"""Of one machine: more is a slip of the finger."""
+
 
 @frozen(kw_only=True)
 class LocalOptions:
@@ -14,7 +17,7 @@ class LocalOptions:
 
     slots: int | None = field(
         default=None,
-        validator=validators.optional(validators.gt(0)),
+        validator=validators.optional(validators.and_(validators.gt(0), validators.le(MOST_SLOTS))),
         metadata={"help": "Jobs at a time, over all tiers; null: as many as the machine bears"},
     )
     gpus: tuple[str, ...] | None = field(
