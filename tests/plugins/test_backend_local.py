@@ -727,6 +727,20 @@ def test_a_number_that_is_another_process_by_now_is_not_taken_for_the_job(box: B
         other.kill()
 
 
+def test_a_number_that_is_another_jobs_by_now_is_not_taken_for_one_that_ended(box: Box) -> None:
+    submit_and_die(box, f"echo $PPID > $MARKS/wrapper; {HOLD}")
+    pid = asyncio.run(box.pid("wrapper"))
+    line = '{"tier": "cpu", "limit_s": 0.1, "slot": "cpu:1", "started_at": 1.0}\n'
+    (box.path / "backend/jobs/old").write_text(f"{line}pid {pid}\nexit 0\n")
+
+    async def steps(backend: LocalBackend) -> list[JobResult]:
+        old = await backend.wait("old")
+        (box.path / "go").touch()
+        return [old, await backend.wait("job-0")]
+
+    assert [result.exit_code for result in box.run(steps)] == [0, 6]
+
+
 def test_ten_thousand_jobs_do_not_leave_ten_thousand_records(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:

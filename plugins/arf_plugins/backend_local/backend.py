@@ -503,9 +503,13 @@ class LocalBackend(Backend):
             self._keep(handle)
 
     def _wrapper(self, record: Record | None) -> int | None:
-        """The pid of the wrapper around a job, if it lives."""
-        pid = record.pid if record else None
-        return pid if pid is not None and processes.is_wrapper(pid, self._prefix) else None
+        """The pid of the wrapper around a job, if it lives.
+
+        That of a job that has ended may be another one's by now.
+        """
+        if record is None or record.pid is None or record.exit_code is not None:
+            return None
+        return record.pid if processes.is_wrapper(record.pid, self._prefix) else None
 
 
 def _watch_or_none(pid: int) -> processes.ExitWatch | None:
