@@ -67,13 +67,15 @@ async def run(
 def end_left_over(mark: str) -> None:
     """End what an arf that was killed has left running: all that has the mark in its environment.
 
-    Looked for in /proc; elsewhere such a program works on until it finds that nobody hears it.
+    But for ourselves: it may be that program that has started us. Looked for in /proc; elsewhere such a
+    program works on until it finds that nobody hears it.
     """
     wanted = f"{MARK}={mark}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+            pid = int(entry.name)
+            if pid != os.getpid() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
         except OSError:
             continue  # it has ended, or is somebody else's
 
