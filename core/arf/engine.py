@@ -22,7 +22,7 @@ from arf import money, orders, standing
 from arf.advice import after_failed_baseline
 from arf.budgets import Budgets
 from arf.desk import OwnDesk, read_mail
-from arf.errors import ArfError, ConflictError, StoreError, UsageError
+from arf.errors import ArfError, ConflictError, LostError, StoreError, UsageError
 from arf.estimate import Estimate, estimate, lines
 from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge import confirm_plans, judge
@@ -156,6 +156,8 @@ class Engine:
         self._tried_out: dict[str, int] = {}
         """Slots in use for trying changes out, by tier."""
         self._wake = asyncio.Event()
+        self._is_settled = True
+        self._settling: asyncio.Task[None] | None = None
         self._runs: dict[int, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._trees = Trees(workspace, self.directory / "trees")
@@ -285,10 +287,12 @@ class Engine:
             if self._budgets.tried_s:
                 self.store.set_meta("tried_s", round(self._budgets.tried_s, 3))
             self._look_at_slots()
+            if self._backend.outlives_host:
+                self.workspace.flush()
         self._announce()
         replies, self._replies = self._replies, []
-        if replies:
-            self._settle()
+        if replies and not self._backend.outlives_host:
+            self._flush()
         for reply in replies:
             reply()
         for experiment in accepted:
@@ -297,9 +301,22 @@ class Engine:
             self._thinker.follow(number, self._spawn(self._thinker.think(number, ask)))
 
     def _settle(self) -> None:
-        """Put on disk what a turn has written, where that did not come first."""
-        if not self._backend.outlives_host:
-            self.store.flush()
+        """Have put on disk what a turn has written, where that did not come first."""
+        if self._backend.outlives_host or not self.store.is_file:
+            return
+        self._is_settled = False
+        if self._settling is None or self._settling.done():
+            self._settling = self._spawn(self._put_on_disk())
+
+    async def _put_on_disk(self) -> None:
+        """In a thread: a disk that is busy with somebody's checkpoint can take seconds."""
+        while not self._is_settled:
+            self._is_settled = True
+            await asyncio.to_thread(self._flush)
+
+    def _flush(self) -> None:
+        self.workspace.flush()
+        self.store.flush()
 
     def _look_at_slots(self) -> None:
         """Note what the slots are used for from now on."""
@@ -354,7 +371,10 @@ class Engine:
         self._trees.give_back(run.tree)
 
     def _take_refusal(self, run: Run, error: Exception) -> None:
-        self._refused_jobs += 1
+        if isinstance(error, LostError):
+            run.problem = str(error)  # there is nothing to run any more
+        else:
+            self._refused_jobs += 1
         if self._refused_jobs >= MAX_REFUSED_JOBS:
             self._fatal = error if isinstance(error, ArfError) else ArfError(str(error))
         result = JobResult(state=JobState.LOST, ended_at=self._now(), message=str(error))
@@ -970,10 +990,15 @@ class Engine:
             experiment = self.study.experiments[experiment_id]
             tree = self._trees.claim(Path(experiment.directory).name)
             run = Run(experiment, tree, self._new_watch(experiment), handle=experiment.handle)
-            if experiment.handle:
-                tree.adopt(experiment.commit, experiment.seed)
             self._runs[experiment_id] = run
-            self._start(experiment)
+            try:
+                if experiment.handle:
+                    tree.adopt(experiment.commit, experiment.seed)
+            except LostError as error:
+                self._spawn(self._cancel(experiment.handle))
+                self._inbox.append(_Refused(experiment_id, experiment.attempt, error))
+            else:
+                self._start(experiment)
 
     async def _end_jobs(self) -> None:
         """Cancel what runs and take in how it ended."""
@@ -1012,6 +1037,7 @@ class Engine:
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
         reason = str(self._fatal or self._stopping or self._search_over or self._why_ended())
         gain = final_gain(self.study)
+        self.workspace.flush()
         with self.store.transaction():
             self.store.set_meta("final", gain.to_json() if gain else None)
             self.store.set_meta("notes", list(self._backend.notes()))

@@ -60,6 +60,10 @@ class WorkspaceError(ArfError):
     """The workspace, or the git repository that holds it, cannot be used."""
 
 
+class LostError(WorkspaceError):
+    """Something that the repository had is missing from it, or damaged."""
+
+
 class ConflictError(WorkspaceError):
     """Ideas that do not apply together. `paths` are the files in conflict."""
 

@@ -7,17 +7,18 @@ the repository, with forward slashes; bytes that are not UTF-8 are surrogates, a
 from __future__ import annotations
 
 import subprocess
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pygit2
 from attrs import frozen
 from pygit2.enums import FileMode
 
-from arf.errors import UsageError, WorkspaceError
-from arf.packing import start_packing
+from arf.errors import LostError, UsageError, WorkspaceError
+from arf.packing import flush, start_packing
 
 PACK_EVERY = 1000
 """Commits kept between two packings: loose, one takes four files and 16 KB on disk; packed, 0.4 KB."""
@@ -47,9 +48,30 @@ Change = tuple[Entry | None, Entry | None]
 
 Files = Mapping[str, Entry]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _reads(
+    method: Callable[Concatenate[Repository, P], T],
+) -> Callable[Concatenate[Repository, P], T]:
+    """Raises LostError for objects that are missing or damaged, wherever in the method it shows."""
+
+    @wraps(method)
+    def reading(self: Repository, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except (pygit2.GitError, KeyError) as error:
+            raise LostError(
+                f"the repository {self.path} is damaged: {error}",
+                hint="`git fsck` says more; empty files in its objects, from a power failure, can be deleted",
+            ) from error
+
+    return reading
+
 
 class Repository:
-    """One repository. Not for more than one thread."""
+    """One repository. Not for more than one thread, `flush` apart."""
 
     def __init__(self, repository: pygit2.Repository) -> None:
         self._repo = repository
@@ -58,6 +80,7 @@ class Repository:
         """The git directory that all work trees of the repository share."""
         self._listings: OrderedDict[str, Files] = OrderedDict()
         self._unpacked: list[str] = []
+        self._unflushed: deque[Path] = deque()
         self._packer: subprocess.Popen[bytes] | None = None
         pygit2.settings.enable_caching(False)  # it holds 3 KB an experiment that nobody asks for again
 
@@ -70,21 +93,24 @@ class Repository:
         except (KeyError, ValueError, pygit2.GitError):
             raise UsageError(f"the repository has no commit {name!r}") from None
 
+    @_reads
     def tree(self, commit: str) -> str:
         return str(self._commit(commit).tree_id)
 
+    @_reads
     def message(self, commit: str) -> str:
         return self._commit(commit).message
 
     def _commit(self, commit: str) -> pygit2.Commit:
         found = self._repo.get(commit)
         if not isinstance(found, pygit2.Commit):
-            raise WorkspaceError(
+            raise LostError(
                 f"commit {commit[:12]} is not in the repository {self.path}",
                 hint="was it garbage-collected, or the repository replaced? start a new study",
             )
         return found
 
+    @_reads
     def files(self, commit: str) -> Files:
         """Everything that the commit's tree holds, folders aside."""
         tree = self._commit(commit).tree
@@ -121,6 +147,7 @@ class Repository:
             else:
                 listing[prefix + name] = Entry(int(item.filemode), str(item.id))
 
+    @_reads
     def changes(self, old: str, new: str) -> dict[str, Change]:
         """What differs between two commits."""
         return self._tree_changes(self._commit(old).tree, self._commit(new).tree)
@@ -141,14 +168,16 @@ class Repository:
             changes[delta.new_file.path] = before, after
         return changes
 
+    @_reads
     def read(self, blob: str) -> bytes:
         found = self._repo.get(blob)
         if not isinstance(found, pygit2.Blob):
             is_partial = any(entry.name.endswith(".promisor") for entry in self._repo.config)
             hint = "clone it without --filter" if is_partial else "`git fsck` says more"
-            raise WorkspaceError(f"object {blob[:12]} is missing in {self.path}", hint=hint)
+            raise LostError(f"object {blob[:12]} is missing in {self.path}", hint=hint)
         return found.data
 
+    @_reads
     def diff(self, old: str, new: str) -> str:
         """The unified diff of two commits; empty if their trees are equal."""
         return self._commit(old).tree.diff_to_tree(self._commit(new).tree).patch or ""
@@ -159,6 +188,7 @@ class Repository:
 
     # ---- writing ----------------------------------------------------------------------------------
 
+    @_reads
     def write_commit(self, parent: str, files: Mapping[str, File | Entry | None], message: str) -> str:
         """A commit on `parent` with these files written or, where None, removed.
 
@@ -169,11 +199,13 @@ class Repository:
         tree = self._write_tree(base.tree, entries)
         who = pygit2.Signature("arf", "arf@localhost", base.commit_time, base.commit_time_offset)
         text = message.strip().encode("utf-8", "replace").decode() or "arf"
-        return str(self._repo.create_commit(None, who, who, text + "\n", tree, [base.id]))
+        repo, message = self._repo, text + "\n"
+        return str(self._write(lambda: repo.create_commit(None, who, who, message, tree, [base.id])))
 
     def _entry(self, item: File | Entry | None) -> Entry | None:
         if isinstance(item, File):
-            return Entry(item.mode, str(self._repo.create_blob(item.data)))
+            data = item.data
+            return Entry(item.mode, str(self._write(lambda: self._repo.create_blob(data))))
         return item
 
     def _write_tree(self, base: pygit2.Tree | None, entries: Mapping[str, Entry | None]) -> pygit2.Oid:
@@ -194,7 +226,35 @@ class Repository:
                 builder.insert(name, subtree, FileMode.TREE)
             elif there is not None:
                 builder.remove(name)
-        return builder.write()
+        return self._write(builder.write)
+
+    def _write(self, write: Callable[[], pygit2.Oid]) -> pygit2.Oid:
+        oid = write()
+        name = str(oid)
+        path = self.common / "objects" / name[:2] / name[2:]
+        try:
+            if not path.stat().st_size:  # left by a power failure; libgit2 takes it for the object
+                path.unlink()
+                write()
+        except FileNotFoundError:
+            return oid  # in a pack
+        self._unflushed.append(path)
+        return oid
+
+    def flush(self) -> None:
+        """Make what was written proof against a power failure. Raises WorkspaceError if the disk refuses.
+
+        Git leaves new objects to the system, which may take half a minute with them. Those that are empty
+        then stop `git gc`. May be called in another thread.
+        """
+        try:
+            while self._unflushed:
+                flush(self._unflushed.popleft())
+        except OSError as error:
+            raise WorkspaceError(
+                f"cannot write to the repository {self.path}: {error.strerror}",
+                hint="free some disk space, then `arf resume`; what was recorded before is safe",
+            ) from error
 
     # ---- refs -------------------------------------------------------------------------------------
 
@@ -212,6 +272,7 @@ class Repository:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.write_text(commit + "\n")
         lock.replace(path)
+        self._unflushed.append(path)
         self._unpacked.append(commit)
         if len(self._unpacked) >= PACK_EVERY and (self._packer is None or self._packer.poll() is not None):
             self._packer = start_packing(self.common, self._unpacked)

@@ -56,7 +56,8 @@ def pack(directory: Path, commits: Iterable[str]) -> None:
             packer.add(pygit2.Oid(hex=oid))
         before = set(folder.glob("pack-*"))
         packer.write(str(folder))
-        _flush([*(set(folder.glob("pack-*")) - before), folder])
+        for path in (*(set(folder.glob("pack-*")) - before), folder):
+            flush(path)
         for file in loose.values():
             file.unlink(missing_ok=True)
     repo.compress_references()
@@ -82,13 +83,16 @@ def _own_objects(repo: pygit2.Repository, commit_id: str) -> Iterator[str]:
                 yield str(item.id)
 
 
-def _flush(paths: Iterable[Path]) -> None:
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def flush(path: Path) -> None:
+    """Have a file on the disk itself, proof against a power failure; one that is gone needs it no more."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ class Store:
     def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
         self.directory = directory
         self._db = connection
-        self._is_file = bool(connection.execute("PRAGMA database_list").fetchone()[2])
+        self.is_file = bool(connection.execute("PRAGMA database_list").fetchone()[2])
 
     # ---- Opening ----------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Store:
         Raises StoreError if its folder is gone too. Not within a transaction.
         """
         path = self.directory / DATABASE
-        if not self._is_file or path.exists():
+        if not self.is_file or path.exists():
             return False
         if not self.directory.is_dir():
             raise StoreError(
@@ -300,7 +300,7 @@ class Store:
 
     def flush(self) -> None:
         """Make all that was written proof against a power failure. Raises StoreError if the disk refuses."""
-        if not self._is_file:
+        if not self.is_file:
             return
         try:
             log = os.open(self.directory / f"{DATABASE}-wal", os.O_RDONLY | os.O_CLOEXEC)

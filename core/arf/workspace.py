@@ -25,7 +25,7 @@ from pygit2.enums import FileMode, FileStatus
 
 from arf import constants
 from arf.changes import FilePatch, apply_edit, apply_hunks, merge, parse_patch
-from arf.errors import ConflictError, UsageError, WorkspaceError, nearest
+from arf.errors import ConflictError, LostError, UsageError, WorkspaceError, nearest
 from arf.git import Entry, File, Files, Repository
 from arf.seeds import is_seed_name, rewrite, same_but_for_seeds, same_code
 from arf.trees import WorkTree
@@ -322,12 +322,17 @@ class Workspace:
         """The ideas on a parent, as one commit, in memory. The same arguments give the same commit.
 
         Constants are set by name in what the changes of code make, so that they cannot conflict with their
-        neighbours. Raises ConflictError if the ideas do not go together.
+        neighbours. Raises ConflictError if the ideas do not go together, or one of them is lost.
         """
         key = (parent, message, *(idea.commit for idea in ideas))
         if key in self._composed:
             self._composed.move_to_end(key)
             return self._composed[key]
+        for idea in ideas:
+            try:
+                self.git.tree(idea.commit)
+            except LostError as error:
+                raise ConflictError(f"{idea.title!r} is lost: {error}") from None
         if not ideas:
             commit = parent
         elif len(ideas) == 1 and ideas[0].base == parent:
@@ -472,6 +477,10 @@ class Workspace:
     def keep_idea(self, study: str, idea: int, commit: str) -> None:
         """Write `refs/arf/<study>/ideas/<idea>`: so that git keeps an idea that no experiment has used."""
         self.git.keep(f"{check_study_name(study)}/ideas/{idea:06d}", commit)
+
+    def flush(self) -> None:
+        """Make all commits so far proof against a power failure; WorkspaceError if the disk refuses."""
+        self.git.flush()
 
     def publish_best(self, study: str, commit: str) -> None:
         """Set the branch `arf/<study>`, unless it is checked out."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pygit2
 import pytest
 
 from arf import git as arf_git
+from arf.errors import LostError
 from arf.git import File, Repository
 from arf.packing import pack
 
@@ -57,6 +59,44 @@ def test_a_file_that_becomes_a_folder_and_back(repo: Repository) -> None:
     assert old is not None
     assert new is not None
     assert (old.mode, new.mode) == (0o100644, 0o120000)
+
+
+def loose(folder: Path, *names: str) -> list[Path]:
+    return [folder / ".git" / "objects" / name[:2] / name[2:] for name in names]
+
+
+def test_objects_that_a_power_failure_left_empty_are_told_and_written_again(
+    repo: Repository, folder: Path
+) -> None:
+    base = str(repo.commit("HEAD").id)
+    commit = write(repo, base, 1, "src/a.py")
+    parts = (commit, repo.tree(commit), repo.files(commit)["src/a.py"].id)
+    for file in loose(folder, *parts):
+        file.chmod(0o600)
+        file.write_bytes(b"")
+    for reading in (repo.tree, repo.files, repo.message):
+        with pytest.raises(LostError, match=r"damaged.*git fsck"):
+            reading(commit)
+    with pytest.raises(LostError, match="damaged"):
+        repo.read(parts[2])
+    assert write(repo, base, 1, "src/a.py") == commit
+    assert repo.read(repo.files(commit)["src/a.py"].id) == b"x = 1\n"
+    git(folder, "fsck", "--strict")
+
+
+def test_what_was_written_is_on_the_disk_after_a_flush(
+    repo: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.fstat(fd).st_ino))
+    commit = write(repo, str(repo.commit("HEAD").id), 1, "src/a.py")
+    repo.keep("s/000001", commit)
+    parts = loose(folder, commit, repo.tree(commit), repo.files(commit)["src/a.py"].id)
+    repo.flush()
+    assert flushed >= {file.stat().st_ino for file in [*parts, folder / ".git" / "refs/arf/s/000001"]}
+    flushed.clear()
+    repo.flush()
+    assert not flushed
 
 
 def test_packing_keeps_every_commit_and_leaves_no_loose_object_of_theirs(

@@ -5,14 +5,15 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from arf.launch import study_directory
-from arf.store import Store
-from arf.types import ExperimentState, JobState
+from arf.store import DATABASE, Store
+from arf.types import Experiment, ExperimentState, JobState, Role, Verdict
 
 DRIVER = """
 import asyncio, sys
@@ -103,3 +104,30 @@ def test_killed_again_and_again_each_experiment_runs_once(workspace: Path, tmp_p
     assert all(e.job_state is JobState.SUCCEEDED for e in experiments)
     counts = Counter(runs.read_text().split())
     assert counts == {str(e.id): 1 for e in experiments}
+
+
+def test_a_study_goes_on_without_the_run_whose_commit_a_power_failure_took(
+    workspace: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(workspace)], env={**os.environ, "RUNS": str(tmp_path / "runs")}
+    )
+    home = study_directory(workspace, "s")
+    deadline = time.monotonic() + 60
+    candidates: list[Experiment] = []
+    while not candidates and time.monotonic() < deadline:
+        if (home / DATABASE).exists():
+            candidates = [e for e in Store.open(home).running() if e.role is Role.CANDIDATE and e.handle]
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    lost = candidates[0]
+    commit = workspace / ".git" / "objects" / lost.commit[:2] / lost.commit[2:]
+    commit.chmod(0o600)
+    commit.write_bytes(b"")
+    assert run_for(workspace, tmp_path / "runs", None)
+    ended = {e.id: e for e in Store.open(home).experiments()}
+    assert ended[lost.id].verdict is Verdict.CRASH
+    assert "is damaged" in ended[lost.id].reason
+    assert len(ended) == EXPERIMENTS
+    assert all(e.value is not None for e in ended.values() if e.id != lost.id and e.commit != lost.commit)

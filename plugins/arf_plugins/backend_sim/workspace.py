@@ -137,6 +137,9 @@ class SimWorkspace:
     def keep_idea(self, study: str, idea: int, commit: str) -> None:
         return
 
+    def flush(self) -> None:
+        return
+
     def publish_best(self, study: str, commit: str) -> None:
         return
 
