@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +48,9 @@ ROUNDING = 1e-12
 """Of the spread of the cells' means, what counts as nothing: where runs do not scatter, rounding does."""
 FEW_CONTRASTS = 7
 """Lenth's method needs contrasts, most of them of nothing: those of an 8-run design at least."""
+MOST_TERMS = 2048
+"""Terms of a higher order that are looked at for a contrast: of 15 factors all up to the fourth order. Each
+factor doubles their number, and cells that hold few of the combinations have a contrast in none of them."""
 
 
 class Coding(StrEnum):
@@ -364,6 +367,13 @@ def _crossed(axes: Sequence[Axis], factors: Sequence[int]) -> Iterator[Term]:
         yield tuple(zip(factors, levels, strict=True))
 
 
+def _of_higher_order(axes: Sequence[Axis]) -> Iterator[Term]:
+    """Interactions of three factors, then of four, and so on."""
+    for order in range(3, len(axes) + 1):
+        for factors in combinations(range(len(axes)), order):
+            yield from _crossed(axes, factors)
+
+
 class _Model:
     """Columns that are orthogonalised one by one (modified Gram-Schmidt), so that aliases show."""
 
@@ -427,16 +437,14 @@ class _Model:
         if self.coding is Coding.TREATMENT:
             return own
         basis = list(self.basis)
-        for order in range(3, len(self.axes) + 1):
-            for factors in combinations(range(len(self.axes)), order):
-                for term in _crossed(self.axes, factors):
-                    if len(basis) >= len(self.cells):
-                        return own
-                    rest = _rest(column := self.column(term), basis)
-                    left = float(rest @ rest)
-                    if left > FRESH * float(column @ column) > 0.0:
-                        basis.append(rest / math.sqrt(left))
-                        own.append(float(basis[-1] @ self.y))
+        for term in islice(_of_higher_order(self.axes), MOST_TERMS):
+            if len(basis) >= len(self.cells):
+                break
+            rest = _rest(column := self.column(term), basis)
+            left = float(rest @ rest)
+            if left > FRESH * float(column @ column) > 0.0:
+                basis.append(rest / math.sqrt(left))
+                own.append(float(basis[-1] @ self.y))
         return own
 
     def solve(self) -> tuple[Vector, Matrix, Matrix]:

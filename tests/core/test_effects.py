@@ -281,6 +281,13 @@ def test_what_is_aliased_in_a_plackett_burman_design_is_told_in_shares() -> None
     assert all(e.aliases and abs(abs(share) - 1 / 3) < 1e-3 for e in mains for _, share in e.aliases)
 
 
+def test_many_factors_changed_one_at_a_time_are_fitted_without_looking_at_every_subset() -> None:
+    factors = [Axis(name=f"f{i}", levels=("on",)) for i in range(40)]
+    cells = [Cell(levels=tuple(int(i == on) for i in range(40)), mean=0.1 * on) for on in range(-1, 40)]
+    fitted = fit(factors, cells, objective=MAX)
+    assert fitted.cells == tuple(cells)
+
+
 def test_scores_of_a_half_normal_plot_ascend_from_near_zero() -> None:
     scores = half_normal(15)
     assert scores == sorted(scores)

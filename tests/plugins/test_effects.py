@@ -27,6 +27,7 @@ from arf_plugins.effects.reading import read_effects as read_study
 from arf_plugins.report.files import PAGE, write_report
 from arf_plugins.strategy_factorial.strategy import Factorial
 from arf_plugins.strategy_greedy.strategy import Greedy
+from arf_plugins.strategy_two_tier.strategy import TwoTier
 
 
 def truth(ideas: Ideas) -> float:
@@ -131,6 +132,15 @@ def test_a_history_that_nobody_designed_tells_single_ideas() -> None:
     assert by_idea[(1,)].gain == pytest.approx(-2.0, abs=0.9)
     assert by_idea[(3,)].finding is Finding.UNPROVEN
     assert all(effect.error is not None and effect.error > 0 for effect in singles)
+
+
+def test_ideas_that_were_screened_one_at_a_time_are_no_design() -> None:
+    tiers = [Tier(name="dear", slots=2, usd_per_hour=2.0), Tier(name="cheap", slots=8, usd_per_hour=1.0)]
+    study = run(TwoTier(), ideas=40, tiers=tiers, truth=lambda ideas: 0.0).study
+    found = read_study(study, "")
+    assert len(study.by_role(Role.CELL)) == 40
+    assert not found.designs
+    assert {idea for effect in found.ideas for idea in effect.ideas} == set(study.ideas)
 
 
 def test_a_pair_needs_both_alone_and_together() -> None:

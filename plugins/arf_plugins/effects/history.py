@@ -338,6 +338,6 @@ def _f_tail(over: float, under: float, df_over: int, df_under: int) -> float:
 
 
 def design_labels(study: Study) -> list[str]:
-    """The rounds that have cells, in order."""
-    rounds = (study.experiments[number].round for number in study.by_role(Role.CELL))
-    return list(dict.fromkeys(label for label in rounds if label))
+    """The rounds whose cells cross ideas, in order. One idea at a time, as in a screening, is no design."""
+    cells = (study.experiments[number] for number in study.by_role(Role.CELL))
+    return list(dict.fromkeys(cell.round for cell in cells if cell.round and len(cell.ideas) > 1))
