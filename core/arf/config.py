@@ -98,12 +98,17 @@ class Limits:
     stall_s: Seconds | None = field(
         default=None,
         validator=_POSITIVE,
-        metadata={"help": "A run that prints nothing for so long is ended. null: learnt from the baseline."},
+        metadata={
+            "help": "Silence that ends a run. null: learnt from the baseline, and only after a first step."
+        },
     )
     diverge_factor: float | None = field(
         default=3.0,
         validator=_in_range(1, above=True),
-        metadata={"help": "A loss above this many times the first loss ends the run. null: never."},
+        metadata={
+            "help": "A loss this many times its first value, and its highest in the baseline, ends the run; "
+            "so does a loss that stays NaN. null: never."
+        },
     )
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from arf import money, orders, standing
 from arf.advice import after_failed_baseline
@@ -28,7 +29,7 @@ from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge import confirm_plans, judge
 from arf.ledger import Ledger
 from arf.linked import LinkedData
-from arf.logs import LogTail, Watch, WatchLimits, counted_metrics, last_lines
+from arf.logs import LogTail, Normal, Watch, WatchLimits, counted_metrics, last_lines
 from arf.nodes import Nodes, Suspect
 from arf.orders import OrderBook, Submitted
 from arf.runs import Ready, Run, Trees, read_result, tried_out
@@ -68,9 +69,6 @@ MAX_ATTEMPTS = 3
 MAX_REFUSED_JOBS = 3
 """Jobs in a row that the backend would not take, after which the study ends."""
 WATCH_INTERVAL_S = 1.0
-MIN_STALL_S = 120.0
-STALL_FACTOR = 10
-"""A stall is silence this many times longer than the longest that the baseline had."""
 STANDING_INTERVAL_S = 60.0
 """How often is noted what the backend holds, such as clusters, and what that costs."""
 
@@ -166,7 +164,7 @@ class Engine:
         self._fatal: ArfError | None = None
         self._search_over = ""
         self._refused_jobs = 0
-        self._stall_s = config.limits.stall_s
+        self._normal = Normal(**store.meta("normal", {}))
         self._began = 0.0
         self._elapsed_before_s = float(store.meta("elapsed_s", 0.0))
         self._ledger = Ledger(study, store, now)
@@ -625,7 +623,9 @@ class Engine:
     # ---- Results ----------------------------------------------------------------------------
 
     def _take_result(self, run: Run, result: JobResult) -> None:
-        readings = run.watch.finish(asyncio.get_running_loop().time(), self._watch_limits())
+        limits = self._watch_limits(run.experiment.role)
+        readings = run.watch.finish(asyncio.get_running_loop().time(), limits)
+        run.problem = run.problem or run.watch.flood(limits)
         for reading in readings:
             self._events.arf_reading(study=self.study, experiment=run.experiment, reading=reading)
         ended = evolve(
@@ -698,8 +698,8 @@ class Engine:
 
     def _learn_from_baseline(self, run: Run, verdict: Verdict | None, reason: str) -> None:
         if verdict is None:
-            if self._stall_s is None and run.watch.steps_seen >= 5:
-                self._stall_s = max(MIN_STALL_S, STALL_FACTOR * run.watch.longest_silence_s)
+            self._normal = self._normal.after(run.watch)
+            self.store.set_meta("normal", asdict(self._normal))
             return
         runs = [self.study.experiments[e] for e in self.study.by_role(Role.BASELINE)]
         good = any(e.value is not None for e in runs)
@@ -763,11 +763,10 @@ class Engine:
         while True:
             await asyncio.sleep(self._watch_interval_s)
             now = asyncio.get_running_loop().time()
-            limits = self._watch_limits()
             for run in list(self._runs.values()):
                 if not run.handle or run.problem:
                     continue
-                readings, problem = run.watch.look(now, limits)
+                readings, problem = run.watch.look(now, self._watch_limits(run.experiment.role))
                 for reading in readings:
                     self._events.arf_reading(study=self.study, experiment=run.experiment, reading=reading)
                 if problem:
@@ -815,12 +814,16 @@ class Engine:
             return
         self._budgets.standing_usd = standing.note(self.store, there, self._now())
 
-    def _watch_limits(self) -> WatchLimits:
+    def _watch_limits(self, role: Role) -> WatchLimits:
+        """What ends a run early. How the losses of the baseline go is normal, whatever it is."""
         limits = self.config.limits
+        factor = limits.diverge_factor
         return WatchLimits(
             log_bytes=int(limits.log_mb * 2**20),
-            stall_s=self._stall_s,
-            diverge_factor=limits.diverge_factor,
+            stall_s=limits.stall_s or self._normal.stall_s,
+            silent_start_s=limits.stall_s,
+            diverge_factor=math.inf if factor and role is Role.BASELINE else factor,
+            highest=self._normal.highest,
         )
 
     async def _cancel(self, handle: str) -> None:
@@ -905,7 +908,7 @@ class Engine:
             await self._cancel(handle)
             raise
         watch = Watch(tail=self._tail(path), parser=self._parser, objective=self.study.objective)
-        readings = watch.finish(asyncio.get_running_loop().time(), self._watch_limits())
+        readings = watch.finish(asyncio.get_running_loop().time(), self._watch_limits(Role.BASELINE))
         return tried_out(result, seconds, readings, path)
 
     def _take_order(self, item: _Ordered) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -20,7 +21,15 @@ MAX_REST_BYTES = 8_388_608
 """What is read of a log when its job has ended: of a longer rest, the end, where closing lines are."""
 CURVE_POINTS = 64
 DIVERGED_READINGS = 3
-"""A loss must stay above the limit for so many readings: a single spike recovers."""
+"""A loss must stay above the limit, or be no number, for so many readings: a single spike recovers, and with
+scaled gradients a single NaN does."""
+MIN_STALL_S = 120.0
+STALL_FACTOR = 10
+"""A stall is silence this many times longer than the longest that the baseline had."""
+STEPS_FOR_STALL = 5
+"""Of a run with fewer readings it is not known how often it prints."""
+MOST_LOSSES = 64
+"""So many losses of a run are followed: no script prints more of them by name."""
 
 
 class LogTail:
@@ -98,9 +107,57 @@ def last_lines(path: Path, count: int, max_bytes: int = 16_384) -> list[str]:
 class WatchLimits:
     log_bytes: int
     stall_s: float | None
-    """Silence that counts as a stall; None if it is not known what is normal."""
+    """Silence that counts as a stall once there was a step; None if it is not known what is normal."""
+    silent_start_s: float | None = None
+    """The same before the first step, where a compiler may take its time; None for any."""
     diverge_factor: float | None
-    """A loss this many times the first one counts as diverged; None for never."""
+    """A loss this many times what it was at first, and than it ever was in the baseline, counts as diverged.
+    None for never, and then a loss may be no number as well."""
+    highest: Mapping[str, float] = field(factory=dict)
+    """The highest of each loss in the baseline."""
+
+
+@frozen(kw_only=True)
+class Normal:
+    """What runs of the baseline have shown to be normal."""
+
+    stall_s: float | None = None
+    highest: Mapping[str, float] = field(factory=dict)
+
+    def after(self, run: Watch) -> Normal:
+        """With what one more good run of the baseline did."""
+        stall_s = self.stall_s
+        if stall_s is None and run.steps_seen >= STEPS_FOR_STALL:
+            stall_s = max(MIN_STALL_S, STALL_FACTOR * run.longest_silence_s)
+        names = {*self.highest, *run.highest}
+        both = (self.highest, run.highest)
+        return Normal(
+            stall_s=stall_s,
+            highest={name: max(one[name] for one in both if name in one) for name in sorted(names)},
+        )
+
+
+@define
+class _Course:
+    """How one loss went."""
+
+    first: float
+    highest: float
+    above: int = 0
+    """Readings in a row above the limit."""
+    seen: int = 0
+    curve: list[tuple[int, float]] = field(factory=list)
+    _stride: int = 1
+
+    def take(self, step: int, value: float) -> None:
+        self.highest = max(self.highest, value)
+        self.seen += 1
+        if self.seen % self._stride:
+            return
+        self.curve.append((step, round(value, 5)))
+        if len(self.curve) >= 2 * CURVE_POINTS:
+            self.curve = self.curve[1::2]
+            self._stride *= 2
 
 
 @define(kw_only=True)
@@ -114,16 +171,25 @@ class Watch:
     """The last finite value of each."""
     objectives: list[tuple[float, int | None]] = field(factory=list)
     """Each reading of the objective (the last few hundred), with its step."""
-    curve: list[tuple[int, float]] = field(factory=list)
     progress_step: int | None = None
     last_output_at: float | None = None
     """On the event loop's clock; None before the first look."""
     longest_silence_s: float = 0.0
     steps_seen: int = 0
-    _first_loss: float | None = None
-    _high_losses: int = 0
+    _courses: dict[str, _Course] = field(factory=dict)
+    _lost: int = 0
+    """Lines in a row in which no loss is a number."""
     _problem: str = ""
-    _stride: int = 1
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """Of the loss that was printed most often, the first of several; thinned."""
+        return max(self._courses.values(), key=lambda one: one.seen).curve if self._courses else []
+
+    @property
+    def highest(self) -> dict[str, float]:
+        """Of each loss."""
+        return {name: course.highest for name, course in self._courses.items()}
 
     def look(self, now: float, limits: WatchLimits) -> tuple[list[Reading], str]:
         """The readings since the last look, and what is wrong (empty if nothing is)."""
@@ -133,12 +199,18 @@ class Watch:
         if size > self.tail.offset:
             self._heard(now)
         readings = self._take(self.tail.read(), limits)
-        if size > limits.log_bytes:
-            self._problem = f"wrote more than {limits.log_bytes / 2**20:.0f} MB of output (limits.log_mb)"
+        self._problem = self.flood(limits) or self._problem
         silence_s = now - self.last_output_at
-        if not self._problem and limits.stall_s is not None and silence_s > limits.stall_s:
-            self._problem = f"stalled: no output for {silence_s:.0f} s"
+        stall_s = limits.stall_s if self.steps_seen else limits.silent_start_s
+        if not self._problem and stall_s is not None and silence_s > stall_s:
+            self._problem = f"stalled: no output for {silence_s:.0f} s (limits.stall_s)"
         return readings, self._problem
+
+    def flood(self, limits: WatchLimits) -> str:
+        """That the job wrote more than it may; empty if it did not."""
+        if self.tail.size() <= limits.log_bytes:
+            return ""
+        return f"wrote more than {limits.log_bytes / 2**20:.0f} MB of output (limits.log_mb)"
 
     def finish(self, now: float, limits: WatchLimits) -> list[Reading]:
         """The readings that are left when the job has ended."""
@@ -152,54 +224,66 @@ class Watch:
         self.last_output_at = now
 
     def _take(self, lines: list[str], limits: WatchLimits) -> list[Reading]:
-        readings = [reading for line in lines for reading in self.parser.parse(line)]
-        for reading in readings:
-            self._note(reading, limits)
-        return readings
+        found: list[Reading] = []
+        for line in lines:
+            readings = self.parser.parse(line)
+            for reading in readings:
+                self._note(reading)
+            self._follow([one for one in readings if one.step is not None and self._is_loss(one)], limits)
+            found += readings
+        return found
 
-    def _note(self, reading: Reading, limits: WatchLimits) -> None:
-        finite = math.isfinite(reading.value)
-        if finite:
+    def _note(self, reading: Reading) -> None:
+        if math.isfinite(reading.value):
             self.metrics[reading.name] = reading.value
         if reading.name == _as_parsed(self.objective.metric):
             self.objectives.append((reading.value, reading.step))
             del self.objectives[:-512]
-        if reading.step is None:
+        if reading.step is not None:
+            self.progress_step = reading.step
+
+    def _is_loss(self, reading: Reading) -> bool:
+        is_low = self.objective.direction == "min" and reading.name == _as_parsed(self.objective.metric)
+        return is_low or ("loss" in reading.name.lower() and not _NO_LOSS.search(reading.name))
+
+    def _follow(self, losses: Sequence[Reading], limits: WatchLimits) -> None:
+        """Take in the losses of one step line. A line may hold NaN for what was not measured at that step,
+        so a run is lost only where none of its losses is a number."""
+        if not losses:
             return
-        self.progress_step = reading.step
-        if not _is_loss(reading.name):
-            return
-        self.steps_seen += 1
-        if not finite:
-            self._problem = self._problem or f"{reading.name} is {reading.value} at step {reading.step}"
-            return
-        self._extend_curve(reading.step, reading.value)
-        self._check_divergence(reading, limits)
+        self.steps_seen += len(losses)
+        finite = [one for one in losses if math.isfinite(one.value)]
+        self._lost = 0 if finite else self._lost + 1
+        if self._lost >= DIVERGED_READINGS and limits.diverge_factor is not None:
+            lost = losses[0]
+            self._problem = self._problem or f"{lost.name} is {lost.value} at step {lost.step}"
+        for reading in finite:
+            self._check_divergence(reading, limits)
 
     def _check_divergence(self, reading: Reading, limits: WatchLimits) -> None:
-        if self._first_loss is None:
-            self._first_loss = reading.value
-        limit = limits.diverge_factor
-        if limit is None or self._first_loss <= 0:
+        course = self._courses.get(reading.name)
+        if course is None:
+            if len(self._courses) >= MOST_LOSSES:
+                return
+            course = self._courses[reading.name] = _Course(reading.value, reading.value)
+        course.take(reading.step or 0, reading.value)
+        normal = max(course.first, limits.highest.get(reading.name, -math.inf))
+        if limits.diverge_factor is None or normal <= 0:
             return
-        self._high_losses = self._high_losses + 1 if reading.value > limit * self._first_loss else 0
-        if self._high_losses >= DIVERGED_READINGS and not self._problem:
+        course.above = course.above + 1 if reading.value > limits.diverge_factor * normal else 0
+        if course.above >= DIVERGED_READINGS and not self._problem:
             self._problem = (
                 f"diverged: {reading.name} {reading.value:.4g} at step {reading.step}, "
-                f"{self._first_loss:.4g} at first"
+                f"{course.first:.4g} at first"
             )
 
-    def _extend_curve(self, step: int, value: float) -> None:
-        if self.steps_seen % self._stride:
-            return
-        self.curve.append((step, round(value, 5)))
-        if len(self.curve) >= 2 * CURVE_POINTS:
-            self.curve = self.curve[1::2]
-            self._stride *= 2
 
-
-def _is_loss(name: str) -> bool:
-    return "loss" in name.lower()
+_NO_LOSS = re.compile(
+    r"(?:\b|_)(?:best|min|minimum|lowest|prev|previous|old|target|scale|weights?|coeff?|coefficient|patience)"
+    r"(?:\b|_)",
+    re.IGNORECASE,
+)
+"""Words in the names of numbers that are about a loss, and not how it goes."""
 
 
 def _as_parsed(metric: str) -> str:

@@ -25,7 +25,7 @@ MODE=plain   # what to do
 echo "step 1/2 loss: 3.0"
 case $MODE in
 crash) echo "boom: it broke" >&2; exit 3 ;;
-nan) echo "step 2/2 loss: nan"; sleep 60 ;;
+nan) for i in 2 3 4; do echo "step $i/4 loss: nan"; done; sleep 60 ;;
 silent) exit 0 ;;
 twice) echo "val_bpb: 0.5" ;;
 infinite) echo "---"; echo "val_bpb: nan"; exit 0 ;;
@@ -184,7 +184,7 @@ def test_replicates_have_seeds_of_their_own_and_run_k_is_the_same_for_all(worksp
     ("name", "verdict", "reason"),
     [
         ("crash", Verdict.CRASH, "exit code 3: boom: it broke"),
-        ("nan", Verdict.CRASH, "loss is nan at step 2"),
+        ("nan", Verdict.CRASH, "loss is nan at step 4"),
         ("silent", Verdict.CRASH, "printed no val_bpb"),
         ("twice", Verdict.INVALID, "printed val_bpb 2 times"),
         ("infinite", Verdict.CRASH, "val_bpb is nan"),

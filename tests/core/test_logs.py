@@ -13,6 +13,7 @@ from arf.logs import (
     MAX_LINE_BYTES,
     MAX_REST_BYTES,
     LogTail,
+    Normal,
     Watch,
     WatchLimits,
     counted_metrics,
@@ -75,10 +76,66 @@ def test_rest_stops_at_its_limit(log: Path) -> None:
     assert len(LogTail(log).rest(1_000_000)) < 4_000_000
 
 
-def test_nan_loss_is_a_problem_at_once(log: Path) -> None:
+def test_a_loss_that_stays_nan_is_a_problem_and_one_that_recovers_is_none(log: Path) -> None:
     seen = watch(log)
-    append(log, "1 loss 3.0\n2 loss nan\n")
-    assert seen.look(0.0, LIMITS)[1] == "loss is nan at step 2"
+    append(log, "1 loss 3.0\n2 loss nan\n3 loss inf\n4 loss 2.9\n5 loss nan\n6 loss nan\n")
+    assert seen.look(0.0, LIMITS)[1] == ""
+    append(log, "7 loss nan\n")
+    assert seen.look(1.0, evolve(LIMITS, diverge_factor=None))[1] == ""
+    append(log, "8 loss nan\n")
+    assert seen.look(2.0, LIMITS)[1] == "loss is nan at step 8"
+
+
+class Pairs(MetricParser):
+    """`step name=value name=value`."""
+
+    def parse(self, line: str) -> Sequence[Reading]:
+        step, *pairs = line.split()
+        named = [pair.split("=") for pair in pairs]
+        return [Reading(name=name, value=float(value), step=int(step)) for name, value in named]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train_loss=2 val_loss=nan",  # not measured at this step
+        "loss_a=0.02 loss_b=0.7 loss_c=0.8 loss_d=0.9 loss=2.4",  # each against its own beginning
+        "loss=0.1 best_loss=inf prev_loss=inf",
+        "loss={step} loss_scale={power}",
+        "accuracy=nan loss=1",
+    ],
+)
+def test_lines_of_good_runs_are_no_problem(log: Path, line: str) -> None:
+    seen = Watch(tail=LogTail(log), parser=Pairs(), objective=Objective(metric="val_loss"))
+    for step in range(1, 9):
+        append(log, f"{step} " + line.format(step=1 + step / 5, power=2**step) + "\n")
+    assert seen.look(0.0, LIMITS)[1] == ""
+
+
+def test_what_the_baseline_did_is_normal(log: Path) -> None:
+    append(log, "".join(f"{step} running_loss {step}\n" for step in range(1, 30)))
+    baseline = watch(log)
+    assert baseline.look(0.0, evolve(LIMITS, diverge_factor=math.inf))[1] == ""
+    normal = Normal().after(baseline)
+    assert watch(log).look(0.0, evolve(LIMITS, highest=normal.highest))[1] == ""
+    assert watch(log).look(0.0, LIMITS)[1].startswith("diverged")
+    append(log, "".join(f"{step} running_loss {step}\n" for step in range(88, 99)))
+    assert watch(log).look(0.0, evolve(LIMITS, highest=normal.highest))[1].startswith("diverged")
+
+
+def test_a_slow_start_is_no_stall_unless_somebody_says_so(log: Path) -> None:
+    seen = watch(log)
+    append(log, "compiling\n")
+    seen.look(0.0, LIMITS)
+    assert seen.look(1000.0, LIMITS)[1] == ""
+    assert "limits.stall_s" in seen.look(1000.0, evolve(LIMITS, silent_start_s=60.0))[1]
+
+
+def test_the_curve_is_that_of_one_loss(log: Path) -> None:
+    seen = Watch(tail=LogTail(log), parser=Pairs(), objective=Objective())
+    append(log, "0 val_loss=9\n" + "".join(f"{step} loss={step} aux_loss=7\n" for step in range(1, 9)))
+    seen.look(0.0, LIMITS)
+    assert seen.curve == [(step, step) for step in range(1, 9)]
 
 
 def test_one_spike_is_not_divergence_but_three_readings_are(log: Path) -> None:
