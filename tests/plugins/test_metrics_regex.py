@@ -21,6 +21,10 @@ class TestRegex(MetricParserSuite):
     examples: ClassVar = {
         "Final validation perplexity is 12.5!": at(perplexity=12.5),
         "Final validation perplexity is 1,012.5%": at(perplexity=1012.5),
+        "Final validation perplexity is (12.5).": at(perplexity=12.5),
+        "Final validation perplexity is 12.5,": at(perplexity=12.5),
+        "Final validation perplexity is 0,512": [],  # no thousand, and no guess at a decimal comma
+        "Final validation perplexity is 12,5": [],
         "Final validation perplexity is unknown": [],
         "[7] accuracy -> 41.5": at(7, accuracy=41.5),
         "[7] accuracy -> 41.5 [8] recall -> 0.5": at(7, accuracy=41.5) + at(8, recall=0.5),

@@ -109,10 +109,29 @@ class TestSummary(MetricParserSuite):
         "I1123 12:00:00.123 7 train.py:12] val_bpb: 0.99": at(val_bpb=0.99),
         "\x1b[?25l\ufeffval_bpb:\u00a00.99\x1b[K": at(val_bpb=0.99),
         "验证损失: 0.5": [Reading(name="验证损失", value=0.5, step=None)],
+        "[2026-01-01 12:00:00,123][__main__][INFO] - val_bpb: 0.99": at(val_bpb=0.99),  # Hydra
+        "2026-01-01T12:00:00Z [INFO] src/train.py:33 - val_bpb=0.99": at(val_bpb=0.99),
+        "[12:00:01] INFO     val_bpb: 0.99                 train.py:33": at(val_bpb=0.99),  # rich
+        "[100]\tvalid_0's l2: 0.031\tvalid_1's l2: 0.04": [  # LightGBM
+            Reading(name="valid_0's_l2", value=0.031, step=100),
+            Reading(name="valid_1's_l2", value=0.04, step=100),
+        ],
+        # Dicts behind something
+        'RESULT: {"val_bpb": 0.99, "split": "test"}': at(val_bpb=0.99),
+        "2026-01-01 12:00:00,123 - INFO - {'val_bpb': 0.99, 'n': {'a': 1}}": at(val_bpb=0.99),
+        "Epoch 3: {'val_bpb': 0.99}": at(3, val_bpb=0.99),
+        " 66%|##    | 2/3 [00:02<00:01, 1.2s/it]{'val_bpb': 0.99, 'epoch': 2.0}": at(2, val_bpb=0.99),
+        "best metrics: {'val_bpb': 0.9}": [],
+        "hyperparameters: {'lr': 0.1}": [],
+        # Sentences of Keras
+        "Epoch 1: val_loss improved from inf to 0.50000, saving model to m.keras": [],
+        "Epoch 2: val_loss did not improve from 0.50000": [],
+        "val_loss improved from 0.6 to 0.5": [],
         # No metrics
         "Best: val_loss=0.3": [],
         "saved: loss 0.3": [],
         "val_loss: 0,5": [],
+        "val_loss: 0,512": [],
         "{}": [],
         "0%|          | 0/10 [00:00<?, ?it/s]": [],
         "step 10/1000": [],

@@ -15,6 +15,8 @@ LONGEST_LINE = 4096
 
 LONGEST_NAME = 128
 
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
+
 
 class RegexParser(MetricParser):
     """Every match of every pattern in a line is a reading, in the order of the patterns."""
@@ -53,9 +55,13 @@ def _reading(metric: str, match: re.Match[str]) -> Reading | None:
 
 
 def _number(text: str | None) -> float | None:
+    """As it is printed, without what stands around it; commas only group thousands, and are no points."""
     if text is None:
         return None
+    text = text.lstrip(" \t([{").rstrip(" \t,;:)]}%.")
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
     try:
-        return float(text.strip().removesuffix("%").replace(",", ""))
+        return float(text)
     except ValueError:
         return None

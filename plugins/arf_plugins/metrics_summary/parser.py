@@ -13,9 +13,9 @@ progress bars count too:
     iter 10: loss 3.2, time 12.31ms
     step:10/1000 val_loss:3.27 train_time:5000ms
 
-A *record* is a dict as Python or JSON writes it; what else is in it is ignored:
+A *record* is a dict as Python or JSON writes it; what else is in it is ignored, and so is what introduces it:
 
-    {'eval_loss': 0.45, 'split': 'test', 'epoch': 3.0}
+    {'eval_loss': 0.45, 'split': 'test', 'epoch': 3.0}      INFO:root:result: {"val_loss": 0.45}
 
 Numbers are taken as printed: a unit or a percent sign after them is dropped, not converted. Blanks in a
 name become underscores (`val loss` is `val_loss`). All expressions take time linear in the line: their
@@ -27,16 +27,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from attrs import evolve
+
 from arf.interfaces import MetricParser
 from arf.types import Reading
 
 LONGEST_LINE = 4096
 """Characters; no script prints its metrics in a longer one, and a cut number would be a wrong number."""
 
-_KEY = r"[^\W\d][\w./@^-]{0,63}+"
+_KEY = r"[^\W\d][\w./@^-]{0,63}+(?:'s(?=\s))?+"  # LightGBM: valid_0's l2
 _NUMBER = (
     r"(?P<value>[-+]?(?>"
-    r"\d{1,3}(?:,\d{3})++(?:\.\d++)?"  # 1,852,731
+    r"[1-9]\d{0,2}(?:,\d{3})++(?:\.\d++)?"  # 1,852,731; 0,123 is no thousand
     r"|(?:\d++(?:\.\d*+)?|\.\d++)(?:e[-+]?\d++)?"
     r"|nan|inf(?:inity)?))"
 )
@@ -94,13 +96,16 @@ _PREFIX = re.compile(
     r"|\d\d:\d\d(?::\d\d)(?:[.,]\d{1,9}+)?"
     rf"|(?:[\w.]{{1,64}}+\s?[-|:]\s?)?{_LEVEL}"
     r"|[\w.<>]{1,64}+:[\w<>]{1,64}+:\d{1,6}+"
+    r"|\w[\w./-]{0,63}:\d{1,6}+(?=\s{1,8}+[-|])"
     r"|[IWEF]\d{4,8}+\s[\d:.]{5,18}+\s{1,8}+(?:\d{1,9}+\s)?[\w.]{1,64}+:\d{1,6}+\]"
-    r")(?:\s{0,8}+[-|:](?=\s)|(?=\s|\Z))\s{0,8}+"
+    r")(?:\s{0,8}+[-|:](?=\s)|(?=[\s\[]|\Z))\s{0,8}+"
     rf"|{_LEVEL}:[\w.]{{1,64}}+:"
     r"|(?i:metric|result)s?\s{1,8}+"
     r"|[>*#•=|│┃+\s-]{1,16}+(?=[^\W\d\s]|[*`\"'])>?\s{0,8}+",
 )
 """What a logger or a writer of lists puts before a line."""
+_PLACE = re.compile(r"\s{2}[\w./-]{1,64}+:\d{1,6}+\Z")
+"""The file and line that rich's logger puts behind one."""
 _LABEL = re.compile(rf"(?P<label>{_KEY}(?: {_KEY}){{0,3}})\s{{0,4}}+[:|]\s{{0,8}}+(?=[^\W\d])", re.IGNORECASE)
 _ROW = re.compile(rf"({_KEY}(?: {_KEY}){{0,4}})\s{{0,64}}+\|\s{{0,64}}+([^|\s]{{1,32}}+)\Z", re.IGNORECASE)
 """A row of a table with two columns."""
@@ -110,6 +115,11 @@ _OF_ANOTHER = re.compile(
     re.IGNORECASE,
 )
 """Labels of numbers that are not those of this run as it is now."""
+_IN_A_SENTENCE = re.compile(r"(?:\A|_)(?:from|to|than|below|above|after|of|at|by|in|for|with)\Z")
+"""How names end that are none: `val_loss improved from inf to 0.5`."""
+_RECORD = re.compile(r"\{\s?[\"'][^{}]{1,4096}+(?:\{[^{}]{0,4096}+\}[^{}]{0,4096}+){0,64}+\}\Z")
+_OF_SETTINGS = re.compile(r"param|setting|option|hyper|sweep|trial|search", re.IGNORECASE)
+"""What introduces a dict of settings."""
 
 
 class SummaryParser(MetricParser):
@@ -125,6 +135,8 @@ class SummaryParser(MetricParser):
             line = line.replace("：", ":").replace("│", "|").replace("┃", "|")
         if line.startswith("{"):
             return _record(line)
+        if line.endswith("}") and (record := _RECORD.search(line)):
+            return _introduced(line[: record.start()], record[0])
         folded = line.lower()
         stepping = "/" in line or line.startswith("[") or any(word in folded for word in _STEP_WORDS)
         if stepping and (readings := _stepping(line)):
@@ -139,7 +151,7 @@ class SummaryParser(MetricParser):
 
 def _bare(line: str) -> str:
     """The line without what a logger puts before it, bullets, frames and bold type."""
-    line = line.replace("**", "").replace("`", "")
+    line = _PLACE.sub("", line.replace("**", "").replace("`", "")).rstrip()
     for _ in range(6):
         prefix = _PREFIX.match(line)
         if prefix is None:
@@ -166,7 +178,10 @@ def _closing(line: str) -> list[Reading]:
         pair = _CLOSING.match(line, at)
         if pair is None:
             return []
-        readings.append(Reading(name=_name(pair["name"]), value=_number(pair["value"])))
+        name = _name(pair["name"])
+        if _IN_A_SENTENCE.search(name):
+            return []
+        readings.append(Reading(name=name, value=_number(pair["value"])))
         separator = _SEPARATOR.match(line, pair.end())
         at = separator.end() if separator else pair.end()
         if at == pair.end() < len(line):
@@ -176,13 +191,32 @@ def _closing(line: str) -> list[Reading]:
 
 def _stepping(line: str) -> list[Reading]:
     """The readings after a step, an iteration, or else an epoch or in a bar; none if there is none."""
-    head = _STEP.search(line) or _EPOCH.search(line) or _BAR.search(line)
+    head = _step_in(line)
     if head is None:
         return []
-    step = int((head[1] or head[head.lastindex or 1]).replace(",", ""))
+    found = ((_name(pair["name"]), _number(pair["value"])) for pair in _PAIR.finditer(line, head.end()))
+    step = _step(head)
     return [
-        Reading(name=_name(pair["name"]), value=_number(pair["value"]), step=step)
-        for pair in _PAIR.finditer(line, head.end())
+        Reading(name=name, value=value, step=step) for name, value in found if not _IN_A_SENTENCE.search(name)
+    ]
+
+
+def _step_in(line: str) -> re.Match[str] | None:
+    return _STEP.search(line) or _EPOCH.search(line) or _BAR.search(line)
+
+
+def _step(match: re.Match[str]) -> int:
+    return int((match[1] or match[match.lastindex or 1]).replace(",", ""))
+
+
+def _introduced(head: str, record: str) -> list[Reading]:
+    """The readings of a dict behind a logger's prefix, a label or a bar, at the step that this tells."""
+    if _OF_ANOTHER.search(head) or _OF_SETTINGS.search(head):
+        return []
+    step = _step_in(head)
+    return [
+        evolve(reading, step=_step(step)) if step is not None and reading.step is None else reading
+        for reading in _record(record)
     ]
 
 
