@@ -73,16 +73,17 @@ def _names(path: Path) -> set[str]:
     there = {item.name for item in path.iterdir() if item.is_file()}
     import pygit2
 
+    from arf.git import find_repository
+
     try:
-        found = pygit2.discover_repository(str(path.resolve()))
-        repo = pygit2.Repository(found) if found else None
-    except pygit2.GitError:
-        repo = None
-    if repo is None or repo.workdir is None:
+        repo = find_repository(path.resolve())
+        if repo is None or repo.workdir is None:
+            return there
+        prefix = path.resolve().relative_to(Path(repo.workdir).resolve()).as_posix()
+        prefix = "" if prefix == "." else prefix + "/"
+        tracked = {entry.path[len(prefix) :] for entry in repo.index if entry.path.startswith(prefix)}
+    except (pygit2.GitError, ValueError):  # told when the workspace is opened
         return there
-    prefix = path.resolve().relative_to(Path(repo.workdir).resolve()).as_posix()
-    prefix = "" if prefix == "." else prefix + "/"
-    tracked = {entry.path[len(prefix) :] for entry in repo.index if entry.path.startswith(prefix)}
     return (there & tracked) or there
 
 

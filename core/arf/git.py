@@ -6,10 +6,12 @@ the repository, with forward slashes; bytes that are not UTF-8 are surrogates, a
 
 from __future__ import annotations
 
+import functools
+import re
 import subprocess
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -48,26 +50,71 @@ Change = tuple[Entry | None, Entry | None]
 
 Files = Mapping[str, Entry]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-def _reads(
-    method: Callable[Concatenate[Repository, P], T],
-) -> Callable[Concatenate[Repository, P], T]:
-    """Raises LostError for objects that are missing or damaged, wherever in the method it shows."""
+def find_repository(directory: Path) -> pygit2.Repository | None:
+    """The repository that holds a folder; None if there is none. Raises pygit2.GitError; see `told`."""
+    if pygit2.discover_repository(str(directory)) is None:
+        return None
+    # By the folder, not by what was discovered: a git directory elsewhere need not say where the files are.
+    return pygit2.Repository(str(directory))
 
-    @wraps(method)
-    def reading(self: Repository, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except (pygit2.GitError, KeyError) as error:
-            raise LostError(
-                f"the repository {self.path} is damaged: {error}",
-                hint="`git fsck` says more; empty files in its objects, from a power failure, can be deleted",
-            ) from error
 
-    return reading
+@contextmanager
+def told(place: Path, *, lacking: str = "") -> Iterator[None]:
+    """What libgit2 cannot do with the repository at a place is a WorkspaceError with what to do about it.
+
+    It is a LostError where objects are missing or damaged; `lacking` is the hint about missing ones.
+    """
+    try:
+        yield
+    except pygit2.GitError as error:
+        said = str(error)
+        hint = next(
+            (hint for sign, hint in _HINTS.items() if sign in said), "`git status` there may say more"
+        )
+        kind = LostError if hint in (_LACKING, _DAMAGED) else WorkspaceError
+        hint = lacking if lacking and hint is _LACKING else hint
+        owned = re.search(r"repository path '(.+?)/?' is not owned", said)
+        raise kind(
+            f"git cannot read {place}: {said}", hint=hint.format(top=owned[1] if owned else place)
+        ) from None
+
+
+_LACKING = "objects are missing: `git fsck` says more"
+_DAMAGED = "an object is damaged: `git fsck` says more; one that a power failure left empty can be deleted"
+_HINTS = {
+    "not owned": "if you trust it: `git config --global --add safe.directory {top}`",
+    "'sdir'": "its index is sparse: `git sparse-checkout reapply --no-sparse-index` writes a plain one",
+    "'link'": "its index is split: `git update-index --no-split-index` writes a plain one",
+    "object format": "arf reads repositories with SHA-1: copy the files into a new one, "
+    "or `git fast-export --all` it into one",
+    "extension": "arf reads repositories with plain ref files: `git clone` it into one",
+    "format": "arf reads repositories with SHA-1 and plain ref files: `git clone` it into one",
+    "inflate": _DAMAGED,
+    "loose object": _DAMAGED,
+    "mismatch": _DAMAGED,
+    "read tree": _LACKING,
+    "peeled": _LACKING,
+    "not found": _LACKING,
+}
+"""What to do, by what libgit2 says; the first that fits."""
+
+
+def _told(
+    method: Callable[Concatenate[Repository, _P], _T],
+) -> Callable[Concatenate[Repository, _P], _T]:
+    @functools.wraps(method)
+    def call(self: Repository, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with told(self.path, lacking=self._lacking):
+            try:
+                return method(self, *args, **kwargs)
+            except KeyError as error:  # how pygit2 says that an object is not there
+                raise pygit2.GitError(f"object not found: {error}") from None
+
+    return call
 
 
 class Repository:
@@ -78,6 +125,11 @@ class Repository:
         self.path = Path(repository.path)
         self.common = _common_directory(self.path)
         """The git directory that all work trees of the repository share."""
+        self.is_partial = any(entry.name.endswith(".promisor") for entry in repository.config)
+        """Whether it was cloned with a filter, so that objects may be missing without a fault."""
+        self._lacking = (
+            "`git sparse-checkout disable` may bring it, or clone without --filter" if self.is_partial else ""
+        )
         self._listings: OrderedDict[str, Files] = OrderedDict()
         self._unpacked: list[str] = []
         self._unflushed: deque[Path] = deque()
@@ -93,11 +145,11 @@ class Repository:
         except (KeyError, ValueError, pygit2.GitError):
             raise UsageError(f"the repository has no commit {name!r}") from None
 
-    @_reads
+    @_told
     def tree(self, commit: str) -> str:
         return str(self._commit(commit).tree_id)
 
-    @_reads
+    @_told
     def message(self, commit: str) -> str:
         return self._commit(commit).message
 
@@ -110,7 +162,7 @@ class Repository:
             )
         return found
 
-    @_reads
+    @_told
     def files(self, commit: str) -> Files:
         """Everything that the commit's tree holds, folders aside."""
         tree = self._commit(commit).tree
@@ -147,7 +199,7 @@ class Repository:
             else:
                 listing[prefix + name] = Entry(int(item.filemode), str(item.id))
 
-    @_reads
+    @_told
     def changes(self, old: str, new: str) -> dict[str, Change]:
         """What differs between two commits."""
         return self._tree_changes(self._commit(old).tree, self._commit(new).tree)
@@ -168,27 +220,39 @@ class Repository:
             changes[delta.new_file.path] = before, after
         return changes
 
-    @_reads
+    @_told
     def read(self, blob: str) -> bytes:
         found = self._repo.get(blob)
         if not isinstance(found, pygit2.Blob):
-            is_partial = any(entry.name.endswith(".promisor") for entry in self._repo.config)
-            hint = "clone it without --filter" if is_partial else "`git fsck` says more"
-            raise LostError(f"object {blob[:12]} is missing in {self.path}", hint=hint)
+            raise LostError(
+                f"object {blob[:12]} is missing in {self.path}", hint=self._lacking or "`git fsck` says more"
+            )
         return found.data
 
-    @_reads
+    def lacks(self, files: Files) -> str:
+        """The first of these files that the repository has not; empty if it has them all."""
+        return next(
+            (
+                path
+                for path, entry in files.items()
+                if entry.mode != FileMode.COMMIT and entry.id not in self._repo
+            ),
+            "",
+        )
+
+    @_told
     def diff(self, old: str, new: str) -> str:
         """The unified diff of two commits; empty if their trees are equal."""
         return self._commit(old).tree.diff_to_tree(self._commit(new).tree).patch or ""
 
+    @_told
     def merge_base(self, one: str, other: str) -> str | None:
         base = self._repo.merge_base(pygit2.Oid(hex=one), pygit2.Oid(hex=other))
         return None if base is None else str(base)
 
     # ---- writing ----------------------------------------------------------------------------------
 
-    @_reads
+    @_told
     def write_commit(self, parent: str, files: Mapping[str, File | Entry | None], message: str) -> str:
         """A commit on `parent` with these files written or, where None, removed.
 

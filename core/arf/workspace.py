@@ -13,6 +13,7 @@ import ast
 import logging
 import os
 import re
+import shlex
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,12 +22,12 @@ from pathlib import Path, PurePosixPath
 
 import pygit2
 from attrs import frozen
-from pygit2.enums import FileMode, FileStatus
+from pygit2.enums import FileMode, FileStatus, RepositoryOpenFlag
 
 from arf import constants
 from arf.changes import FilePatch, apply_edit, apply_hunks, merge, parse_patch
 from arf.errors import ConflictError, LostError, UsageError, WorkspaceError, nearest
-from arf.git import Entry, File, Files, Repository
+from arf.git import Entry, File, Files, Repository, find_repository, told
 from arf.seeds import is_seed_name, rewrite, same_but_for_seeds, same_code
 from arf.trees import WorkTree
 from arf.types import Draft, Idea, Scalar, SeedMode, WorkspaceSettings
@@ -73,6 +74,7 @@ class Workspace:
         self.prefix = prefix
         """The folder's path in the repository, with a slash at its end; empty at the top."""
         self.settings = settings
+        self._top = directory.parents[prefix.count("/") - 1] if prefix else directory
         self.stand_ins: dict[str, str] = {}
         """Tracked paths that a work tree gets as links into the checkout: submodules and LFS files."""
         self._editable = _matcher(settings.editable)
@@ -95,9 +97,12 @@ class Workspace:
         self = cls(Repository(repo), directory, prefix, settings)
         listing = self.git.files(self.base_commit())
         self._check_patterns(listing)
-        self._find_stand_ins(repo, listing)
-        if clean:
-            self._check_clean(repo)
+        self._check_complete(listing)
+        with told(directory):
+            self._find_stand_ins(repo, listing)
+            self._check_editable(listing)
+            if clean:
+                self._check_clean(repo)
         self._check_links(listing)
         self._exclude_own_folder()
         return self
@@ -494,7 +499,7 @@ class Workspace:
         has committed since is merged (ConflictError). Nothing is staged or committed.
         """
         paths = [path for path in self.git.changes(base, commit) if self.is_editable(path)]
-        repo = pygit2.Repository(str(self.git.path))
+        repo = pygit2.Repository(str(self.directory))
         modified = [path for path in paths if _is_modified(repo, path)]
         if modified:
             raise WorkspaceError(
@@ -636,16 +641,78 @@ class Workspace:
                     continue
                 name = _untracked(self.directory, pattern)
                 if name:
-                    raise WorkspaceError(
-                        f"{name} is not tracked by git",
-                        hint=f"`git add {name}` and commit it (is it in .gitignore?)",
-                    )
+                    raise self._no_tracked_file(name, listing)
                 raise WorkspaceError(
                     f"workspace.{key}: no file matches {pattern!r}", hint=nearest(pattern, paths)
                 )
         if not any(self.is_editable(path) for path in listing):
+            key, what = (
+                ("readonly", "leaves nothing editable")
+                if self.settings.editable
+                else ("editable", "is empty")
+            )
             raise WorkspaceError(
-                "workspace.readonly leaves nothing editable", hint="take a pattern out of it"
+                f"workspace.{key} {what}", hint="name what ideas may change, such as editable: [train.py]"
+            )
+
+    def _no_tracked_file(self, name: str, listing: Files) -> WorkspaceError:
+        """What is wrong with a file on disk that a pattern names and the commit lacks."""
+        inner = next(
+            (p for p in PurePosixPath(name).parents if os.path.lexists(self.directory / p / ".git")), None
+        )
+        if inner is not None and inner != PurePosixPath("."):
+            return WorkspaceError(
+                f"{name} is in another git repository, {inner}, which ideas cannot change",
+                hint=f"study that one: `arf run {shlex.quote(str(self.directory / inner))}`",
+            )
+        target = self._target(name)
+        if target in listing:
+            return WorkspaceError(
+                f"{name} is reached by a symbolic link", hint=f"name {self.shown(target)} in its place"
+            )
+        return WorkspaceError(
+            f"{name} is not tracked by git",
+            hint=f"`git add {shlex.quote(name)}` and commit it (is it in .gitignore?)",
+        )
+
+    def _target(self, name: str) -> str:
+        """Where in the repository a name in the workspace leads to through links; empty if outside."""
+        path = (self.directory / name).resolve()
+        return path.relative_to(self._top).as_posix() if path.is_relative_to(self._top) else ""
+
+    def _check_complete(self, listing: Files) -> None:
+        missing = self.git.lacks(listing) if self.git.is_partial else ""
+        if missing:
+            raise WorkspaceError(
+                f"this is a partial clone, and has not {self.shown(missing)}",
+                hint="`git sparse-checkout disable` may bring it, or clone without --filter",
+            )
+
+    def _check_editable(self, listing: Files) -> None:
+        """Raises WorkspaceError if a pattern names only what ideas cannot change."""
+        for pattern in self.settings.editable:
+            matches = _matcher((pattern,))
+            paths = [path for path in listing if self.is_editable(path) and matches(path[len(self.prefix) :])]
+            if not paths or any(listing[path].is_file and path not in self.stand_ins for path in paths):
+                continue
+            name, mode = self.shown(paths[0]), listing[paths[0]].mode
+            kinds = {FileMode.LINK: "a symbolic link", FileMode.COMMIT: "a submodule"}
+            kind = kinds.get(FileMode(mode), "an LFS file")
+            target = self._target(name) if mode == FileMode.LINK else ""
+            hint = "name a file in its place"
+            if target in listing:
+                hint = f"name {self.shown(target)} in its place"
+            elif mode == FileMode.COMMIT:
+                hint = f"study that one: `arf run {shlex.quote(str(self._top / paths[0]))}`"
+            raise WorkspaceError(
+                f"workspace.editable: {name} is {kind}, which ideas cannot change",
+                hint=hint,
+            )
+        if not self._texts(self.base_commit()):
+            name = next(self.shown(path) for path in listing if self.is_editable(path))
+            raise WorkspaceError(
+                f"workspace.editable: {name} is no text, and there is nothing else to change",
+                hint="name the script",
             )
 
     def _find_stand_ins(self, repo: pygit2.Repository, listing: Files) -> None:
@@ -670,24 +737,46 @@ class Workspace:
             self.stand_ins[path] = str(top / path)
 
     def _check_clean(self, repo: pygit2.Repository) -> None:
-        changed = []
+        changed, conflicts = [], []
         sparse = "core.sparsecheckout" in repo.config and repo.config.get_bool("core.sparsecheckout")
         for path, flags in repo.status(untracked_files="no").items():
             if not path.startswith(self.prefix) or flags in (FileStatus.CURRENT, FileStatus.IGNORED):
                 continue
-            if (
-                path in self.stand_ins
-                and flags == FileStatus.WT_MODIFIED
-                and self._is_lfs_content(repo, path)
-            ):
-                continue
+            if flags & FileStatus.CONFLICTED:
+                conflicts.append(self.shown(path))
+            if path in self.stand_ins and flags == FileStatus.WT_MODIFIED:
+                if self.git.files(self.base_commit())[path].mode == FileMode.COMMIT:
+                    self._check_submodule(path)
+                    continue
+                if self._is_lfs_content(repo, path):
+                    continue
             if sparse and flags == FileStatus.WT_DELETED:
                 continue  # left out of the checkout; libgit2 does not know of that
             changed.append(self.shown(path))
+        if conflicts:
+            raise WorkspaceError(
+                f"a merge has left conflicts in {_few(sorted(conflicts))}",
+                hint="resolve them and commit, or take the merge back",
+            )
         if changed:
             raise WorkspaceError(
                 f"uncommitted changes in {_few(sorted(changed))}",
                 hint="experiments start from the last commit: `git commit -am ...` or `git stash` them",
+            )
+
+    def _check_submodule(self, path: str) -> None:
+        """Raises WorkspaceError unless the checkout has the tracked files of the submodule's commit."""
+        folder, shown = Path(self.stand_ins[path]), self.shown(path)
+        inner = pygit2.Repository(str(folder), RepositoryOpenFlag.NO_SEARCH)
+        wanted = self.git.files(self.base_commit())[path].id
+        if inner.head_is_unborn or str(inner.head.target) != wanted:
+            raise WorkspaceError(
+                f"the submodule {shown} is not at {wanted[:12]}, as the commit says",
+                hint="`git submodule update` brings it there; or commit where it is",
+            )
+        if inner.status(untracked_files="no"):
+            raise WorkspaceError(
+                f"uncommitted changes in the submodule {shown}", hint="commit or stash them in its folder"
             )
 
     def _is_lfs_content(self, repo: pygit2.Repository, path: str) -> bool:
@@ -802,34 +891,32 @@ def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise WorkspaceError(f"{path} {what}", hint="name the folder that holds the script")
     directory = path.resolve()
-    try:
-        found = pygit2.discover_repository(str(directory))
-        if found is None:
+    with told(directory):
+        repo = find_repository(directory)
+    if repo is None:
+        places = (folder / ".git" for folder in (directory, *directory.parents))
+        broken = next((p for p in places if p.is_file() or (p / "objects").is_dir()), None)
+        if broken is not None:
             raise WorkspaceError(
-                f"{directory} is in no git repository",
-                hint=f"`cd {directory} && git init && git add -A && git commit -m base`",
+                f"{broken} is no git repository that can be used", hint="`git status` there says more"
             )
-        repo = pygit2.Repository(found)
-    except pygit2.GitError as error:
-        hint = "`git status` there may say more"
-        if "not owned" in str(error):
-            owned = re.search(r"repository path '(.+?)/?'", str(error))
-            top = owned[1] if owned else directory
-            hint = f"if you trust it: `git config --global --add safe.directory {top}`"
-        elif "extension" in str(error) or "format" in str(error):
-            hint = "arf reads repositories with SHA-1 and plain ref files: `git clone` it into one"
-        raise WorkspaceError(f"git cannot open {directory}: {error}", hint=hint) from None
+        raise WorkspaceError(
+            f"{directory} is in no git repository",
+            hint=f"`cd {shlex.quote(str(directory))} && git init && git add -A && git commit -m base`",
+        )
     inside = repo.workdir is not None and directory.is_relative_to(os.path.realpath(repo.workdir))
     if repo.is_bare or not inside or directory.is_relative_to(os.path.realpath(repo.path)):
         raise WorkspaceError(
             f"{directory} is a bare repository, without files", hint="`git clone` it and use the clone"
         )
-    try:
+    with told(directory):
+        if repo.head_is_unborn:
+            branch = str(repo.lookup_reference("HEAD").target).removeprefix("refs/heads/")
+            raise WorkspaceError(
+                f"the branch {branch} of {directory} has no commit yet",
+                hint="`git add -A && git commit -m base`",
+            )
         repo.head.peel(pygit2.Commit)
-    except (pygit2.GitError, KeyError):
-        raise WorkspaceError(
-            f"the repository of {directory} has no commit yet", hint="`git add -A && git commit -m base`"
-        ) from None
     return directory, repo
 
 

@@ -128,6 +128,6 @@ def test_a_study_goes_on_without_the_run_whose_commit_a_power_failure_took(
     assert run_for(workspace, tmp_path / "runs", None)
     ended = {e.id: e for e in Store.open(home).experiments()}
     assert ended[lost.id].verdict is Verdict.CRASH
-    assert "is damaged" in ended[lost.id].reason
+    assert "git fsck" in ended[lost.id].reason
     assert len(ended) == EXPERIMENTS
     assert all(e.value is not None for e in ended.values() if e.id != lost.id and e.commit != lost.commit)

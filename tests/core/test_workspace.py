@@ -654,6 +654,53 @@ def test_submodules_are_linked_from_the_checkout(tmp_path: Path) -> None:
     assert "the submodule library is not there; `git submodule update --init`" in refusal(clone)
 
 
+def test_a_submodule_must_be_at_its_commit_and_clean_but_for_untracked_files(tmp_path: Path) -> None:
+    library = make(tmp_path / "library", {"x.py": "x = 1\n"})
+    repo = make(tmp_path / "r", {"train.py": TRAIN})
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library), "library")
+    commit_all(repo)
+    (repo / "library" / "x.pyc").touch()
+    Workspace.open(repo, settings())
+    (repo / "library" / "x.py").write_text("x = 2\n")
+    assert "uncommitted changes in the submodule library; commit or stash" in refusal(repo)
+    commit_all(repo / "library")
+    assert "the submodule library is not at " in refusal(repo)
+    commit_all(repo)
+    Workspace.open(repo, settings())
+    for editable in ("library/x.py", "library/*.py"):
+        message = refusal(repo, settings(editable=("train.py", editable)))
+        assert "x.py is in another git repository, library, which ideas cannot change" in message
+        assert f"`arf run {repo / 'library'}`" in message
+    assert "library is a submodule" in refusal(repo, settings(editable=("train.py", "library")))
+
+
+def test_what_ideas_cannot_change_is_not_editable(tmp_path: Path) -> None:
+    repo = make(tmp_path / "r", {"src/real.py": TRAIN, "weights.bin": b"\0\1"})
+    (repo / "train.py").symlink_to("src/real.py")
+    (repo / "other").symlink_to("src")
+    (repo / "outside.py").symlink_to("/etc/hostname")
+    commit_all(repo)
+    assert "train.py is a symbolic link, which ideas cannot change; name src/real.py" in refusal(repo)
+    assert "outside.py is a symbolic link" in refusal(repo, settings(editable=("outside.py",)))
+    message = refusal(repo, settings(editable=("other/real.py",)))
+    assert "other/real.py is reached by a symbolic link; name src/real.py" in message
+    assert "weights.bin is no text" in refusal(repo, settings(editable=("weights.bin",)))
+    assert "workspace.editable is empty" in refusal(repo, settings(editable=()))
+    Workspace.open(repo, settings(editable=("src", "*.bin")))
+
+
+def test_conflicts_of_a_merge_are_told_as_such(repo: Path) -> None:
+    git(repo, "checkout", "-q", "-b", "other")
+    (repo / "train.py").write_text(TRAIN.replace("8", "9"))
+    commit_all(repo)
+    git(repo, "checkout", "-q", "main")
+    (repo / "train.py").write_text(TRAIN.replace("8", "7"))
+    commit_all(repo)
+    with pytest.raises(AssertionError):
+        git(repo, "merge", "-q", "other")
+    assert "a merge has left conflicts in train.py; resolve them and commit" in refusal(repo)
+
+
 def test_a_sparse_checkout_is_no_uncommitted_change(tmp_path: Path) -> None:
     repo = make(tmp_path / "repo", {"train.py": "A = 1\n", "data/x": "1\n"})
     git(repo, "sparse-checkout", "set", "--no-cone", "/train.py")
@@ -668,9 +715,58 @@ def test_a_partial_clone_is_told_apart_from_a_damaged_repository(tmp_path: Path)
     repo = make(tmp_path / "repo", {"train.py": "A = 1\n", "data/x": "1\n"})
     git(repo, "config", "uploadpack.allowFilter", "true")
     git(tmp_path, "clone", "-q", "--filter=blob:none", "--sparse", repo.as_uri(), "clone")
-    opened = Workspace.open(tmp_path / "clone", settings())
-    with pytest.raises(WorkspaceError, match="without --filter"):
-        opened.work_tree(tmp_path / "tree").fill(opened.base_commit(), seed=None)
+    assert "partial clone, and has not data/x; `git sparse-checkout disable`" in refusal(tmp_path / "clone")
+    git(tmp_path / "clone", "sparse-checkout", "disable")
+    Workspace.open(tmp_path / "clone", settings())
+
+
+def test_a_git_directory_elsewhere_is_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main", "--separate-git-dir", str(tmp_path / "there.git"))
+    (folder / "train.py").write_text(TRAIN)
+    commit_all(folder)
+    workspace = Workspace.open(folder, settings())
+    assert (workspace.prefix, workspace.tracked(workspace.base_commit())) == ("", {"train.py"})
+
+
+def _object(repo: Path, name: str) -> Path:
+    found = git(repo, "rev-parse", name)
+    return repo / ".git" / "objects" / found[:2] / found[2:]
+
+
+def _cut(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(b"damaged")
+
+
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
+    (lambda repo: _object(repo, "HEAD").unlink(), "objects are missing: `git fsck` says more"),
+    (lambda repo: _object(repo, "HEAD^{tree}").unlink(), "objects are missing: `git fsck` says more"),
+    (lambda repo: _object(repo, "HEAD:train.py").unlink(), "is missing in"),
+    (lambda repo: _cut(_object(repo, "HEAD:train.py")), "`git fsck` says more"),
+    (lambda repo: (repo / ".git" / "HEAD").unlink(), ".git is no git repository that can be used"),
+    (lambda repo: (repo / ".git" / "index").write_text("junk"), "`git status` there may say more"),
+    (lambda repo: git(repo, "update-index", "--split-index"), "`git update-index --no-split-index`"),
+    (
+        lambda repo: git(repo, "sparse-checkout", "set", "--cone", "--sparse-index", "src"),
+        "`git sparse-checkout reapply --no-sparse-index`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
+def test_what_libgit2_cannot_read_is_told_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    repo = make(tmp_path / "r", {"train.py": TRAIN, "src/a.py": "a = 1\n", "data/x": "1\n"})
+    damage(repo)
+    assert message in refusal(repo)
+
+
+def test_a_link_to_a_git_directory_that_is_gone_is_no_folder_without_git(tmp_path: Path) -> None:
+    (tmp_path / ".git").write_text("gitdir: /nonexistent/worktrees/x\n")
+    assert ".git is no git repository that can be used; `git status`" in refusal(tmp_path)
 
 
 def test_a_branch_that_leaves_no_room_for_those_of_arf_is_named(tmp_path: Path) -> None:

@@ -139,16 +139,17 @@ def _is_ignored(path: Path) -> bool:
     """Whether git ignores a file, or a folder with all that is in it; false outside a repository."""
     import pygit2
 
+    from arf.git import find_repository
+
     try:
-        found = pygit2.discover_repository(str(path.parent))
-        repo = pygit2.Repository(found) if found else None
+        repo = find_repository(path.parent)
         if repo is None or repo.workdir is None:
             return False
         inside = path.resolve().relative_to(Path(repo.workdir).resolve()).as_posix()
+        tracked = any(entry.path == inside or entry.path.startswith(inside + "/") for entry in repo.index)
+        return not tracked and repo.path_is_ignored(inside + ("/" if path.is_dir() else ""))
     except (pygit2.GitError, ValueError):
         return False
-    tracked = any(entry.path == inside or entry.path.startswith(inside + "/") for entry in repo.index)
-    return not tracked and repo.path_is_ignored(inside + ("/" if path.is_dir() else ""))
 
 
 def _command(target: Path, script: str) -> str:
