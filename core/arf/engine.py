@@ -578,12 +578,14 @@ class Engine:
         }
         if experiment.budget is not None:
             env["ARF_BUDGET_SHARE"] = str(experiment.budget)
+        path = self.log_path(experiment)
+        path.parent.mkdir(exist_ok=True)  # somebody may have made room
         return Job(
             key=f"{experiment.id:06d}-{experiment.attempt}",
             directory=run.tree.cwd,
             command=self._command,
             env=env,
-            log=self.log_path(experiment),
+            log=path,
             tier=experiment.tier,
             time_limit_s=self.config.limits.time_limit_s,
         )

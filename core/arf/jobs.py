@@ -108,10 +108,10 @@ def result_from_json(fields: Mapping[str, Any]) -> JobResult:
     )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all, on disk when it returns."""
+def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Write a file whole or not at all, on disk when it returns; if it is new, `mode` is as in `os.open`."""
     part = path.with_name(f".{path.name}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with open(fd, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

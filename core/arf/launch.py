@@ -15,6 +15,7 @@ from arf import __version__
 from arf.config import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
 from arf.engine import Engine, agent_brief
 from arf.errors import StoreError, UsageError
+from arf.jobs import write_whole
 from arf.mailbox import Mailbox
 from arf.plugins import Plugins
 from arf.store import DATABASE, STUDIES, Store, StudyLock
@@ -57,6 +58,7 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
     for folder in ("logs", "trees", "agent"):
         (home / folder).mkdir(exist_ok=True)
     lock = StudyLock(home)
+    _write_config(home, config, plugins)
     store = Store.create(
         home,
         study,
@@ -68,7 +70,6 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
             "budget": attrs.asdict(config.budget),
         },
     )
-    _write_config(home, config, plugins)
     return parts.engine(study, store, workspace, resumed=False), lock
 
 
@@ -108,9 +109,7 @@ def load_study_config(home: Path, plugins: Plugins) -> Config:
 
 def _write_config(home: Path, config: Config, plugins: Plugins) -> None:
     """Write the resolved configuration, whole or not at all."""
-    scratch = home / f"{CONFIG_FILE}.new"
-    scratch.write_text(_versions(plugins) + dump(config), encoding="utf-8")
-    scratch.replace(home / CONFIG_FILE)
+    write_whole(home / CONFIG_FILE, _versions(plugins) + dump(config), mode=0o666)
 
 
 class _Parts:

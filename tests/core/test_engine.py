@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -341,6 +342,8 @@ def test_a_stopped_study_ends_its_jobs_and_goes_on_where_it_was(workspace: Path)
     assert stopped["state"] == "stopped"
     store = Store.open(study_directory(workspace, "s"))
     assert all(e.job_state is None for e in store.running())
+    for folder in ("logs", "trees"):  # somebody has made room
+        shutil.rmtree(study_directory(workspace, "s") / folder, ignore_errors=True)
     finished = asyncio.run(again())
     assert finished["state"] == "finished"
     assert finished["best"]["title"] == "LEVEL 140"
