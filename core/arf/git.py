@@ -342,6 +342,13 @@ class Repository:
             self._packer = start_packing(self.common, self._unpacked)
             self._unpacked = []
 
+    def has_study(self, name: str) -> bool:
+        """Whether commits of a study of this name are kept here, be it of another workspace or long gone."""
+        return any(
+            self._repo.references.get(ref) is not None
+            for ref in (f"refs/arf/{name}/000001", f"refs/arf/{name}/ideas/000001", f"refs/heads/arf/{name}")
+        )
+
     def set_branch(self, name: str, commit: str) -> bool:
         """Point a branch at a commit. False if it is checked out somewhere, and so left alone."""
         branch = self._repo.branches.local.get(name)

@@ -41,6 +41,13 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         raise UsageError(
             f"study {name!r} exists", hint=f"`arf resume {name}` goes on with it; or choose another --name"
         )
+    if workspace.git.has_study(name):
+        refs = f"refs/arf/{name}/ refs/heads/arf/{name}"
+        raise UsageError(
+            f"the repository has commits of another study {name!r} (elsewhere, or its folder was removed)",
+            hint="choose another --name; to lose them: "
+            f"`git for-each-ref --format='delete %(refname)' {refs} | git update-ref --stdin`",
+        )
     parts = _Parts(config, plugins, home)
     tiers = await parts.backend.tiers()
     study = Study(

@@ -891,6 +891,10 @@ def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise WorkspaceError(f"{path} {what}", hint="name the folder that holds the script")
     directory = path.resolve()
+    if not _is_text(str(directory)):
+        raise WorkspaceError(
+            f"the path {os.fsencode(directory)!r} is not UTF-8", hint="rename the folder that is not"
+        )
     with told(directory):
         repo = find_repository(directory)
     if repo is None:
@@ -918,6 +922,15 @@ def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
             )
         repo.head.peel(pygit2.Commit)
     return directory, repo
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name has nothing but characters, and no bytes that are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_writable(repo: pygit2.Repository) -> None:
@@ -949,7 +962,10 @@ def _matcher(patterns: Sequence[str]) -> Callable[[str], object]:
 
 
 def _pattern(pattern: str) -> str:
-    """A glob as a regular expression for a whole path: `*` within a folder, `**` across folders."""
+    """A glob as a regular expression for a whole path: `*` within a folder, `**` across folders.
+
+    A name that holds such characters itself matches, too.
+    """
     pattern = pattern.removeprefix("./").rstrip("/")
     meaning = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
     text = ""
@@ -958,7 +974,7 @@ def _pattern(pattern: str) -> str:
             text += part.replace("[!", "[^", 1)
         else:
             text += meaning.get(part) or re.escape(part)
-    return rf"(?:{text})(?:/.*)?\Z"
+    return rf"(?:{re.escape(pattern)}|{text})(?:/.*)?\Z"
 
 
 def _untracked(directory: Path, pattern: str) -> str:

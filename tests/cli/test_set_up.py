@@ -153,12 +153,20 @@ def test_an_arf_yaml_links_the_data_that_git_ignores(
     assert set(Workspace.open(workspace, config.workspace).links()) == {"data/part/train.bin", "my_data"}
 
 
-@pytest.mark.parametrize(("name", "program"), [("fit.js", "node"), ("fit.pl", "perl"), ("fit.jl", "julia")])
-def test_how_a_script_is_run_is_told_by_its_name(arf: Arf, workspace: Path, name: str, program: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("fit.js", "node fit.js"),
+        ("fit.pl", "perl fit.pl"),
+        ("fit.jl", "julia fit.jl"),
+        ("-fit.py", "{python} ./-fit.py"),
+    ],
+)
+def test_how_a_script_is_run_is_told_by_its_name(arf: Arf, workspace: Path, name: str, command: str) -> None:
     (workspace / "arf.yaml").unlink()
     (workspace / name).write_text("x = 1\n")
-    done = arf("init", ".", "--script", name, cwd=workspace)
-    assert f"`{program} {name}` is run" in done.stderr
+    done = arf("init", ".", f"--script={name}", cwd=workspace)
+    assert f"`{command}` is run" in done.stderr
 
 
 @pytest.mark.parametrize(

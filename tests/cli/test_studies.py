@@ -323,3 +323,20 @@ def test_nobody_named_it_so_it_is_named_after_the_day(arf: Arf, workspace: Path)
         assert done.returncode == 0, done.stderr
     first, second = sorted((row["study"] for row in told(arf("list", "--json", cwd=workspace))), key=len)
     assert second == f"{first}-2"
+
+
+def test_two_workspaces_of_one_repository_have_no_study_of_the_same_name(
+    arf: Arf, git: Callable[..., str], workspace: Path
+) -> None:
+    other = workspace.parent / "other"
+    git(workspace, "worktree", "add", "-q", str(other))
+    for folder in (workspace, other):
+        done = arf("run", "--max-experiments", "2", "--plain", cwd=folder, **WITHOUT_REPORTS)
+        assert done.returncode == 0, done.stderr
+    (first,) = (row["study"] for row in told(arf("list", "--json", cwd=workspace)))
+    (second,) = (row["study"] for row in told(arf("list", "--json", cwd=other)))
+    assert second == f"{first}-2"
+    done = arf("run", "--name", first, cwd=other)
+    assert done.returncode == 2
+    assert f"the repository has commits of another study {first!r}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

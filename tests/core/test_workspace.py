@@ -225,6 +225,18 @@ def test_patterns_stay_in_folders_unless_doubled(tmp_path: Path) -> None:
     assert editable("**/*", readonly=("src/", "**/*.md")) == {"a.py", "b.txt", "é.py"}
 
 
+def test_a_name_with_the_characters_of_a_pattern_matches_itself(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", {"a[b].py": TRAIN, "b.py": "x = 1\n"})
+    workspace = Workspace.open(repo, settings(editable=("a[b].py",)))
+    assert set(workspace.files(workspace.base_commit())) == {"a[b].py"}
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    assert "is not UTF-8; rename" in refusal(folder)
+
+
 def test_binary_files_are_not_read_as_text(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"src/a.py": "x = 1\n", "src/b.bin": b"\0\1", "src/c.txt": b"caf\xe9"})
     workspace = Workspace.open(repo, settings(editable=("src",)))

@@ -154,7 +154,7 @@ def _is_ignored(path: Path) -> bool:
 
 def _command(target: Path, script: str) -> str:
     """How a script is run, by its name. Raises UsageError if nothing suggests it."""
-    path = shlex.quote(script)
+    path = shlex.quote(f"./{script}" if script.startswith("-") else script)
     programs = {
         ".py": "{python}",
         ".sh": "bash" if _has_shebang(target / script, "bash") else "sh",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -217,11 +218,22 @@ def _disabled(**sources: Any) -> tuple[str, ...]:
 
 
 def free_name(workspace: Path) -> str:
-    """A name for a study that the workspace has not: `nov23`, then `nov23-2` and so on."""
+    """A name for a study that workspace and repository have not: `nov23`, then `nov23-2` and so on."""
+    from pygit2 import GitError
+
+    from arf.git import Repository, find_repository
     from arf.store import STUDIES
 
+    try:
+        found = find_repository(workspace)
+    except GitError:  # told when the workspace is opened
+        found = None
+    git = Repository(found) if found is not None else None
     now = datetime.now()
     day = f"{_MONTHS[now.month - 1]}{now.day}"
-    taken = {path.name for path in (workspace / STUDIES).glob("*")}
-    names = (day if number == 1 else f"{day}-{number}" for number in range(1, len(taken) + 2))
-    return next(name for name in names if name not in taken)
+    names = itertools.chain([day], (f"{day}-{number}" for number in itertools.count(2)))
+    return next(
+        name
+        for name in names
+        if not (workspace / STUDIES / name).exists() and (git is None or not git.has_study(name))
+    )
