@@ -128,6 +128,10 @@ _EXPERIMENT_COLUMNS = (
 )
 
 
+_LONGEST_PATH = 500
+"""SQLite's limit is 512, and it makes files whose names are longer beside the database."""
+
+
 class StudyLock:
     """Held by the one arf process that may write a study. Released by the kernel when the process ends."""
 
@@ -186,10 +190,16 @@ class Store:
             )
         new = path.with_suffix(".new")
         new.unlink(missing_ok=True)
-        cls._begin(directory, _connect(new), study, meta).close()
-        new.replace(path)  # killed before this, arf has left no study behind
-        db = _connect(path)
-        db.execute("PRAGMA journal_mode = WAL")
+        try:
+            cls._begin(directory, _connect(new), study, meta).close()
+            new.replace(path)  # killed before this, arf has left no study behind
+            db = _connect(path)
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error as error:
+            hint = "is the disk full, or a network file system that cannot lock files?"
+            if len(os.fsencode(path)) > _LONGEST_PATH:
+                hint = f"SQLite takes paths of {_LONGEST_PATH} bytes at most; move the workspace to a shorter one"
+            raise StoreError(f"cannot make the database {path}: {error}", hint=hint) from error
         return cls(directory, db)
 
     @classmethod

@@ -281,3 +281,10 @@ def test_a_full_disk_is_one_clear_error(recorder: Recorder) -> None:
     with pytest.raises(StoreError, match="free some disk space"):
         for number in range(1, 400):
             recorder.run(number, 1.0, Verdict.MEASURED, role=Role.BASELINE)
+
+
+def test_a_path_that_is_too_long_for_sqlite_is_told(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["x" * 100] * 5)
+    deep.mkdir(parents=True)
+    with pytest.raises(StoreError, match="move the workspace to a shorter one"):
+        Recorder(deep)
