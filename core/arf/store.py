@@ -198,7 +198,7 @@ class Store:
         except sqlite3.Error as error:
             hint = "is the disk full, or a network file system that cannot lock files?"
             if len(os.fsencode(path)) > _LONGEST_PATH:
-                hint = f"SQLite takes paths of {_LONGEST_PATH} bytes at most; move the workspace to a shorter one"
+                hint = f"SQLite takes {_LONGEST_PATH} bytes at most; move the workspace to a shorter one"
             raise StoreError(f"cannot make the database {path}: {error}", hint=hint) from error
         return cls(directory, db)
 
