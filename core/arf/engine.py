@@ -9,6 +9,7 @@ is made again when the slot is free, so a wrong guess costs nothing but the prep
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 from collections import deque
@@ -581,7 +582,7 @@ class Engine:
         path = self.log_path(experiment)
         path.parent.mkdir(exist_ok=True)  # somebody may have made room
         return Job(
-            key=f"{experiment.id:06d}-{experiment.attempt}",
+            key=_job_key(experiment),
             directory=run.tree.cwd,
             command=self._command,
             env=env,
@@ -1089,6 +1090,17 @@ class Engine:
         self._fatal = error if isinstance(error, ArfError) else ArfError(f"{type(error).__name__}: {error}")
         self._fatal.__cause__ = error
         self._wake.set()
+
+
+def _job_key(experiment: Experiment) -> str:
+    """What the backend knows an attempt by: the same after a crash, so that it is not run twice.
+
+    It says what is run: where the database is an older copy, the same number may mean another experiment by
+    now, whose result the backend may still have.
+    """
+    e = experiment
+    what = hashlib.sha256(f"{e.commit} {e.seed} {e.tier} {e.budget}".encode()).hexdigest()
+    return f"{e.id:06d}-{what[:8]}-{e.attempt}"
 
 
 def agent_brief(study: Study, workspace: Workspace, base: str, home: Path) -> Brief:

@@ -1,0 +1,102 @@
+"""What goes wrong around a study while it runs: full disks, folders that vanish, databases from a copy."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arf.config import load
+from arf.launch import create, resume, study_directory
+from arf.plugins import Plugins
+from arf.store import DATABASE, Store
+from arf.types import Experiment
+
+SCRIPT = """#!/bin/sh
+LEVEL=100    # the best is 140 [0..1000, step 10]
+HARM
+distance=$((LEVEL > 140 ? LEVEL - 140 : 140 - LEVEL))
+echo "val_bpb: 1.$((1000 + distance * 10 + ARF_SEED % 5))"
+"""
+
+
+class Case:
+    """A workspace whose script does the harm itself, and a study of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.workspace = directory / "workspace"
+        self.ideas = directory / "ideas.yaml"
+        self.home = study_directory(self.workspace, "s")
+        self.plugins = Plugins.load(disable=["report"])
+
+    def make(
+        self, harm: str = "", levels: Sequence[int] = (110, 120, 130, 140), experiments: int = 8
+    ) -> None:
+        """`harm` is shell code that each job runs."""
+        self.workspace.mkdir()
+        self.propose(levels)
+        (self.workspace / "train.sh").write_text(SCRIPT.replace("HARM", harm))
+        (self.workspace / "arf.yaml").write_text(
+            "workspace: {command: sh train.sh, editable: [train.sh]}\n"
+            f"budget: {{max_experiments: {experiments}}}\n"
+            f"agent: {{name: script, path: {self.ideas}}}\n"
+            "backend: {name: local, slots: 2}\n"
+        )
+        for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm base"):
+            subprocess.run(["git", *command.split()], cwd=self.workspace, check=True)
+
+    def propose(self, levels: Sequence[int]) -> None:
+        ideas = [f"- {{title: LEVEL {value}, constants: {{LEVEL: {value}}}}}\n" for value in levels]
+        self.ideas.write_text("".join(ideas))
+
+    def begin(self) -> None:
+        """A study in which nothing has happened yet."""
+
+        async def main() -> None:
+            config = load(workspace_file=self.workspace / "arf.yaml", options_class=self.plugins.options)
+            engine, lock = await create(self.workspace, config, self.plugins, "s")
+            engine.store.close()
+            lock.release()
+
+        asyncio.run(main())
+
+    def go_on(self) -> dict[str, Any]:
+        async def main() -> dict[str, Any]:
+            engine, lock = await resume(self.home, self.plugins)
+            try:
+                return await engine.run()
+            finally:
+                engine.store.close()
+                lock.release()
+
+        return asyncio.run(main())
+
+    def experiments(self) -> list[Experiment]:
+        store = Store.open(self.home)
+        try:
+            store.check()
+            return store.experiments()
+        finally:
+            store.close()
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def test_after_an_older_copy_of_the_database_no_result_of_what_it_does_not_know_counts(case: Case) -> None:
+    case.make()
+    case.begin()
+    shutil.copy(case.home / DATABASE, case.home / "copy")
+    case.propose([200, 300, 400, 500])
+    case.go_on()
+    shutil.copy(case.home / "copy", case.home / DATABASE)
+    case.propose([600, 700, 800, 900])
+    case.go_on()
+    told = {e.title: e.value for e in case.experiments()}
+    assert told["LEVEL 600"] == pytest.approx(1.56, abs=0.001)
+    assert told["LEVEL 700"] == pytest.approx(1.66, abs=0.001)
