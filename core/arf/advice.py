@@ -6,10 +6,14 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arf.logs import last_lines
+from arf.logs import last_lines, nearest_metric
 from arf.types import Verdict
 from arf.workspace import Workspace
+
+if TYPE_CHECKING:
+    from arf.config import Config
 
 READ_LINES = 60
 _MISSING_MODULE = re.compile(r"(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?")
@@ -32,12 +36,14 @@ def after_failed_baseline(
     reason: str,
     log: Path,
     folder: Path,
-    time_limit_s: float,
+    config: Config,
+    metrics: Collection[str],
 ) -> str:
     """One line on how to mend a baseline that failed so.
 
-    `command` is what was run in `folder`, and `log` what it printed.
+    `command` is what was run in `folder`, `log` what it printed, and `metrics` what the parser read there.
     """
+    time_limit_s = config.limits.time_limit_s
     shown = command if isinstance(command, str) else shlex.join(command)
     again = "then start a new study"
     lines = last_lines(log, READ_LINES)
@@ -70,7 +76,48 @@ def after_failed_baseline(
         )
     if _DENIED.search(text):
         return f"jobs run in work trees of their own, with arf's rights: see its last lines; mend it, {again}"
+    if limit := _LIMIT.search(reason):
+        return f"raise {limit[0]}, or mend what `{shown}` does, {again}"
+    if "at step" in reason:
+        return f"mend `{shown}`, {again}; limits.diverge_factor=null lets it go on with such a loss"
+    if reason.startswith("printed no "):
+        return _on_the_metric(config, metrics, log)
     return f"make `{shown}` work as it is, commit, and start a new study"
+
+
+_LIMIT = re.compile(r"limits\.\w+")
+_SEARCHED_BYTES = 1_048_576
+"""Of the end of a log, for a line with the metric."""
+_SHOWN = 80
+
+
+def _on_the_metric(config: Config, metrics: Collection[str], log: Path) -> str:
+    """What to do where a run ended well, and the parser found no objective in what it printed."""
+    name, parser = config.objective.metric, config.parser.name
+    example = f'`{{"{name}": 1.23}}`' if parser == "jsonl" else f"`{name}: 1.23`"
+    if metrics:
+        near = nearest_metric(name, metrics)
+        if "_".join(name.split()).lower() == near.lower():
+            return f"arf run -o objective.metric={near}, or the same in arf.yaml"
+    words = [re.escape(word) for word in re.findall(r"[^\W_]+", name)]
+    there = re.compile(
+        r"(?<![^\W_])(" + r"[\W_]{0,3}".join(words) + r"(?![^\W_])[^\d\n]{0,24}?)([-+]?\d[\d.,]*)",
+        re.IGNORECASE,
+    )
+    for line in reversed(last_lines(log, 100_000, _SEARCHED_BYTES) if words else []):
+        if len(line) < 4096 and (hit := there.search(line)):
+            start = max(0, hit.start() - _SHOWN // 2)
+            quoted = line[start : start + _SHOWN].strip()
+            before = re.escape(hit[1]).replace("\\ ", " ").replace("'", ".")
+            return (
+                f"the parser {parser!r} does not read it in the line `{quoted}`: print {example} on a line "
+                "of its own and commit, or set parser: "
+                f"{{name: regex, patterns: {{{name!r}: '{before}(\\S+)'}}}}"
+            )
+    return (
+        f"print {example} on a line of its own at the end, on stdout or stderr (what is only in a file, or "
+        "far above the end of a long log, is not read), and commit; or set objective.metric to its name"
+    )
 
 
 def _untracked(workspace: Workspace, commit: str, lines: Sequence[str]) -> Iterator[str]:

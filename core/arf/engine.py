@@ -721,7 +721,8 @@ class Engine:
                     reason,
                     log,
                     run.tree.cwd,
-                    self.config.limits.time_limit_s,
+                    self.config,
+                    run.watch.metrics,
                 ),
             )
 

@@ -323,10 +323,17 @@ def objective_value(
 def _what_instead(name: str, printed: Collection[str]) -> str:
     if not printed:
         return " or other metric that the parser can read"
-    near = get_close_matches(name.lower(), [other.lower() for other in printed], n=1, cutoff=0.5)
-    first = sorted(printed, key=lambda other: other.lower() not in near)
+    near = nearest_metric(name, printed)
+    first = sorted(printed, key=lambda other: other != near)
     more = f" and {len(printed) - 5} more" if len(printed) > 5 else ""
     return f", but {', '.join(first[:5])}{more} (objective.metric says which one counts)"
+
+
+def nearest_metric(name: str, printed: Collection[str]) -> str:
+    """The one of the metrics that a name probably means; the first of them if none is like it."""
+    by_name = {other.lower(): other for other in reversed(list(printed))}
+    near = get_close_matches(_as_parsed(name).lower(), by_name, n=1, cutoff=0.5)
+    return by_name[near[0]] if near else next(iter(printed))
 
 
 def counted_metrics(metrics: Mapping[str, float], limit: int = 40) -> dict[str, float]:

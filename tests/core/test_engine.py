@@ -375,6 +375,28 @@ def test_the_hint_after_a_failed_baseline_follows_its_log(workspace: Path, said:
     assert re.search(hint, raised.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("printed", "hint"),
+    [
+        (
+            "the final val bpb is 0.5 now",
+            r"`the final val bpb is 0.5 now`.*'val_bpb': 'val bpb is \(\\S\+\)'",
+        ),
+        ("Val_BPB: 0.5", "-o objective.metric=Val_BPB"),
+        ("loss: 0.5", "print `val_bpb: 1.23` on a line of its own.*objective.metric"),
+        ("done", "only in a file"),
+    ],
+)
+def test_a_baseline_without_its_metric_is_told_how_to_print_it(
+    workspace: Path, printed: str, hint: str
+) -> None:
+    (workspace / "train.sh").write_text(f"echo '{printed}'\n")
+    git(workspace, "commit", "-qam", "other words")
+    with pytest.raises(ArfError, match="printed no val_bpb") as raised:
+        run(workspace, [level(140)])
+    assert re.search(hint, raised.value.hint or "")
+
+
 def test_a_baseline_that_prints_several_values_is_told_of_the_choice(workspace: Path) -> None:
     (workspace / "train.sh").write_text(SCRIPT.replace("MODE=plain", "MODE=twice"))
     git(workspace, "commit", "-qam", "twice")
