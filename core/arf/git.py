@@ -71,7 +71,7 @@ def told(place: Path, *, lacking: str = "") -> Iterator[None]:
     try:
         yield
     except pygit2.GitError as error:
-        said = str(error)
+        said = str(error).replace(f"{place}: ", "")
         hint = next(
             (hint for sign, hint in _HINTS.items() if sign in said), "`git status` there may say more"
         )
@@ -98,7 +98,7 @@ _HINTS = {
     "mismatch": _DAMAGED,
     "read tree": _LACKING,
     "peeled": _LACKING,
-    "not found": _LACKING,
+    "object not found": _LACKING,
 }
 """What to do, by what libgit2 says; the first that fits."""
 

@@ -109,9 +109,9 @@ class WorkTree:
         wanted = {path: entry for path, entry in files.items() if path not in self._links}
         wanted |= {path: Entry(file.mode, _blob_id(file.data)) for path, file in seeded.items()}
         self._wanted = wanted
-        self._folders = _parents(wanted.keys() | self._links.keys())
+        self._folders = folders_of(wanted.keys() | self._links.keys())
         if self._workspace.prefix:
-            self._folders |= _parents([self._workspace.prefix + "x"])
+            self._folders |= folders_of([self._workspace.prefix + "x"])
 
     def _problem(self, error: OSError) -> WorkspaceError:
         if error.errno == errno.ENOSPC:
@@ -256,7 +256,7 @@ class WorkTree:
                 gone = {path for path in self._folders if not _is_folder(root, path)}
                 for path, entry in self._wanted.items():
                     watched = workspace.is_readonly(path) or workspace.is_editable(path)
-                    misplaced = bool(gone) and not gone.isdisjoint(_parents([path]))
+                    misplaced = bool(gone) and not gone.isdisjoint(folders_of([path]))
                     if watched and (misplaced or not self._is_untouched(root, path, entry)):
                         changed.add(path)
                 for path in workspace.stand_ins:
@@ -292,7 +292,7 @@ class WorkTree:
 # ------------------------------------------------------------------------------------------------- files
 
 
-def _parents(paths: Iterable[str]) -> set[str]:
+def folders_of(paths: Iterable[str]) -> set[str]:
     """All folders that hold the paths."""
     found: set[str] = set()
     for path in paths:

@@ -29,7 +29,7 @@ from arf.changes import FilePatch, apply_edit, apply_hunks, merge, parse_patch
 from arf.errors import ConflictError, LostError, UsageError, WorkspaceError, nearest
 from arf.git import Entry, File, Files, Repository, find_repository, told
 from arf.seeds import is_seed_name, rewrite, same_but_for_seeds, same_code
-from arf.trees import WorkTree
+from arf.trees import WorkTree, folders_of
 from arf.types import Draft, Idea, Scalar, SeedMode, WorkspaceSettings
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,10 @@ class Workspace:
         self.settings = settings
         self._top = directory.parents[prefix.count("/") - 1] if prefix else directory
         self.stand_ins: dict[str, str] = {}
-        """Tracked paths that a work tree gets as links into the checkout: submodules and LFS files."""
+        """Tracked paths that a work tree gets as links into the checkout; the commit does not hold them.
+
+        Submodules, LFS files and others that a git filter writes, and relative links to untracked files.
+        """
         self._editable = _matcher(settings.editable)
         self._readonly = _matcher(settings.readonly)
         self._composed: OrderedDict[tuple[str, ...], Composed] = OrderedDict()
@@ -665,7 +668,7 @@ class Workspace:
                 f"{name} is in another git repository, {inner}, which ideas cannot change",
                 hint=f"study that one: `arf run {shlex.quote(str(self.directory / inner))}`",
             )
-        target = self._target(name)
+        target = self._target(self.directory / name)
         if target in listing:
             return WorkspaceError(
                 f"{name} is reached by a symbolic link", hint=f"name {self.shown(target)} in its place"
@@ -675,9 +678,9 @@ class Workspace:
             hint=f"`git add {shlex.quote(name)}` and commit it (is it in .gitignore?)",
         )
 
-    def _target(self, name: str) -> str:
-        """Where in the repository a name in the workspace leads to through links; empty if outside."""
-        path = (self.directory / name).resolve()
+    def _target(self, path: Path) -> str:
+        """Where in the repository a path leads to through links; empty if outside."""
+        path = Path(os.path.realpath(path))
         return path.relative_to(self._top).as_posix() if path.is_relative_to(self._top) else ""
 
     def _check_complete(self, listing: Files) -> None:
@@ -698,7 +701,7 @@ class Workspace:
             name, mode = self.shown(paths[0]), listing[paths[0]].mode
             kinds = {FileMode.LINK: "a symbolic link", FileMode.COMMIT: "a submodule"}
             kind = kinds.get(FileMode(mode), "an LFS file")
-            target = self._target(name) if mode == FileMode.LINK else ""
+            target = self._target(self._top / paths[0]) if mode == FileMode.LINK else ""
             hint = "name a file in its place"
             if target in listing:
                 hint = f"name {self.shown(target)} in its place"
@@ -720,21 +723,39 @@ class Workspace:
         attributes = [
             e for path, e in listing.items() if path.rpartition("/")[2] == ".gitattributes" and e.is_file
         ]
-        lfs = any(b"filter=lfs" in self.git.read(entry.id) for entry in attributes)
+        filtered = any(b"filter=" in self.git.read(entry.id) for entry in attributes)
+        folders = folders_of(listing)
         for path, entry in listing.items():
             if entry.mode == FileMode.COMMIT:
                 if not any((top / path).glob("*")):
                     raise WorkspaceError(
                         f"the submodule {self.shown(path)} is not there", hint="`git submodule update --init`"
                     )
-            elif lfs and entry.is_file and repo.get_attr(path, "filter") == "lfs":
-                if not (top / path).is_file() or (top / path).read_bytes()[: len(_LFS)] == _LFS:
-                    raise WorkspaceError(
-                        f"the LFS file {self.shown(path)} is not there", hint="`git lfs pull`"
-                    )
+            elif entry.mode == FileMode.LINK:
+                if not self._leads_to_untracked(top / path, entry, listing, folders):
+                    continue
+            elif filtered and entry.is_file and (name := repo.get_attr(path, "filter")):
+                if name == "lfs":
+                    if not (top / path).is_file() or (top / path).read_bytes()[: len(_LFS)] == _LFS:
+                        raise WorkspaceError(
+                            f"the LFS file {self.shown(path)} is not there", hint="`git lfs pull`"
+                        )
+                elif self.is_editable(path) or not self._is_rewritten(top / path, entry):
+                    continue
             else:
                 continue
             self.stand_ins[path] = str(top / path)
+
+    def _leads_to_untracked(self, link: Path, entry: Entry, listing: Files, folders: set[str]) -> bool:
+        """Whether a relative link leads to something that a tree of tracked files has not."""
+        if self.git.read(entry.id).startswith(b"/") or not os.path.exists(link):
+            return False
+        target = self._target(link)
+        return target not in listing and target not in folders
+
+    def _is_rewritten(self, file: Path, entry: Entry) -> bool:
+        """Whether the checkout has something else than the commit, as with decrypted files."""
+        return file.is_file() and file.read_bytes() != self.git.read(entry.id)
 
     def _check_clean(self, repo: pygit2.Repository) -> None:
         changed, conflicts = [], []
@@ -748,7 +769,7 @@ class Workspace:
                 if self.git.files(self.base_commit())[path].mode == FileMode.COMMIT:
                     self._check_submodule(path)
                     continue
-                if self._is_lfs_content(repo, path):
+                if self._is_filtered_content(repo, path):
                     continue
             if sparse and flags == FileStatus.WT_DELETED:
                 continue  # left out of the checkout; libgit2 does not know of that
@@ -779,11 +800,12 @@ class Workspace:
                 f"uncommitted changes in the submodule {shown}", hint="commit or stash them in its folder"
             )
 
-    def _is_lfs_content(self, repo: pygit2.Repository, path: str) -> bool:
-        """Whether the checkout has what the LFS pointer of the commit says, as far as the size tells."""
+    def _is_filtered_content(self, repo: pygit2.Repository, path: str) -> bool:
+        """Whether the checkout may have what the commit says; of an LFS file, the size tells."""
         entry = self.git.files(self.base_commit())[path]
-        size = re.search(rb"^size (\d+)$", self.git.read(entry.id), re.MULTILINE) if entry.is_file else None
-        return size is not None and (Path(repo.workdir) / path).stat().st_size == int(size[1])
+        data = self.git.read(entry.id) if entry.is_file else b""
+        size = re.search(rb"^size (\d+)$", data, re.MULTILINE) if data.startswith(_LFS) else None
+        return size is None or (Path(repo.workdir) / path).stat().st_size == int(size[1])
 
     def _check_links(self, listing: Files) -> None:
         for name in self.settings.link:
@@ -909,9 +931,17 @@ def _find_repository(path: Path) -> tuple[Path, pygit2.Repository]:
             hint=f"`cd {shlex.quote(str(directory))} && git init && git add -A && git commit -m base`",
         )
     inside = repo.workdir is not None and directory.is_relative_to(os.path.realpath(repo.workdir))
-    if repo.is_bare or not inside or directory.is_relative_to(os.path.realpath(repo.path)):
+    if repo.workdir is not None and not inside:
         raise WorkspaceError(
-            f"{directory} is a bare repository, without files", hint="`git clone` it and use the clone"
+            f"the git repository of {directory} has its files in {repo.workdir}",
+            hint="go there, or `git config --unset core.worktree`",
+        )
+    if repo.is_bare or directory.is_relative_to(os.path.realpath(repo.path)):
+        raise WorkspaceError(
+            f"{directory} is a bare repository, without files",
+            hint="`git config core.bare false`, if its files are there"
+            if (directory / ".git").is_dir()
+            else "`git clone` it and use the clone",
         )
     with told(directory):
         if repo.head_is_unborn:

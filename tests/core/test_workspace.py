@@ -130,7 +130,13 @@ def test_opening_says_what_is_wrong_with_the_repository(tmp_path: Path) -> None:
     assert "no commit yet" in refusal(plain)
     git(tmp_path, "init", "-q", "--bare", "bare.git")
     assert "bare" in refusal(tmp_path / "bare.git")
-    assert "bare" in refusal(make(tmp_path / "inside", {"train.py": "x"}) / ".git")
+    inside = make(tmp_path / "inside", {"train.py": "x"})
+    assert "bare" in refusal(inside / ".git")
+    git(inside, "config", "core.worktree", str(plain))
+    assert f"has its files in {plain}" in refusal(inside)
+    git(inside, "config", "--unset", "core.worktree")
+    git(inside, "config", "core.bare", "true")
+    assert "`git config core.bare false`" in refusal(inside)
 
 
 def test_opening_refuses_uncommitted_changes_of_the_workspace_only(repo: Path) -> None:
@@ -650,6 +656,37 @@ def test_lfs_files_are_linked_from_the_checkout(tmp_path: Path) -> None:
     assert tree.tampered() == ("data/a.bin",)
     (repo / "data" / "a.bin").write_bytes(b"changed size")
     assert "uncommitted changes in data/a.bin" in refusal(repo)
+
+
+def test_files_that_a_filter_writes_are_linked_from_the_checkout(tmp_path: Path) -> None:
+    attributes = "*.key filter=secret\n*.py filter=tidy\n"
+    repo = make(
+        tmp_path / "r", {"train.py": TRAIN, "a.key": "xyz", "b.key": "plain", ".gitattributes": attributes}
+    )
+    (repo / "a.key").write_text("decrypted")
+    workspace = Workspace.open(repo, settings())
+    assert workspace.stand_ins == {"a.key": str(repo / "a.key")}
+    tree = workspace.work_tree(tmp_path / "tree")
+    tree.fill(workspace.base_commit(), 1)
+    assert (tree.cwd / "a.key").read_text() == "decrypted"
+    assert tree.tampered() == ()
+
+
+def test_relative_links_to_untracked_files_lead_there_in_a_tree(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "x").write_text("1")
+    repo = make(tmp_path / "r", {"train.py": TRAIN, "src/a.py": "a = 1\n", ".gitignore": "cache\n"})
+    (repo / "cache").mkdir()
+    (repo / "cache" / "y").write_text("2")
+    for name, target in {"data": "../shared", "y": "cache/y", "lib": "src", "gone": "../nowhere"}.items():
+        (repo / name).symlink_to(target)
+    commit_all(repo)
+    workspace = Workspace.open(repo, settings())
+    assert set(workspace.stand_ins) == {"data", "y"}
+    tree = workspace.work_tree(tmp_path / "tree")
+    tree.fill(workspace.base_commit(), 1)
+    assert ((tree.cwd / "data" / "x").read_text(), (tree.cwd / "y").read_text()) == ("1", "2")
+    assert (tree.cwd / "lib").resolve() == tree.cwd / "src"
 
 
 def test_submodules_are_linked_from_the_checkout(tmp_path: Path) -> None:
