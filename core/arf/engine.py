@@ -69,6 +69,8 @@ MAX_ATTEMPTS = 3
 """Runs of one experiment: preempted and lost jobs are run again, twice at most (after a bad node, more)."""
 MAX_REFUSED_JOBS = 3
 """Jobs in a row that the backend would not take, after which the study ends."""
+MAX_DECISIONS = 256
+"""Decisions in a turn; then it is looked first whether the study was stopped meanwhile."""
 WATCH_INTERVAL_S = 1.0
 STANDING_INTERVAL_S = 60.0
 """How often is noted what the backend holds, such as clusters, and what that costs."""
@@ -265,7 +267,7 @@ class Engine:
     def _is_over(self) -> bool:
         """Whether nothing is under way that could bring anything more."""
         under_way = self._runs or self._thinker.is_busy or self._inbox or any(self._tried_out.values())
-        return not under_way and not self._is_waiting_for_agent()
+        return not under_way and not self._is_waiting_for_agent() and not self._wake.is_set()
 
     def _is_waiting_for_agent(self) -> bool:
         return self._thinker.is_waited_for and not self._search_over
@@ -402,12 +404,13 @@ class Engine:
 
     def _decide(self, accepted: list[Experiment], asked: list[tuple[int, Ask]]) -> None:
         """Fill the free slots: what the judge wants, what was ordered, what the strategy plans."""
-        while True:
+        for _ in range(MAX_DECISIONS):
             free = self._free()
             if not self._fill(self._wanted(free), free, accepted, asked):
                 planned = self._planned(free)
                 if not self._fill(planned, free, accepted, asked):
                     return
+        self._wake.set()
 
     def _fill(
         self,
@@ -447,7 +450,12 @@ class Engine:
     def _planned(self, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
         if self._search_over:
             return self._confirmation()
-        decided = self._strategy.decide(self.study, free)
+        try:
+            decided = self._strategy.decide(self.study, free)
+        except ArfError as error:
+            self._fatal = self._fatal or error
+            self._wake.set()
+            return ()
         if decided or self.study.waiting or judge(self.study).replicates:
             return decided
         return self._confirmation()
@@ -561,12 +569,17 @@ class Engine:
                 run.handle = await self._backend.submit(self._job(run))
                 self._record_started(run)
             result = await self._backend.wait(run.handle)
-        except (ArfError, OSError) as error:
-            log.warning("experiment %d: %s", experiment.id, error)
+        except Exception as error:
             self._inbox.append(_Refused(experiment.id, experiment.attempt, error))
+            self._wake.set()
+            if not isinstance(error, ArfError | OSError):
+                raise
+            log.warning("experiment %d: %s", experiment.id, error)
+            if run.handle:
+                await self._cancel(run.handle)  # it may run, and its tree is another's from now on
         else:
             self._inbox.append(_Ended(experiment.id, experiment.attempt, result))
-        self._wake.set()
+            self._wake.set()
 
     def _job(self, run: Run) -> Job:
         experiment = run.experiment
@@ -599,7 +612,7 @@ class Engine:
         with self.store.transaction(durable=False):
             self._ledger.move(run.experiment)
         self._announce()
-        if self._stopping:
+        if self._stopping or self._fatal is not None:
             self._wake.set()
         if run.withdrawn:
             self._spawn(self._cancel(run.handle))

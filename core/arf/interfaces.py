@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from arf.types import Answer, Ask, Draft, Job, JobResult, Plan, Reading, Receipt, Submission, Tier, Usage
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from arf.study import Study
     from arf.workspace import Workspace
 
@@ -196,7 +195,7 @@ class Finding:
 class Backend(ABC):
     """Runs jobs. Made with `(options, directory)`; `directory` is its own folder, kept with the study."""
 
-    outlives_host: ClassVar[bool] = True
+    outlives_host: bool = True
     """Whether a job may go on when the machine that arf runs on goes down.
 
     A start is then on disk before it is made; else it is a moment later, and a slot waits for no disk.

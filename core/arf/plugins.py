@@ -7,6 +7,7 @@ Nothing that a plugin does here is fatal: one that fails is left out whole, and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import os
@@ -184,8 +185,8 @@ class Plugins:
     ) -> Agent | Backend | Strategy | MetricParser:
         """Import an implementation and make one. `options` None means its defaults.
 
-        Raises UsageError for an unknown name or options that the plugin refuses, and PluginError, naming
-        the plugin, if it lacks a dependency or is broken.
+        What is made is guarded (`arf.guards`). Raises UsageError for an unknown name or options that the
+        plugin refuses, and PluginError, naming the plugin, if it lacks a dependency or is broken.
         """
         declaration, info = self._offer(kind, name)
         cls = self._implementation(kind, declaration, info)
@@ -194,10 +195,12 @@ class Plugins:
             raise _broken(kind, declaration, info, f"{declaration.implementation} is no {interface.__name__}")
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise _broken(kind, declaration, info, f"it does not implement {', '.join(missing)}")
-        with _blaming(kind, declaration, info):
+        with _blaming(kind, declaration, info), self._traced("make", declaration.implementation):
             if options is None and declaration.options is not None:
                 options = declaration.options()
-            return cls(options) if directory is None else cls(options, directory)  # type: ignore[no-any-return]
+            made = cls(options) if directory is None else cls(options, directory)
+        guard: Any = importlib.import_module("arf.guards").GUARDS[kind]
+        return guard(made, functools.partial(self._blame, kind, declaration, info))  # type: ignore[no-any-return]
 
     def command(self, name: str) -> click.Command:
         """Import a plugin's command. Raises UsageError and PluginError as `make` does."""
@@ -208,6 +211,14 @@ class Plugins:
         if not isinstance(command, click.Command):
             raise _broken("command", declaration, info, f"{declaration.implementation} is no click command")
         return command
+
+    def _blame(
+        self, kind: Kind, declaration: Declaration, info: PluginInfo, reason: str, cause: BaseException | None
+    ) -> PluginError:
+        """What a guard raises for something that it has made."""
+        if self._trace and cause is not None:
+            _print_traceback(cause)
+        return _broken(kind, declaration, info, reason)
 
     def _implementation(self, kind: Kind, declaration: Declaration, info: PluginInfo) -> Any:
         with _blaming(kind, declaration, info), self._traced("import", declaration.implementation):
@@ -331,6 +342,9 @@ class Plugins:
         started = time.perf_counter()
         try:
             yield
+        except BaseException as error:
+            _print_traceback(error)
+            raise
         finally:
             took_ms = (time.perf_counter() - started) * 1000
             print(f"arf: hook: {what} {whom} {took_ms:.2f} ms", file=sys.stderr, flush=True)
@@ -455,6 +469,12 @@ def _resolve(path: str) -> Any:
             raise AttributeError(f"{module} has no {attribute}")
         found = getattr(found, name)
     return found
+
+
+def _print_traceback(error: BaseException) -> None:
+    import traceback
+
+    traceback.print_exception(error, file=sys.stderr)
 
 
 def _stdout_to_stderr() -> contextlib.AbstractContextManager[Any]:

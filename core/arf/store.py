@@ -205,7 +205,7 @@ class Store:
     @classmethod
     def in_memory(cls, directory: Path, study: Study, meta: Mapping[str, Any]) -> Self:
         """The same for a study that leaves nothing behind, such as a simulated one; no file is made."""
-        return cls._begin(directory, sqlite3.connect(":memory:", isolation_level=None), study, meta)
+        return cls._begin(directory, _connect(":memory:"), study, meta)
 
     @classmethod
     def _begin(cls, directory: Path, db: sqlite3.Connection, study: Study, meta: Mapping[str, Any]) -> Self:
@@ -663,8 +663,22 @@ class Store:
         return [(parent, tuple(json.loads(ideas)), reason) for parent, ideas, reason in rows]
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, timeout=30)
+class _Connection(sqlite3.Connection):
+    """Takes texts that are no UTF-8 too, with a `?` for each lone surrogate: JSON may have made them."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        try:
+            return super().execute(sql, parameters)
+        except UnicodeEncodeError:
+            return super().execute(sql, [_utf8(value) for value in parameters])
+
+
+def _utf8(value: object) -> object:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=30, factory=_Connection)
 
 
 def _statements(script: str) -> Iterator[str]:

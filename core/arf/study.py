@@ -279,6 +279,10 @@ class Study:
         tree = self._trees.get(commit)
         return None if tree is None else self.group(tree, tier, budget)
 
+    def has_commit(self, commit: str) -> bool:
+        """Whether a commit is the base or was an experiment's."""
+        return commit in self._trees
+
     def spread(self, tier: str, budget: float | None = None) -> Spread:
         """Within-group spread of the objective on a tier: `sum_squares / df` is its variance."""
         return self._spread.get((tier, budget)) or Spread()

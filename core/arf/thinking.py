@@ -167,9 +167,6 @@ class Thinker:
             failure = error
         except ArfError as error:
             failure = AgentError(error.message, hint=error.hint)
-        except Exception as error:  # a plugin's code: its bugs must not end the study
-            log.exception("the agent failed")
-            failure = AgentError(f"{type(error).__name__}: {error}")
         ideas = await self._make(answer.ideas, ask)
         factors = [(factor.name, await self._make(factor.levels, ask)) for factor in answer.factors]
         submissions = await self._book.make(answer.submissions)

@@ -142,7 +142,7 @@ class Reading:
     """One metric value parsed from a job's output. `value` may be NaN or infinite."""
 
     name: str
-    value: float
+    value: float = field(converter=float)
     step: int | None = None
     """The training step that it belongs to; None for a closing value."""
 

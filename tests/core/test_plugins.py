@@ -502,6 +502,7 @@ def test_calls_can_be_traced(
     assert ("load", "metrics_summary") in calls
     assert ("arf_register_metric_parsers", "metrics_summary") in calls
     assert ("import", "arf_plugins.metrics_summary.parser:SummaryParser") in calls
+    assert ("make", "arf_plugins.metrics_summary.parser:SummaryParser") in calls
     assert ("arf_study_started", "listener") in calls
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -65,7 +66,8 @@ def conduct(
     """Run a study to its end under a view, which tells the notes first; gives the exit code."""
     view = _make_view(style, plugins)
     plugins.register(Observer(view), "arf.cli")
-    return asyncio.run(_conduct(begin, view, notes, verbose=verbose, resumed=resumed))
+    with contextlib.redirect_stdout(sys.stderr):  # what plugins print must not get into the data
+        return asyncio.run(_conduct(begin, view, notes, verbose=verbose, resumed=resumed))
 
 
 async def _conduct(begin: Begin, view: View, notes: Sequence[str], *, verbose: bool, resumed: bool) -> int:
