@@ -63,6 +63,8 @@ def after_failed_baseline(
     if paths:
         names = ", ".join(paths[:3])
         return f"{names}: not tracked by git, so not in the work trees: set workspace.link: [{names}]"
+    if "not a git repository" in text:
+        return f"work trees are no git repositories: let the script do without git in one, commit, {again}"
     if module := _MISSING_MODULE.search(text):
         return (
             f"install {module[1].partition('.')[0]} where `{shown}` runs, or name another interpreter in "

@@ -344,10 +344,27 @@ class Repository:
 
     def has_study(self, name: str) -> bool:
         """Whether commits of a study of this name are kept here, be it of another workspace or long gone."""
-        return any(
-            self._repo.references.get(ref) is not None
-            for ref in (f"refs/arf/{name}/000001", f"refs/arf/{name}/ideas/000001", f"refs/heads/arf/{name}")
-        )
+        refs = (_first(name), f"refs/arf/{name}/ideas/000001", f"refs/heads/arf/{name}")
+        return any(self._repo.references.get(ref) is not None for ref in refs)
+
+    @_told
+    def claim(self, name: str, base: str) -> bool:
+        """Make the name of a new study its own, by the ref of its first experiment; False if it is taken."""
+        if self.has_study(name):
+            return False
+        try:
+            self._repo.references.create(_first(name), pygit2.Oid(hex=base))
+        except pygit2.AlreadyExistsError:
+            return False
+        except OSError as error:
+            raise WorkspaceError(
+                f"cannot write below refs/arf/: {error}", hint="`git for-each-ref` lists what is there"
+            ) from None
+        return True
+
+    def release(self, name: str) -> None:
+        """Give up a name that was claimed in vain."""
+        self._repo.references.delete(_first(name))
 
     def set_branch(self, name: str, commit: str) -> bool:
         """Point a branch at a commit. False if it is checked out somewhere, and so left alone."""
@@ -367,6 +384,10 @@ class Repository:
         """Wait for the packing of refs, if it is going on."""
         if self._packer is not None:
             self._packer.wait()
+
+
+def _first(study: str) -> str:
+    return f"refs/arf/{study}/000001"
 
 
 def _common_directory(path: Path) -> Path:

@@ -14,7 +14,7 @@ import attrs
 from arf import __version__
 from arf.config import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
 from arf.engine import Engine, agent_brief
-from arf.errors import StoreError, UsageError
+from arf.errors import ArfError, StoreError, UsageError
 from arf.jobs import write_whole
 from arf.mailbox import Mailbox
 from arf.plugins import Plugins
@@ -29,6 +29,10 @@ def study_directory(workspace: Path, name: str) -> Path:
     return workspace / STUDIES / name
 
 
+class NameTakenError(UsageError):
+    """Another study has the name."""
+
+
 async def create(directory: Path, config: Config, plugins: Plugins, name: str) -> tuple[Engine, StudyLock]:
     """A new study in a workspace's folder. Nothing is written unless all that it needs is there.
 
@@ -38,15 +42,8 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
     base = workspace.base_commit()
     home = study_directory(workspace.directory, name)
     if (home / DATABASE).exists():
-        raise UsageError(
+        raise NameTakenError(
             f"study {name!r} exists", hint=f"`arf resume {name}` goes on with it; or choose another --name"
-        )
-    if workspace.git.has_study(name):
-        refs = f"refs/arf/{name}/ refs/heads/arf/{name}"
-        raise UsageError(
-            f"the repository has commits of another study {name!r} (elsewhere, or its folder was removed)",
-            hint="choose another --name; to lose them: "
-            f"`git for-each-ref --format='delete %(refname)' {refs} | git update-ref --stdin`",
         )
     parts = _Parts(config, plugins, home)
     tiers = await parts.backend.tiers()
@@ -61,6 +58,25 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         max_experiments=config.budget.max_experiments,
     )
     parts.agent.check(agent_brief(study, workspace, base, home))
+    if not workspace.git.claim(name, base):
+        refs = f"refs/arf/{name}/ refs/heads/arf/{name}"
+        raise NameTakenError(
+            f"the repository has commits of another study {name!r} (elsewhere, or its folder was removed)",
+            hint="choose another --name; to lose them: "
+            f"`git for-each-ref --format='delete %(refname)' {refs} | git update-ref --stdin`",
+        )
+    try:
+        lock, store = _make_home(home, study, workspace, config, plugins)
+    except (ArfError, OSError):
+        workspace.git.release(name)
+        raise
+    return parts.engine(study, store, workspace, resumed=False), lock
+
+
+def _make_home(
+    home: Path, study: Study, workspace: Workspace, config: Config, plugins: Plugins
+) -> tuple[StudyLock, Store]:
+    """The folder of a new study, with its lock, its configuration and its database."""
     home.mkdir(parents=True, exist_ok=True)
     for folder in ("logs", "trees", "agent"):
         (home / folder).mkdir(exist_ok=True)
@@ -77,7 +93,7 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
             "budget": attrs.asdict(config.budget),
         },
     )
-    return parts.engine(study, store, workspace, resumed=False), lock
+    return lock, store
 
 
 async def resume(
@@ -163,11 +179,32 @@ def with_interpreter(command: Any) -> Any:
 def job_environment(workspace: Workspace, own: Mapping[str, str], passed: tuple[str, ...]) -> dict[str, str]:
     """What jobs see: arf's environment without keys and tokens, then what the workspace adds.
 
+    Nor do they see the repository that git names to its hooks, from which arf may have been started.
     Output is unbuffered, or a Python script's log would come in blocks of 8 KB and look stalled.
     """
-    env = {name: value for name, value in os.environ.items() if name in passed or not is_secret_name(name)}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name in passed or not (is_secret_name(name) or name in _OF_ONE_REPOSITORY)
+    }
     env.setdefault("PYTHONUNBUFFERED", "1")
     return {**env, **workspace.job_env(), **own}
+
+
+_OF_ONE_REPOSITORY = frozenset(
+    {
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_COMMON_DIR",
+        "GIT_PREFIX",
+        "GIT_NAMESPACE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_GRAFT_FILE",
+        "GIT_SHALLOW_FILE",
+    }
+)
 
 
 def _versions(plugins: Plugins) -> str:

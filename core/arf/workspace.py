@@ -811,7 +811,10 @@ class Workspace:
         for name in self.settings.link:
             parts = PurePosixPath(name).parts
             if not parts or name.startswith("/") or ".." in parts or parts[0] in (".git", OWN_FOLDER):
-                raise WorkspaceError(f"workspace.link: {name!r} is no path inside the workspace")
+                raise WorkspaceError(
+                    f"workspace.link: {name!r} is no path inside the workspace",
+                    hint="for data elsewhere, make a symbolic link in the workspace, and name that",
+                )
             path = self.prefix + "/".join(parts)
             if path in listing or any(known.startswith(path + "/") for known in listing):
                 raise WorkspaceError(

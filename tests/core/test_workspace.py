@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from arf.errors import ConflictError, UsageError, WorkspaceError
+from arf.launch import job_environment
 from arf.types import Draft, Edit, Idea, Scalar, WorkspaceSettings
 from arf.workspace import Workspace, check_study_name
 
@@ -548,6 +549,21 @@ def test_refs_and_the_best_branch(study: Study, repo: Path) -> None:
     git(repo, "fsck", "--strict")
 
 
+def test_the_name_of_a_study_is_claimed_once_in_a_repository(workspace: Workspace, repo: Path) -> None:
+    store, base = workspace.git, workspace.base_commit()
+    assert store.claim("s", base)
+    assert not store.claim("s", base)
+    store.release("s")
+    assert store.claim("s", base)
+    git(repo, "pack-refs", "--all")
+    assert store.has_study("s")
+    git(repo, "branch", "arf/mine")
+    assert not store.claim("mine", base)
+    git(repo, "update-ref", "refs/arf/taken", base)
+    with pytest.raises(WorkspaceError, match="git for-each-ref"):
+        store.claim("taken", base)
+
+
 def test_a_checked_out_branch_is_left_alone(study: Study, repo: Path) -> None:
     study.workspace.publish_best("s", study.base)
     git(repo, "switch", "-q", "arf/s")
@@ -605,6 +621,17 @@ def test_git_in_a_job_does_not_find_the_users_repository(workspace: Workspace, r
     run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree.cwd, env=env, capture_output=True, text=True)
     assert run.returncode != 0
     assert "not a git repository" in run.stderr
+
+
+def test_a_job_sees_nothing_of_the_hook_that_started_arf(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_DIR", ".git")
+    monkeypatch.setenv("GIT_INDEX_FILE", ".git/index")
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "Test")
+    env = job_environment(workspace, {}, ())
+    assert "GIT_AUTHOR_NAME" in env
+    assert not {"GIT_DIR", "GIT_INDEX_FILE"} & env.keys()
 
 
 def test_uv_projects_share_one_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

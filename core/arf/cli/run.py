@@ -79,12 +79,17 @@ def run(
     """
     directory = _workspace(workspace)
     config, plugins, notes = _configure(directory, config_file, overrides, flags)
-    name = config.study.name or free_name(directory)
 
     async def begin() -> Begun:
         from arf import launch
 
-        return await launch.create(directory, config, plugins, name)
+        if config.study.name:
+            return await launch.create(directory, config, plugins, config.study.name)
+        while True:
+            try:
+                return await launch.create(directory, config, plugins, free_name(directory))
+            except launch.NameTakenError:
+                continue  # by a study that was begun in the same moment
 
     from arf.cli.conduct import conduct
 
