@@ -7,6 +7,7 @@ the repository, with forward slashes; bytes that are not UTF-8 are surrogates, a
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import subprocess
 from collections import OrderedDict, deque
@@ -21,6 +22,8 @@ from pygit2.enums import FileMode
 
 from arf.errors import LostError, UsageError, WorkspaceError
 from arf.packing import flush, start_packing
+
+log = logging.getLogger(__name__)
 
 PACK_EVERY = 1000
 """Commits kept between two packings: loose, one takes four files and 16 KB on disk; packed, 0.4 KB."""
@@ -145,6 +148,10 @@ class Repository:
         except (KeyError, ValueError, pygit2.GitError):
             raise UsageError(f"the repository has no commit {name!r}") from None
 
+    def has(self, commit: str) -> bool:
+        """Whether the commit is still there: nothing that arf has not kept yet outlives a `git prune`."""
+        return pygit2.Oid(hex=commit) in self._repo
+
     @_told
     def tree(self, commit: str) -> str:
         return str(self._commit(commit).tree_id)
@@ -266,6 +273,19 @@ class Repository:
         repo, message = self._repo, text + "\n"
         return str(self._write(lambda: repo.create_commit(None, who, who, message, tree, [base.id])))
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises WorkspaceError if the repository cannot be written."""
+        try:
+            yield
+        except (pygit2.GitError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            full = "No space left" in why
+            raise WorkspaceError(
+                f"cannot write to the repository {self.common}: {why}",
+                hint=f"{'free some disk space' if full else 'make it writable'}, then `arf resume`",
+            ) from error
+
     def _entry(self, item: File | Entry | None) -> Entry | None:
         if isinstance(item, File):
             data = item.data
@@ -293,15 +313,16 @@ class Repository:
         return self._write(builder.write)
 
     def _write(self, write: Callable[[], pygit2.Oid]) -> pygit2.Oid:
-        oid = write()
-        name = str(oid)
-        path = self.common / "objects" / name[:2] / name[2:]
-        try:
-            if not path.stat().st_size:  # left by a power failure; libgit2 takes it for the object
-                path.unlink()
-                write()
-        except FileNotFoundError:
-            return oid  # in a pack
+        with self._writing():
+            oid = write()
+            name = str(oid)
+            path = self.common / "objects" / name[:2] / name[2:]
+            try:
+                if not path.stat().st_size:  # left by a power failure; libgit2 takes it for the object
+                    path.unlink()
+                    write()
+            except FileNotFoundError:
+                return oid  # in a pack
         self._unflushed.append(path)
         return oid
 
@@ -311,36 +332,46 @@ class Repository:
         Git leaves new objects to the system, which may take half a minute with them. Those that are empty
         then stop `git gc`. May be called in another thread.
         """
-        try:
+        with self._writing():
             while self._unflushed:
                 flush(self._unflushed.popleft())
-        except OSError as error:
-            raise WorkspaceError(
-                f"cannot write to the repository {self.path}: {error.strerror}",
-                hint="free some disk space, then `arf resume`; what was recorded before is safe",
-            ) from error
 
     # ---- refs -------------------------------------------------------------------------------------
 
     def keep(self, name: str, commit: str) -> None:
-        """Write `refs/arf/<name>`, so that the commit stays.
+        """Write `refs/arf/<name>`, so that the commit stays. Raises WorkspaceError if it cannot be written.
 
         The file is written as git would, not through libgit2: that compares a new ref with each packed one,
         which at 100,000 refs takes 8 ms.
         """
-        path = self.common / "refs" / "arf" / name
-        lock = path.with_name(path.name + ".lock")
-        try:
-            lock.write_text(commit + "\n")
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.write_text(commit + "\n")
-        lock.replace(path)
-        self._unflushed.append(path)
+        if not self.has(commit):  # a ref to nothing would break the user's next `git gc`
+            raise LostError(
+                f"commit {commit[:12]} has gone from the repository {self.common}",
+                hint="was it pruned? `arf resume` goes on",
+            )
+        with self._writing():
+            self._write_ref(self.common / "refs" / "arf" / name, commit)
         self._unpacked.append(commit)
         if len(self._unpacked) >= PACK_EVERY and (self._packer is None or self._packer.poll() is not None):
-            self._packer = start_packing(self.common, self._unpacked)
+            try:
+                self._packer = start_packing(self.common, self._unpacked)
+            except OSError as error:
+                log.debug("the commits stay loose: %s", error)
             self._unpacked = []
+
+    def _write_ref(self, path: Path, commit: str) -> None:
+        lock = path.with_name(path.name + ".lock")
+        try:
+            try:
+                lock.write_text(commit + "\n")
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock.write_text(commit + "\n")
+            lock.replace(path)
+            self._unflushed.append(path)
+        except OSError:
+            lock.unlink(missing_ok=True)
+            raise
 
     def has_study(self, name: str) -> bool:
         """Whether commits of a study of this name are kept here, be it of another workspace or long gone."""
@@ -375,8 +406,8 @@ class Repository:
             self._repo.references.create(f"refs/heads/{name}", pygit2.Oid(hex=commit), force=True)
         except (pygit2.GitError, ValueError, OSError) as error:
             raise WorkspaceError(
-                f"cannot write the branch {name}: {error}",
-                hint=f"is there a branch {name.partition('/')[0]!r}? rename it",
+                f"cannot write the branch {name}: {str(error).rstrip(' :')}",
+                hint="rename a branch whose name is a part of this one, or remove what a dead git has left",
             ) from None
         return True
 

@@ -333,7 +333,7 @@ class Workspace:
         neighbours. Raises ConflictError if the ideas do not go together, or one of them is lost.
         """
         key = (parent, message, *(idea.commit for idea in ideas))
-        if key in self._composed:
+        if key in self._composed and self.git.has(self._composed[key].commit):
             self._composed.move_to_end(key)
             return self._composed[key]
         for idea in ideas:
@@ -491,9 +491,14 @@ class Workspace:
         self.git.flush()
 
     def publish_best(self, study: str, commit: str) -> None:
-        """Set the branch `arf/<study>`, unless it is checked out."""
-        if not self.git.set_branch(f"arf/{check_study_name(study)}", commit):
-            log.warning("branch arf/%s is checked out and stays where it is; the best is %s", study, commit)
+        """Set the branch `arf/<study>`, unless it is checked out or git refuses: that is logged."""
+        try:
+            if self.git.set_branch(f"arf/{check_study_name(study)}", commit):
+                return
+            why = f"branch arf/{study} is checked out and stays where it is"
+        except WorkspaceError as error:
+            why = str(error)
+        log.warning("%s; the best is %s", why, commit)
 
     def apply_to_checkout(self, base: str, commit: str) -> tuple[str, ...]:
         """Bring what changed from `base` to `commit` into the user's files; gives their paths.

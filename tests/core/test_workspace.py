@@ -536,6 +536,19 @@ def test_unrelated_commits_and_missing_ones(study: Study) -> None:
 # ---- refs, and back to the user
 
 
+def test_what_was_pruned_is_made_again_and_never_kept(study: Study, repo: Path) -> None:
+    ideas = study.set(DEPTH=4), study.set(WIDTH=32)
+    commit = study.together(*ideas)
+    for idea in ideas:
+        study.workspace.keep_idea("night-1", idea.id, idea.commit)
+    git(repo, "prune", "--expire=now")
+    with pytest.raises(WorkspaceError, match="has gone from the repository"):
+        study.workspace.keep("night-1", 1, commit)
+    assert study.together(*ideas) == commit
+    study.workspace.keep("night-1", 1, commit)
+    git(repo, "fsck", "--strict")
+
+
 def test_refs_and_the_best_branch(study: Study, repo: Path) -> None:
     first, second = study.set(DEPTH=4).commit, study.set(DEPTH=5).commit
     study.workspace.keep("night-1", 7, first)
@@ -572,10 +585,11 @@ def test_a_checked_out_branch_is_left_alone(study: Study, repo: Path) -> None:
     assert git(repo, "status", "--porcelain") == ""
 
 
-def test_a_branch_in_the_way_is_told(study: Study, repo: Path) -> None:
+def test_a_branch_in_the_way_is_told(study: Study, repo: Path, caplog: pytest.LogCaptureFixture) -> None:
     git(repo, "branch", "arf")
-    with pytest.raises(WorkspaceError, match="is there a branch 'arf'"):
-        study.workspace.publish_best("s", study.base)
+    study.workspace.publish_best("s", study.base)
+    assert "cannot write the branch arf/s" in caplog.text
+    assert "rename" in caplog.text
 
 
 @pytest.mark.parametrize(
