@@ -167,6 +167,8 @@ class Engine:
         self._fatal: ArfError | None = None
         self._search_over = ""
         self._refused_jobs = 0
+        self._refusals: dict[int, int] = {}
+        """How often an experiment's job was refused since one was not."""
         self._normal = Normal(**store.meta("normal", {}))
         self._began = 0.0
         self._elapsed_before_s = float(store.meta("elapsed_s", 0.0))
@@ -235,6 +237,7 @@ class Engine:
         self._record_state("running", "resumed" if self._resumed else "started")
         self._timesheet.begin(self.elapsed_s)
         watcher = asyncio.ensure_future(self._watch())
+        in_order = False
         try:
             await self._keep_aside()
             self._recover()
@@ -245,10 +248,19 @@ class Engine:
                 self._spawn(read_mail(self, self._mailbox))
             self._spawn(self._keep_account())
             await self._loop()
+            in_order = self._fatal is None
+        except (ArfError, OSError) as error:
+            self._note_failure(error)
+            raise
         finally:
             watcher.cancel()
-            await self._wind_up()
+            await self._wind_up(remove_trees=in_order)
         return self._finish()
+
+    @property
+    def jobs_left(self) -> int:
+        """Jobs that go on without arf, because what it had recorded could not be gone on with."""
+        return sum(bool(run.handle) for run in self._runs.values())
 
     async def _loop(self) -> None:
         while True:
@@ -368,18 +380,36 @@ class Engine:
             self._take_refusal(run, item.error)
         else:
             self._refused_jobs = 0
+            self._refusals.pop(item.experiment_id, None)
             self._take_result(run, item.result)
-        self._trees.give_back(run.tree)
+        if not (isinstance(item, _Refused) and run.handle):  # else a job may still be in it
+            self._trees.give_back(run.tree)
 
     def _take_refusal(self, run: Run, error: Exception) -> None:
+        """The job could not be had. Where all are refused that says nothing of an experiment, which stays.
+
+        It is submitted again under the same key: it may be there in spite of the error.
+        """
+        experiment = run.experiment
         if isinstance(error, LostError):
             run.problem = str(error)  # there is nothing to run any more
         else:
+            refused = self._refusals[experiment.id] = self._refusals.get(experiment.id, 0) + 1
             self._refused_jobs += 1
-        if self._refused_jobs >= MAX_REFUSED_JOBS:
-            self._fatal = error if isinstance(error, ArfError) else ArfError(str(error))
-        result = JobResult(state=JobState.LOST, ended_at=self._now(), message=str(error))
-        self._take_result(run, result)
+            if self._refused_jobs >= MAX_REFUSED_JOBS:
+                self._fail(error)
+            if self._fatal is None and refused >= MAX_REFUSED_JOBS:
+                run.problem = f"refused again: {error}"
+        if run.problem or run.withdrawn:
+            if run.handle:
+                self._spawn(self._cancel(run.handle))
+            state = JobState.CANCELLED if run.withdrawn else JobState.LOST
+            self._take_result(run, JobResult(state=state, ended_at=self._now(), message=str(error)))
+            return
+        again = evolve(experiment, state=ExperimentState.ACCEPTED, handle="", reason=f"refused: {error}")
+        self._ledger.move(again)
+        if not self._stopping and self._fatal is None:
+            self._requeue(again, run.tree if run.handle else None)
 
     def _judge(self) -> None:
         for experiment_id, verdict, reason in judge(self.study).verdicts:
@@ -567,7 +597,7 @@ class Engine:
                 if not run.filled:
                     run.tree.fill(experiment.commit, experiment.seed)
                 run.handle = await self._backend.submit(self._job(run))
-                self._record_started(run)
+                self._try_to_record_started(run)
             result = await self._backend.wait(run.handle)
         except Exception as error:
             self._inbox.append(_Refused(experiment.id, experiment.attempt, error))
@@ -575,8 +605,6 @@ class Engine:
             if not isinstance(error, ArfError | OSError):
                 raise
             log.warning("experiment %d: %s", experiment.id, error)
-            if run.handle:
-                await self._cancel(run.handle)  # it may run, and its tree is another's from now on
         else:
             self._inbox.append(_Ended(experiment.id, experiment.attempt, result))
             self._wake.set()
@@ -604,6 +632,24 @@ class Engine:
             time_limit_s=self.config.limits.time_limit_s,
         )
 
+    def _try_to_record_started(self, run: Run) -> None:
+        """What cannot be recorded ends the study, and its job with it."""
+        try:
+            self._record_started(run)
+        except (ArfError, OSError) as error:
+            self._fail(error)
+            self._wake.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """End the study because of an error, unless one has ended it already."""
+        if self._fatal is not None:
+            return
+        if isinstance(error, ArfError):
+            self._fatal = error
+        else:
+            self._fatal = ArfError(f"{type(error).__name__}: {error}")
+            self._fatal.__cause__ = error
+
     def _record_started(self, run: Run) -> None:
         self.workspace.keep(self.study.name, run.experiment.id, run.experiment.commit)
         run.experiment = evolve(
@@ -628,13 +674,18 @@ class Engine:
             return
         try:
             composed = self._compose(plan)
-        except (ConflictError, UsageError):
-            return
+        except (ArfError, OSError):
+            return  # said when its turn has come, if it still is so
         if self._ready is not None and self._ready.commit == composed.commit:
             return
         tree = self._ready.tree if self._ready is not None else self._trees.take()
-        tree.fill(composed.commit, self.study.run_seed(0))
-        self._ready = Ready(composed.commit, tree)
+        self._ready = None
+        try:
+            tree.fill(composed.commit, self.study.run_seed(0))
+        except (ArfError, OSError):
+            self._trees.give_back(tree)
+        else:
+            self._ready = Ready(composed.commit, tree)
 
     # ---- Results ----------------------------------------------------------------------------
 
@@ -705,11 +756,13 @@ class Engine:
         if not self._stopping and self._fatal is None:
             self._requeue(again)
 
-    def _requeue(self, experiment: Experiment) -> None:
-        tree = self._trees.take()
+    def _requeue(self, experiment: Experiment, tree: WorkTree | None = None) -> None:
+        """Run an experiment again; `tree` is where its job may be already."""
+        is_filled = tree is not None
+        tree = tree or self._trees.take()
         experiment = evolve(experiment, directory=tree.directory.relative_to(self.directory).as_posix())
         self._ledger.move(experiment)
-        self._runs[experiment.id] = Run(experiment, tree, self._new_watch(experiment))
+        self._runs[experiment.id] = Run(experiment, tree, self._new_watch(experiment), is_filled)
         asyncio.get_running_loop().call_soon(self._start, experiment)
 
     def _learn_from_baseline(self, run: Run, verdict: Verdict | None, reason: str) -> None:
@@ -809,7 +862,7 @@ class Engine:
                 log.warning("%s", text)
                 self._ledger.event("data", text)
         except StoreError as error:
-            self._fatal = self._fatal or error
+            self._fail(error)
             self._wake.set()
 
     def _look_at_links(self, linked: LinkedData) -> None:
@@ -1015,7 +1068,6 @@ class Engine:
                 if experiment.handle:
                     tree.adopt(experiment.commit, experiment.seed)
             except LostError as error:
-                self._spawn(self._cancel(experiment.handle))
                 self._inbox.append(_Refused(experiment_id, experiment.attempt, error))
             else:
                 self._start(experiment)
@@ -1033,16 +1085,26 @@ class Engine:
             self._wake.clear()
             self._turn()
 
-    async def _wind_up(self) -> None:
+    async def _wind_up(self, *, remove_trees: bool) -> None:
+        """Let go of everything. Trees stay where a job may be in one, or somebody may want to look at it."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._thinker.aclose()
-        await self._take_down()
-        await self._backend.aclose()
-        if self._fatal is None:  # else somebody may want to look at what ran there
-            self._trees.remove({run.tree.directory.name for run in self._runs.values()})
-        self.workspace.close()
+        try:
+            await self._thinker.aclose()
+            await self._take_down()
+        finally:
+            await self._backend.aclose()
+            if remove_trees:
+                self._trees.remove({run.tree.directory.name for run in self._runs.values()})
+            self.workspace.close()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Record why the study ends in the middle of a turn, if anything can be recorded still."""
+        try:
+            self._record_state("failed", str(error))
+        except StoreError as second:
+            log.debug("why it failed is not recorded: %s", second)
 
     async def _take_down(self) -> None:
         """Nothing that costs money outlives its study unnoticed."""
@@ -1054,6 +1116,8 @@ class Engine:
 
     def _finish(self) -> dict[str, Any]:
         self._look_at_database()
+        if self.study.incumbent_experiment is not None:
+            self.workspace.publish_best(self.study.name, self.study.incumbent_commit)
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
         reason = str(self._fatal or self._stopping or self._search_over or self._why_ended())
         gain = final_gain(self.study)
@@ -1097,12 +1161,11 @@ class Engine:
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
             return
-        error = task.exception()
         # Not ours to hide: it is a bug, or the store cannot be written. The study ends; it can be resumed.
-        self._fatal = error if isinstance(error, ArfError) else ArfError(f"{type(error).__name__}: {error}")
-        self._fatal.__cause__ = error
+        self._fail(error)
         self._wake.set()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from arf.config import load
+from arf.errors import StoreError, WorkspaceError
 from arf.launch import create, resume, study_directory
 from arf.plugins import Plugins
 from arf.store import DATABASE, Store
-from arf.types import Experiment
+from arf.types import Experiment, JobState, Verdict
 
 SCRIPT = """#!/bin/sh
 LEVEL=100    # the best is 140 [0..1000, step 10]
@@ -63,6 +65,10 @@ class Case:
 
         asyncio.run(main())
 
+    def run(self) -> dict[str, Any]:
+        self.begin()
+        return self.go_on()
+
     def go_on(self) -> dict[str, Any]:
         async def main() -> dict[str, Any]:
             engine, lock = await resume(self.home, self.plugins)
@@ -73,6 +79,19 @@ class Case:
                 lock.release()
 
         return asyncio.run(main())
+
+    def alter(self, statement: str) -> None:
+        """Change the database behind arf's back."""
+        db = sqlite3.connect(self.home / DATABASE, isolation_level=None)
+        db.execute(statement)
+        db.close()
+
+    def meta(self, key: str) -> Any:
+        store = Store.open(self.home)
+        try:
+            return store.meta(key)
+        finally:
+            store.close()
 
     def experiments(self) -> list[Experiment]:
         store = Store.open(self.home)
@@ -100,3 +119,41 @@ def test_after_an_older_copy_of_the_database_no_result_of_what_it_does_not_know_
     told = {e.title: e.value for e in case.experiments()}
     assert told["LEVEL 600"] == pytest.approx(1.56, abs=0.001)
     assert told["LEVEL 700"] == pytest.approx(1.66, abs=0.001)
+
+
+def test_a_turn_that_cannot_be_written_leaves_each_run_its_work_tree(case: Case) -> None:
+    case.make()
+    case.begin()
+    case.alter(
+        "CREATE TRIGGER full BEFORE INSERT ON experiments WHEN new.id = 7"
+        " BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(StoreError, match="disk full"):
+        case.go_on()
+    case.alter("DROP TRIGGER full")
+    case.go_on()
+    assert not {e.verdict for e in case.experiments()} & {Verdict.INVALID, Verdict.CRASH, None}
+
+
+def test_a_repository_that_refuses_ends_the_study_and_costs_no_experiment(case: Case) -> None:
+    refs = case.workspace / ".git" / "refs" / "arf" / "s"
+    case.make(f'[ "$ARF_EXPERIMENT" = 4 ] && rm -rf {refs} && echo > {refs}')
+    with pytest.raises(WorkspaceError, match=r"cannot write to the repository.*arf resume"):
+        case.run()
+    assert case.meta("state") == "failed"
+    assert all(e.verdict is not Verdict.CRASH for e in case.experiments())
+    refs.unlink()
+    case.go_on()
+    experiments = case.experiments()
+    assert [e.id for e in experiments] == list(range(1, 9))
+    assert all(e.job_state is JobState.SUCCEEDED for e in experiments)
+    assert not list(case.workspace.glob(".git/refs/**/*.lock"))
+
+
+def test_a_branch_that_cannot_be_written_does_not_end_the_study(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.make(levels=[140])
+    subprocess.run(["git", "branch", "arf/s/mine"], cwd=case.workspace, check=True)
+    assert case.run()["best"]["title"] == "LEVEL 140"
+    assert "cannot write the branch arf/s" in caplog.text

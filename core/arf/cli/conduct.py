@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arf.cli.app import INTERRUPTED
+from arf.cli.formats import count
 from arf.cli.views import JsonLines, Picture, Plain, View, say
 from arf.hooks import hookimpl
 
@@ -91,6 +92,9 @@ async def _conduct(begin: Begin, view: View, notes: Sequence[str], *, verbose: b
         view.close()
         engine.store.close()
         lock.release()
+        if left := engine.jobs_left:
+            name, jobs = engine.study.name, count(left, "job")
+            say(f"arf: {jobs} may go on; `arf resume {name}` takes them up, `arf stop {name}` ends them")
     view.finished(summary)
     return INTERRUPTED if engine.stopping else 0
 
