@@ -19,7 +19,7 @@ from attrs import NOTHING, asdict, frozen
 from arf.errors import ArfError, StoreError, UsageError
 from arf.interfaces import Desk, Tried
 from arf.orders import wait_for
-from arf.store import Store, lock_owner
+from arf.store import Store, lock_owner, unusable
 from arf.types import Draft, Edit, Receipt, Submission
 
 MAILBOX = "mailbox.db"
@@ -28,6 +28,7 @@ LOOK_S = 0.1
 PATIENCE_S = 60.0
 """An engine that has not answered for so long has a problem of its own."""
 
+_DAMAGED = "remove it: only requests that had no answer are lost"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, body TEXT NOT NULL, answer TEXT
@@ -53,7 +54,7 @@ class Mailbox:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(_SCHEMA)
         except sqlite3.Error as error:
-            raise StoreError(f"cannot use {self._path}: {error}") from error
+            raise unusable(self._path, error, "use", damaged=_DAMAGED) from error
         self._seen = -1
 
     def close(self) -> None:
@@ -63,7 +64,7 @@ class Mailbox:
         try:
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
-            raise StoreError(f"cannot use {self._path}: {error}") from error
+            raise unusable(self._path, error, "use", damaged=_DAMAGED) from error
 
     def post(self, request: Request) -> None:
         """Put a request in, unless its key is there. Raises UsageError if that asked for something else."""

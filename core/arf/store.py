@@ -13,7 +13,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -176,6 +176,8 @@ class Store:
         self.directory = directory
         self._db = connection
         self.is_file = bool(connection.execute("PRAGMA database_list").fetchone()[2])
+        self._files: dict[str, int] = {}
+        """The inodes of its files, as they were first seen."""
 
     # ---- Opening ----------------------------------------------------------------------------
 
@@ -245,17 +247,14 @@ class Store:
                     hint="restore it from a copy, or start a new study",
                 )
             db.execute("SELECT value FROM meta WHERE key = 'study'").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise _damaged(path, error) from error
-        return cls(directory, db)
+            return cls(directory, db)
+        except sqlite3.Error as error:
+            raise unusable(path, error, "read") from error
 
     def check(self) -> None:
         """Read the whole database for damage. Raises StoreError. Done once, before a resume."""
         path = self.directory / DATABASE
-        try:
-            rows = self._db.execute("PRAGMA quick_check(1)").fetchall()
-        except sqlite3.DatabaseError as error:
-            raise _damaged(path, error) from error
+        rows = list(self._read("PRAGMA quick_check(1)"))
         if rows != [("ok",)]:
             raise _damaged(path, rows[0][0])
 
@@ -263,26 +262,46 @@ class Store:
         self._db.close()
 
     def restore(self) -> bool:
-        """Write the database again if its file has been deleted under us; true if it had to be.
+        """Write the database again if a file of it has been deleted under us; true if it had to be.
 
         Raises StoreError if its folder is gone too. Not within a transaction.
         """
         path = self.directory / DATABASE
-        if not self.is_file or path.exists():
+        if not self.is_file or self._has_files():
             return False
         if not self.directory.is_dir():
             raise StoreError(
                 f"{self.directory} has been deleted while the study ran",
                 hint="what it kept is in git under refs/arf/",
             )
-        for name in (f"{DATABASE}-wal", f"{DATABASE}-shm"):
-            (self.directory / name).unlink(missing_ok=True)  # they belong to the file that is gone
-        new = _connect(path)
-        self._db.backup(new)
-        new.execute("PRAGMA journal_mode = WAL")
-        self._db.close()
-        self._db = new
+        try:
+            new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            with closing(_connect(new)) as copy:
+                self._db.backup(copy)
+            for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                (self.directory / name).unlink(missing_ok=True)  # they belong to the file that is gone
+            new.replace(path)
+            self._db.close()
+            self._db = _connect(path)
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error as error:
+            raise unusable(path, error, "write") from error
+        self._files = {}
         return True
+
+    def _has_files(self) -> bool:
+        """Whether the database and what was written to it lately are still the files that we have open."""
+        there = {}
+        for name in (DATABASE, f"{DATABASE}-wal"):
+            try:
+                there[name] = (self.directory / name).stat().st_ino
+            except FileNotFoundError:
+                pass  # the second is only made when something is written
+        if not self._files.keys() <= there.keys() or DATABASE not in there:
+            return False
+        self._files = {**there, **self._files}
+        return self._files == there
 
     # ---- Writing ----------------------------------------------------------------------------
 
@@ -302,11 +321,10 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+            if self.is_file and not self._files:
+                self._has_files()
         except sqlite3.Error as error:
-            raise StoreError(
-                f"cannot write {self.directory / DATABASE}: {error}",
-                hint="free some disk space, then `arf resume`; what was recorded before is safe",
-            ) from error
+            raise unusable(self.directory / DATABASE, error, "write") from error
 
     def flush(self) -> None:
         """Make all that was written proof against a power failure. Raises StoreError if the disk refuses."""
@@ -486,8 +504,22 @@ class Store:
         return Path(str(self.meta("workspace", "")))
 
     def meta(self, key: str, default: Any = None) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self._first("SELECT value FROM meta WHERE key = ?", (key,))
         return json.loads(row[0]) if row else default
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+        """The rows of a query, as they are taken. Raises StoreError if they cannot be read."""
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise unusable(self.directory / DATABASE, error, "read") from error
+
+    def _first(self, query: str, values: Sequence[Any] = ()) -> Any:
+        """The first row; None if there is none."""
+        return next(self._read(query, values), None)
+
+    def _number(self, query: str, values: Sequence[Any] = ()) -> int:
+        return int(self._first(query, values)[0])
 
     def load(self) -> Study:
         """The study as it was told, from its rows. Raises StoreError if they make no sense."""
@@ -496,19 +528,19 @@ class Store:
             for _, tell in sorted(self._story(study), key=lambda item: item[0]):
                 tell()
             study.happened = self.sequence()
-        except (sqlite3.DatabaseError, KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise _damaged(self.directory / DATABASE, error) from error
         return study
 
     def _story(self, study: Study) -> Iterator[tuple[int, Any]]:
-        for row in self._db.execute(
+        for row in self._read(
             'SELECT seq, id, title, reason, base, "commit", constants, agent, ask, expected FROM ideas'
         ):
             yield row[0], _call(study.add_idea, _idea(row[1:]))
-        for seq, ask, name, levels in self._db.execute("SELECT seq, ask, name, levels FROM factors"):
+        for seq, ask, name, levels in self._read("SELECT seq, ask, name, levels FROM factors"):
             factor = Factor(ask=ask, name=name, levels=tuple(json.loads(levels)))
             yield seq, _call(study.add_factor, factor)
-        for row in self._db.execute(
+        for row in self._read(
             "SELECT id, opened_seq, closed_seq, kind, n, base, exhausted, input_tokens, cached_tokens, "
             "output_tokens, usd FROM asks"
         ):
@@ -517,27 +549,25 @@ class Store:
             if row[2] is not None:
                 usage = Usage(input_tokens=row[7], cached_tokens=row[8], output_tokens=row[9], usd=row[10])
                 yield row[2], _call(study.close_ask, row[0], usage, bool(row[6]))
-        for row in self._db.execute(
+        for row in self._read(
             "SELECT seq, id, key, plan, runs, title, state, experiments, problem FROM orders"
         ):
             yield row[0], _call(study.put_order, _order(row[1:]))
-        for seq, parent, ideas, reason in self._db.execute("SELECT * FROM refusals"):
+        for seq, parent, ideas, reason in self._read("SELECT * FROM refusals"):
             yield seq, _call(study.refuse, parent, tuple(json.loads(ideas)), reason)
-        for row in self._db.execute(
+        for row in self._read(
             f"SELECT accepted_seq, ended_seq, judged_seq, {_EXPERIMENT_COLUMNS} FROM experiments"
         ):
             yield from _experiment_story(study, row[:3], _experiment(row[3:]))
 
     def sequence(self) -> int:
         """The number of the last change."""
-        return int(
-            self._db.execute(
-                "SELECT max(coalesce((SELECT max(seq) FROM ideas), 0),"
-                " coalesce((SELECT max(seq) FROM factors), 0), coalesce((SELECT max(seq) FROM refusals), 0),"
-                " coalesce((SELECT max(max(opened_seq, coalesce(closed_seq, 0))) FROM asks), 0),"
-                " coalesce((SELECT max(seq) FROM orders), 0),"
-                " coalesce((SELECT max(changed_seq) FROM experiments), 0))"
-            ).fetchone()[0]
+        return self._number(
+            "SELECT max(coalesce((SELECT max(seq) FROM ideas), 0),"
+            " coalesce((SELECT max(seq) FROM factors), 0), coalesce((SELECT max(seq) FROM refusals), 0),"
+            " coalesce((SELECT max(max(opened_seq, coalesce(closed_seq, 0))) FROM asks), 0),"
+            " coalesce((SELECT max(seq) FROM orders), 0),"
+            " coalesce((SELECT max(changed_seq) FROM experiments), 0))"
         )
 
     def experiment(self, experiment_id: int) -> Experiment | None:
@@ -578,18 +608,15 @@ class Store:
         return self._experiments("WHERE tree = ? AND tier = ? AND budget IS NULL ORDER BY id", (tree, tier))
 
     def _experiments(self, where: str, values: tuple[Any, ...]) -> list[Experiment]:
-        try:
-            rows = self._db.execute(f"SELECT {_EXPERIMENT_COLUMNS} FROM experiments {where}", values)
-            return [_experiment(row) for row in rows]
-        except sqlite3.DatabaseError as error:
-            raise _damaged(self.directory / DATABASE, error) from error
+        rows = self._read(f"SELECT {_EXPERIMENT_COLUMNS} FROM experiments {where}", values)
+        return [_experiment(row) for row in rows]
 
     def idea(self, idea_id: int) -> Idea | None:
-        row = self._db.execute(
+        row = self._first(
             'SELECT id, title, reason, base, "commit", constants, agent, ask, expected FROM ideas '
             "WHERE id = ?",
             (idea_id,),
-        ).fetchone()
+        )
         return _idea(row) if row else None
 
     def orders(self, numbers: Sequence[int]) -> list[Order]:
@@ -604,10 +631,9 @@ class Store:
         if order.runs_left:
             return False
         marks = ",".join("?" * len(order.experiments))
-        open_ones = self._db.execute(
+        return not self._number(
             f"SELECT count(*) FROM experiments WHERE id IN ({marks}) AND verdict IS NULL", order.experiments
         )
-        return bool(open_ones.fetchone()[0] == 0)
 
     def orders_of(self, key: str) -> list[Order]:
         """The orders that came with one request; empty if it was never taken in."""
@@ -615,51 +641,49 @@ class Store:
 
     def last_idea(self) -> int:
         """How many ideas there are."""
-        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM ideas").fetchone()[0])
+        return self._number("SELECT coalesce(max(id), 0) FROM ideas")
 
     def ask_cost(self, ask: int) -> tuple[float, int, int]:
         """What an ask has cost in dollars and in tokens, and how many ideas it gave."""
-        row = self._db.execute(
+        row = self._first(
             "SELECT usd, input_tokens + output_tokens, (SELECT count(*) FROM ideas WHERE ask = asks.id) "
             "FROM asks WHERE id = ?",
             (ask,),
-        ).fetchone()
+        )
         return (float(row[0]), int(row[1]), int(row[2])) if row else (0.0, 0, 0)
 
     def last_order(self) -> int:
         """The number of the newest order; 0 if there is none."""
-        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM orders").fetchone()[0])
+        return self._number("SELECT coalesce(max(id), 0) FROM orders")
 
     def _orders(self, where: str, values: tuple[Any, ...]) -> list[Order]:
-        rows = self._db.execute(
+        rows = self._read(
             f"SELECT id, key, plan, runs, title, state, experiments, problem FROM orders {where}", values
         )
         return [_order(row) for row in rows]
 
     def totals(self) -> dict[str, float]:
         """`experiments`, `ended`, `verdict/<verdict>`, `slot_s/<tier>`, `usd`, `tokens`."""
-        return dict(self._db.execute("SELECT name, value FROM totals"))
+        return dict(self._read("SELECT name, value FROM totals"))
 
     def spreads(self) -> dict[tuple[str, float | None], tuple[float, int]]:
         """(sum of squares, degrees of freedom) within groups, by tier and budget."""
         return {
             (tier, None if budget == 1.0 else budget): (sum_squares, df)
-            for tier, budget, sum_squares, df in self._db.execute("SELECT * FROM spreads")
+            for tier, budget, sum_squares, df in self._read("SELECT * FROM spreads")
         }
 
     def open_asks(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM asks WHERE closed_seq IS NULL").fetchone()[0])
+        return self._number("SELECT count(*) FROM asks WHERE closed_seq IS NULL")
 
     def events(self, limit: int = 20) -> list[tuple[datetime, str, str]]:
         """(time, kind, text), the newest first."""
-        rows = self._db.execute("SELECT at, kind, text FROM events ORDER BY id DESC LIMIT ?", (limit,))
+        rows = self._read("SELECT at, kind, text FROM events ORDER BY id DESC LIMIT ?", (limit,))
         return [(datetime.fromtimestamp(at, UTC), kind, text) for at, kind, text in rows]
 
     def refusals(self, limit: int = 20) -> list[tuple[str, tuple[int, ...], str]]:
         """(parent, ideas, reason), the newest first."""
-        rows = self._db.execute(
-            "SELECT parent, ideas, reason FROM refusals ORDER BY seq DESC LIMIT ?", (limit,)
-        )
+        rows = self._read("SELECT parent, ideas, reason FROM refusals ORDER BY seq DESC LIMIT ?", (limit,))
         return [(parent, tuple(json.loads(ideas)), reason) for parent, ideas, reason in rows]
 
 
@@ -690,11 +714,24 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def _damaged(path: Path, error: object) -> StoreError:
-    return StoreError(
-        f"{path} is damaged ({error})",
-        hint="restore it from a copy; the commits are safe under refs/arf/ and the logs beside the database",
-    )
+def unusable(path: Path, error: sqlite3.Error, verb: str, *, damaged: str = "") -> StoreError:
+    """What to tell of an error of SQLite; `verb` is what could not be done, `damaged` what to do then."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return _damaged(path, error, damaged)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        what = "end the program that keeps it locked"
+    elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        what = "make it and its folder writable"
+    else:
+        what = "free some disk space"
+    again = "then `arf resume`; what was recorded before is safe" if verb == "write" else "then try again"
+    return StoreError(f"cannot {verb} {path}: {error}", hint=f"{what}, {again}")
+
+
+def _damaged(path: Path, error: object, hint: str = "") -> StoreError:
+    usual = "restore it from a copy; the commits are safe under refs/arf/ and the logs beside the database"
+    return StoreError(f"{path} is damaged ({error})", hint=hint or usual)
 
 
 def _experiment_story(

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -232,14 +233,36 @@ def test_a_damaged_database_is_named(recorder: Recorder, tmp_path: Path, damage:
         store.check()
 
 
+def test_damage_anywhere_is_named_by_whatever_meets_it(recorder: Recorder, tmp_path: Path) -> None:
+    for number in range(1, 60):
+        recorder.run(number, 1.0, Verdict.MEASURED, role=Role.BASELINE)
+    recorder.store.close()
+    path = tmp_path / "arf.db"
+    data = path.read_bytes()
+    named = 0
+    for page in range(1, len(data) // 4096):
+        path.write_bytes(data[: page * 4096] + b"\xa5" * 4096 + data[(page + 1) * 4096 :])
+        try:
+            with closing(Store.open(tmp_path)) as store:
+                summarize(store)
+                store.events()
+                store.refusals()
+                store.load()
+        except StoreError as error:
+            named += "is damaged" in str(error)
+    assert named > 5
+
+
+@pytest.mark.parametrize("name", ["arf.db", "arf.db-wal"])
 def test_a_database_that_is_deleted_while_it_is_open_is_written_again(
-    recorder: Recorder, tmp_path: Path
+    recorder: Recorder, tmp_path: Path, name: str
 ) -> None:
     recorder.run(1, 1.0, Verdict.KEEP, role=Role.BASELINE)
     assert not recorder.store.restore()
-    (recorder.store.directory / "arf.db").unlink()
+    (recorder.store.directory / name).unlink()
     recorder.run(2, 1.1, Verdict.MEASURED, role=Role.BASELINE)
     assert recorder.store.restore()
+    assert not recorder.store.restore()
     recorder.run(3, 1.2, Verdict.MEASURED, role=Role.BASELINE)
     other = Store.open(recorder.store.directory)
     other.check()
@@ -288,3 +311,12 @@ def test_a_path_that_is_too_long_for_sqlite_is_told(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     with pytest.raises(StoreError, match="move the workspace to a shorter one"):
         Recorder(deep)
+
+
+def test_a_database_that_another_program_keeps_locked_is_told(recorder: Recorder, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "arf.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    recorder.store._db.execute("PRAGMA busy_timeout = 1")
+    with pytest.raises(StoreError, match=r"locked; end the program.*arf resume"):
+        recorder.run(1, 1.0, Verdict.KEEP, role=Role.BASELINE)
+    other.close()
