@@ -72,6 +72,8 @@ MAX_REFUSED_JOBS = 3
 MAX_DECISIONS = 256
 """Decisions in a turn; then it is looked first whether the study was stopped meanwhile."""
 WATCH_INTERVAL_S = 1.0
+ANSWER_S = 300.0
+"""How long an answer is awaited once the budget is used up: only its cost still counts."""
 STANDING_INTERVAL_S = 60.0
 """How often is noted what the backend holds, such as clusters, and what that costs."""
 
@@ -166,6 +168,8 @@ class Engine:
         self._stopping = ""
         self._fatal: ArfError | None = None
         self._search_over = ""
+        self._search_over_at = 0.0
+        """In `elapsed_s`."""
         self._refused_jobs = 0
         self._refusals: dict[int, int] = {}
         """How often an experiment's job was refused since one was not."""
@@ -419,7 +423,10 @@ class Engine:
                 self.workspace.publish_best(self.study.name, experiment.commit)
                 if experiment.role is not Role.BASELINE:
                     money.note_keep(self.store, self.study, experiment)
-        self._search_over = self._search_over or self._budgets.exceeded()
+        if not self._search_over:
+            self._search_over, self._search_over_at = self._budgets.exceeded(), self.elapsed_s
+        if self._is_answer_late():
+            self._thinker.give_up()
         if self._search_over and not self._runs:
             for experiment_id in list(self.study.undecided):
                 experiment = self.study.experiments[experiment_id]
@@ -427,6 +434,10 @@ class Engine:
                 self._ledger.move(evolve(experiment, verdict=Verdict.DISCARD, reason=reason))
         if self._search_over:
             self._book.refuse_all(self._closed())
+
+    def _is_answer_late(self) -> bool:
+        is_late = self.elapsed_s - self._search_over_at >= ANSWER_S
+        return bool(self._search_over) and is_late and self._thinker.is_busy
 
     def _closed(self) -> str:
         """Why nothing more can be ordered; empty while something can."""
@@ -842,7 +853,9 @@ class Engine:
                 if problem:
                     run.problem = problem
                     self._spawn(self._cancel(run.handle))
-            if self._thinker.is_back(now, give_up=self._budgets.is_time_up):
+            is_back = self._thinker.is_back(now, give_up=self._budgets.is_time_up)
+            is_used_up = not self._search_over and bool(self._budgets.exceeded())
+            if is_back or is_used_up or self._is_answer_late():
                 self._wake.set()
 
     async def _keep_account(self) -> None:

@@ -163,11 +163,17 @@ class Plugins:
     def _offer(self, kind: str, name: str) -> tuple[Declaration, PluginInfo]:
         if (offer := self._offers.get((kind, name))) is not None:
             return offer
-        hint = nearest(name, self.names(kind))
-        left_out = [info.name for info in self.describe() if info.state is not PluginState.OK]
-        if left_out:
-            hint += f" (plugins left out: {', '.join(left_out)}; `arf plugins` says why)"
-        raise UsageError(f"there is no {kind} {name!r}", hint=hint.strip())
+        disabled = [info.name for info in self.describe() if info.state is PluginState.DISABLED]
+        parts = [
+            nearest(name, self.names(kind)),
+            *(
+                f"the plugin {info.origin} is left out: {info.reason}"
+                for info in self.describe()
+                if info.name in self.broken
+            ),
+            f"disabled: {', '.join(disabled)}" if disabled else "",
+        ]
+        raise UsageError(f"there is no {kind} {name!r}", hint="; ".join(part for part in parts if part))
 
     # ---- Making things ----------------------------------------------------------------------
 
@@ -374,7 +380,10 @@ class Events:
         for impl in reversed(impls):  # pluggy's order of calls
             try:
                 with _stdout_to_stderr():
-                    self._plugins._call(hook, impl, arguments)
+                    given = self._plugins._call(hook, impl, arguments)
+                if inspect.iscoroutine(given):
+                    given.close()
+                    raise PluginError("it gave a coroutine, and arf's hooks are plain functions")
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # an event observes: nothing that it does may end a study
@@ -388,7 +397,8 @@ class Events:
         self._warned.add((hook, plugin))
         level = logging.WARNING if first else logging.DEBUG
         log = logging.getLogger(__name__)
-        log.log(level, "plugin %s: %s: %s", plugin, hook, _one_line(error), exc_info=None if first else error)
+        origin = self._plugins._infos[plugin].origin
+        log.log(level, "plugin %s: %s: %s", origin, hook, _one_line(error), exc_info=None if first else error)
         if first:
             log.debug("plugin %s: %s", plugin, hook, exc_info=error)
 

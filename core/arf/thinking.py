@@ -189,7 +189,8 @@ class Thinker:
 
     def take(self, item: Answered) -> None:
         """Record an answer."""
-        del self._tasks[item.ask_id]
+        if self._tasks.pop(item.ask_id, None) is None:
+            return  # it was given up
         ask = self._study.open_asks[item.ask_id]
         note, usage = item.answer.note, item.answer.usage
         before = self._usable_at.pop(item.ask_id, self._usable)
@@ -262,6 +263,14 @@ class Thinker:
         self._agent, self._name, self._fallback = self._fallback, self._fallback_name, None
         self._failures = self._barren_answers = 0
         self._back_at = 0.0
+
+    def give_up(self) -> None:
+        """Wait for no answer any more."""
+        log.warning("the agent does not answer, and is not waited for any more")
+        self.cancel()
+        for number in list(self._tasks):
+            del self._tasks[number]
+            self._ledger.close_ask(number, Usage(), "not answered in time", exhausted=False)
 
     # ---- Beginning and end ------------------------------------------------------------------
 

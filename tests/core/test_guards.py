@@ -457,7 +457,7 @@ def from_call(number: int, what: BaseException, otherwise: Callable[[], Any]) ->
 def test_a_study_whose_strategy_breaks_ends_and_goes_on_when_it_is_mended(
     error: BaseException, arf_workspace: Path, plugins: Plugins
 ) -> None:
-    DO["decide"] = from_call(4, error, list)
+    DO["decide"] = from_call(2, error, list)
     with pytest.raises(PluginError, match="odd-dist 7") as caught:
         run(arf_workspace, plugins, strategy="odd", agent="offline", backend="local")
     store = Store.open(study_directory(arf_workspace, "s"))

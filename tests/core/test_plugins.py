@@ -1,5 +1,6 @@
 """Finding, checking, disabling, making and telling plugins, with real distributions on `sys.path`."""
 
+import asyncio
 import json
 import logging
 import subprocess
@@ -286,8 +287,14 @@ def test_two_distributions_with_one_entry_point_name_are_told_apart(install: Ins
 def test_an_unknown_name_gets_the_nearest_right_one_and_who_was_left_out(install: Install) -> None:
     install("arf_mine", STRATEGY.format(name="simulated-annealing"))
     install("arf_broken", "1 / 0")
-    with pytest.raises(UsageError, match=r"did you mean 'simulated-annealing'.*arf_broken"):
-        Plugins.load().declaration("strategy", "simulated-anealing")
+    with pytest.raises(UsageError) as caught:
+        Plugins.load(disable=["report", "compare"]).declaration("strategy", "simulated-anealing")
+    said = str(caught.value)
+    assert (
+        "did you mean 'simulated-annealing'?; the plugin arf_broken (of arf-broken 1.2) is left out: Zero"
+        in said
+    )
+    assert said.endswith("; disabled: compare, report")
 
 
 # ---- Disabling ----------------------------------------------------------------------------------
@@ -473,6 +480,20 @@ def test_what_an_event_raises_is_logged_and_the_others_are_told(
     assert str(error) in record.getMessage()
 
 
+def test_a_hook_that_gives_a_coroutine_is_told(
+    arf_study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Late:
+        @hookimpl
+        def arf_study_started(self) -> object:
+            return asyncio.sleep(0)
+
+    plugins = Plugins()
+    plugins.register(Late(), "late", distribution="late-dist", version="2")
+    plugins.events.arf_study_started(study=arf_study, directory=tmp_path, resumed=False)
+    assert "plugin late (of late-dist 2): arf_study_started: it gave a coroutine" in caplog.text
+
+
 def test_an_interrupt_is_never_dropped(arf_study: Study, tmp_path: Path) -> None:
     plugins = Plugins()
     plugins.register(Listener(KeyboardInterrupt()), "listener")
@@ -504,6 +525,22 @@ def test_calls_can_be_traced(
     assert ("import", "arf_plugins.metrics_summary.parser:SummaryParser") in calls
     assert ("make", "arf_plugins.metrics_summary.parser:SummaryParser") in calls
     assert ("arf_study_started", "listener") in calls
+
+
+def test_threads_that_a_plugin_leaves_running_do_not_keep_arf() -> None:
+    code = """
+import sys, threading, arf.cli
+arf.cli.LEAVE_S = 0.05
+threading.Thread(target=threading.Event().wait, name="forever").start()
+sys.argv[1:] = ["--version"]
+arf.cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("arf ")
+    assert done.stderr == "arf: left although threads of a plugin go on: forever\n"
 
 
 # ---- Start-up -----------------------------------------------------------------------------------

@@ -189,6 +189,14 @@ def test_crashes_preemptions_and_stragglers_do_not_stop_a_study(plugins: Plugins
     assert done.experiments == 200
 
 
+def test_an_agent_that_never_answers_does_not_outlast_the_budget(plugins: Plugins) -> None:
+    hour = Budget(max_time=3600.0)
+    simulation = Simulation(options=options(), budget=hour, strategy="greedy", agent="dice")
+    done = simulate(simulation, plugins, agent=FakeAgent(delay_s=1e9))
+    assert done.study.experiments
+    assert not done.study.open_asks
+
+
 def test_nothing_false_is_kept_of_pure_noise(plugins: Plugins) -> None:
     kept = [run(plugins, options("noise"), n=60, seed=seed).false_keeps for seed in range(6)]
     assert sum(kept) <= 1
