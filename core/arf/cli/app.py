@@ -6,6 +6,7 @@ error; with `--json` also one object on standard output.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -133,6 +134,7 @@ def arf() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run `arf` with these arguments; gives the exit code."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A title may hold what the terminal's encoding has not; that must not end a study.
@@ -146,14 +148,29 @@ def run(arguments: Sequence[str]) -> int:
         print("arf: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has left. What is buffered must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has left
         return 1
     except (ArfError, click.ClickException, OSError) as error:
         return _tell(error, as_json=_wants_json(arguments))
     except Exception:
         _tell_bug(as_json=_wants_json(arguments))
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed (`arf run >&-`) on nothing, or files opened later would take its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _drop_output() -> None:
+    """What is buffered for standard output must not fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -166,7 +183,12 @@ def _tell(error: Exception, *, as_json: bool) -> int:
     message, hint, code = _parts(error)
     if as_json:
         _print_json({"event": "error", "error": message, "hint": hint, "exit_code": code})
-    print(f"arf: error: {message}" + (f"; {hint}" if hint else ""), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"arf: error: {message}" + (f"; {hint}" if hint else ""), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
     return code
 
 
@@ -212,8 +234,8 @@ def _print_json(data: Mapping[str, Any]) -> None:
 
     try:
         print(json.dumps(data, ensure_ascii=False), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        _drop_output()
 
 
 def _one_line(text: str) -> str:

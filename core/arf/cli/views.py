@@ -142,6 +142,8 @@ class JsonLines(View):
     def __init__(self) -> None:
         self._out = sys.stdout
         """While plugins are called, `sys.stdout` is something else."""
+        self._is_refused = False
+        """Whether it was said that a line could not be written."""
 
     def open(self, engine: Engine, *, resumed: bool) -> None:
         super().open(engine, resumed=resumed)
@@ -173,6 +175,10 @@ class JsonLines(View):
             # Nobody reads any more: like a terminal that was closed. Writing on would fail again and again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
             self.engine.stop("nobody reads the output")
+        except OSError as error:
+            if not self._is_refused:
+                say(f"arf: warning: standard output cannot be written: {error.strerror}; the study goes on")
+            self._is_refused = True
 
 
 class Picture(View):
