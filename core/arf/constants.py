@@ -3,7 +3,7 @@
 A constant is an assignment of a literal to a name, at the top level of a file. In Python it is found by
 parsing, and so are the settings that scripts keep elsewhere (`arf.python_settings`); in other languages by a
 careful look at single lines (`NAME = 8`, `#define NAME 8`, `const NAME: u32 = 8;`, and any key of a TOML,
-YAML or INI file, dotted by its section), where a name in code is in capitals.
+YAML, JSON or INI file, dotted by its section), where a name in code is in capitals.
 
 The comment behind it may say in square brackets what the value may be, in parts joined by commas:
 
@@ -183,6 +183,7 @@ _PYTHON = _Language(name="python", true_false=("True", "False"))
 _SHELL = _Language(name="shell")
 _C_LIKE = _Language(name="c", comments=("//", "/*"))
 _INI = _Language(name="ini", comments=("#", ";"), any_case=True, sections=True)
+_JSON = _Language(name="json", comments=())
 _SUFFIXES = {
     _PYTHON: ".py .pyw .pyi",
     _INI: ".toml .ini .cfg .conf",
@@ -190,6 +191,7 @@ _SUFFIXES = {
     _Language(name="env", any_case=True): ".env .properties",
     _C_LIKE: ".c .h .cc .cpp .cxx .hpp .cu .cuh .metal .rs .go .zig .js .mjs .ts .java .kt .scala .swift .cs",
     _Language(name="lua", comments=("--",)): ".lua .hs",
+    _JSON: ".json",
 }
 _LANGUAGES = {suffix: language for language, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 """By suffix; anything else is read like a shell script."""
@@ -201,7 +203,8 @@ def _language(path: str) -> _Language:
 
 @lru_cache(maxsize=512)
 def _read(source: str, language: _Language) -> tuple[Constant, ...]:
-    found = _read_python(source) if language is _PYTHON else _read_lines(source, language)
+    readers = {_PYTHON: _read_python, _JSON: _read_json}
+    found = readers[language](source) if language in readers else _read_lines(source, language)
     last: dict[str, Constant] = {}
     for constant in found:
         last.pop(constant.name, None)
@@ -217,16 +220,22 @@ def parse_python(source: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape is the script's business
-            return ast.parse(source.removeprefix("\ufeff"))
+            return ast.parse(_clean(source.removeprefix("\ufeff")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _clean(source: str) -> str:
+    """The source with each byte that is not UTF-8, a lone surrogate, as a question mark: Python's parser and
+    the columns that it gives know no others."""
+    return source if source.isascii() else re.sub("[\ud800-\udfff]", "?", source)
 
 
 class Lines:
     """Where the lines of a source begin. As in Python's parser, `\\n`, `\\r\\n` and `\\r` end one."""
 
     def __init__(self, source: str) -> None:
-        self._source = source
+        self._source = source = _clean(source)
         self._starts = [
             int(source.startswith("\ufeff")),
             *(match.end() for match in re.finditer(r"\r\n|\r|\n", source)),
@@ -281,6 +290,41 @@ def _read_python(source: str) -> Iterator[Constant]:
             yield _in_its_place(constant, setting, names)
 
 
+_MOST_JSON = 1_000_000  # characters; what is longer is data
+
+
+def _read_json(source: str) -> Iterator[Constant]:
+    """Every value in objects, dotted by their keys. JSON is all but an expression of Python."""
+    module = parse_python(source) if len(source) <= _MOST_JSON else None
+    match module:
+        case ast.Module(body=[ast.Expr(value=ast.Dict() as top)]):
+            lines = Lines(source)
+            for name, node in _json_values(top, ""):
+                value = node.id == "true" if isinstance(node, ast.Name) else _literal(node)
+                if value is not None:
+                    span = lines.span(node)
+                    fixed = _sequence(node) if isinstance(value, tuple) else ""
+                    yield Constant(
+                        name=name,
+                        value=value,
+                        line=node.lineno,
+                        span=span,
+                        literal=source[slice(*span)],
+                        fixed=fixed,
+                    )
+
+
+def _json_values(value: ast.Dict, prefix: str) -> Iterator[tuple[str, ast.expr]]:
+    for key, item in zip(value.keys, value.values, strict=True):
+        if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
+            continue
+        name = prefix + key.value
+        if isinstance(item, ast.Dict):
+            yield from _json_values(item, name + ".")
+        elif not isinstance(item, ast.Name) or item.id in ("true", "false"):
+            yield name, item
+
+
 def _plain_name(statement: ast.stmt) -> str:
     """The name that a statement assigns; empty if it assigns none, or more than one."""
     match statement:
@@ -303,13 +347,18 @@ def _python_constant(source: str, lines: Lines, name: str, node: ast.expr, text:
             span=span,
             literal=source[slice(*span)],
             comment=_comment(lines.rest(span[1]), _PYTHON) or text,
-            fixed="it is a tuple" if isinstance(value, tuple) else "",
+            fixed=_sequence(node) if isinstance(value, tuple) else "",
         )
     )
 
 
+def _sequence(node: ast.expr) -> str:
+    """Why a constant with several values cannot be set by name."""
+    return "it is a list" if isinstance(node, ast.List) else "it is a tuple"
+
+
 def _in_its_place(constant: Constant, setting: Setting, names: Collection[str]) -> Constant:
-    """With the choices of an option, and with `multiple of` meaning a neighbour by its full name."""
+    """With the choices and limits of an option; `multiple of` means a neighbour by its full name."""
     neighbour = f"{setting.name.rpartition('.')[0]}.{constant.multiple_of}"
     if neighbour in names:
         constant = evolve(constant, multiple_of=neighbour)
@@ -317,6 +366,9 @@ def _in_its_place(constant: Constant, setting: Setting, names: Collection[str]) 
         choices = [_literal(item) for item in setting.choices.elts]
         if all(isinstance(item, bool | int | float | str) for item in choices):
             constant = evolve(constant, choices=tuple(cast("list[Scalar]", choices)))
+    if constant.low is None and constant.high is None:
+        low, high = (None if end is None else _number(end) for end in (setting.low, setting.high))
+        constant = evolve(constant, low=low, high=high)
     return constant
 
 
@@ -366,7 +418,7 @@ def _literal(node: ast.expr) -> Value | None:
             return None if number is None else (-number if isinstance(sign, ast.USub) else number)
         case ast.BinOp(left=left, op=op, right=right):
             return _arithmetic(_number(left), op, _number(right))
-        case ast.Tuple(elts=elements):
+        case ast.Tuple(elts=elements) | ast.List(elts=[_, *_] as elements) if len(elements) <= _MAX_ELEMENTS:
             values = [_literal(element) for element in elements]
             if all(isinstance(value, bool | int | float | str) for value in values):
                 return tuple(cast("list[Scalar]", values))
@@ -378,6 +430,7 @@ def _number(node: ast.expr) -> Number | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+_MAX_ELEMENTS = 16  # what is longer is data
 _MAX_EXPONENT = 256  # a script may say 10**10**10, and evaluating that would never end
 
 
@@ -417,7 +470,7 @@ _DEFINE = re.compile(
 _ASSIGN = re.compile(
     r"(?:(?:export|const|let|var|val|static|constexpr|inline|readonly|final|pub|local|public|private)\s+)*"
     r"(?:[A-Za-z_](?:\w|::|<[\w:]*>)*\s+(?:[A-Za-z_]\w*\s+)?)?"  # a type, as in `unsigned int N = 8;`
-    rf"{_NAME}\s*(?::\s*[A-Za-z_][\w.:<>&' ]*)?\s*(?::=|\?=|=)\s*"
+    rf"\$?{_NAME}\s*(?::\s*[A-Za-z_][\w.:<>&' ]*)?\s*(?::=|\?=|<-|=>|=)\s*"
     rf"(?P<default>\$\{{(?P=name):?-)?{_VALUE}(?(default)\}})(?P<rest>\s*[;,]?\s*(?:(?:\#|//|/\*|--|;).*)?)\Z"
 )
 _SHELL_ASSIGN = re.compile(
@@ -588,14 +641,17 @@ def _written(constant: Constant, value: Scalar, path: str, language: _Language) 
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{where} cannot be {value!r}", hint="use a finite number")
     if isinstance(old, float):
-        return _with_suffix(literal, _written_float(float(value)))
+        return _with_suffix(literal, _written_float(float(value), language))
     if isinstance(value, float) and not value.is_integer():
-        return _with_suffix(literal, _written_float(value))
+        return _with_suffix(literal, _written_float(value, language))
     return _with_suffix(literal, _written_int(literal, int(value)))
 
 
-def _written_float(value: float) -> str:
-    return repr(value)
+def _written_float(value: float, language: _Language) -> str:
+    text = repr(value)
+    if language.nested and "e" in text and "." not in text:  # to YAML 1.1, 5e-05 is a text
+        return text.replace("e", ".0e")
+    return text
 
 
 def _with_suffix(literal: str, text: str) -> str:

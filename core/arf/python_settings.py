@@ -1,11 +1,14 @@
 """Where Python scripts keep settings besides `NAME = 8`: options, fields of a class, entries of a dict.
 
     parser.add_argument("--lr", default=0.1, help="learning rate")      lr
-    class Config: width = 64                                            Config.width
-    config = {"dropout": 0.1}; config = dict(dropout=0.1)               config.dropout
+    class Config: width = 64; depth: int = Field(8, ge=1)               Config.width, Config.depth
+    config = {"optim": {"lr": 0.1}}; config = SimpleNamespace(lr=0.1)   config.optim.lr, config.lr
+    def main(lr=0.1): ...; fire.Fire(run) with def run(lr=0.1)          main.lr, run.lr
+    def main(): lr = 0.1; if __name__ == "__main__": lr = 0.1           main.lr, lr
+    optimizer = Adam(model.parameters(), lr=0.1)                        Adam.lr
 
-Only what holds at run time as far as the file itself shows: nothing that another line sets, that every call
-of the class gives, or that two options share.
+Only what holds at run time as far as the file itself shows: nothing that another line sets, that a call
+gives, or that two options share.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 _SETTINGS = re.compile(
@@ -22,6 +25,23 @@ _SETTINGS = re.compile(
 )
 """Names of what holds settings, as lower-case words."""
 _OPTION_CALLS = {"add_argument", "add_option", "option"}
+_HOLDERS = {
+    "dict",
+    "SimpleNamespace",
+    "Namespace",
+    "Munch",
+    "EasyDict",
+    "edict",
+    "AttrDict",
+    "DotDict",
+    "Box",
+}
+_HOLDERS |= {"ConfigDict", "create"}  # ml_collections; OmegaConf.create
+_STARTS = {"Fire", "run", "cli", "CLI", "run_exit", "script_main"}
+"""Calls that make a command of the function that they are given: Fire, typer, tyro, defopt, jsonargparse."""
+_MAIN = re.compile(r"(?:main|cli|run|train|fit|train_model|training|experiment)\Z")
+"""Functions that are a script rather than a part of one."""
+_CLASS = re.compile(r"[A-Z]\w*[a-z]\w*\Z|SGD|SVC|SVR\Z")
 _DECORATORS = {"dataclass", "define", "frozen", "mutable", "chz"}
 _BASES = {"NamedTuple", "BaseModel", "BaseSettings", "Struct"}
 
@@ -35,6 +55,8 @@ class Setting(NamedTuple):
     """What the script says of it in another place than a comment: the help of an option."""
     choices: ast.expr | None = None
     """A list or tuple of what it may be."""
+    low: ast.expr | None = None
+    high: ast.expr | None = None
 
 
 def find_settings(module: ast.Module) -> Iterator[Setting]:
@@ -45,8 +67,19 @@ def find_settings(module: ast.Module) -> Iterator[Setting]:
         match statement:
             case ast.ClassDef():
                 yield from _fields(statement, uses)
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _is_settings(name):
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if _is_settings(name):
                 yield from _entries(name, value, uses)
+    for statement in module.body:
+        match statement:
+            case ast.FunctionDef() if _is_script(statement, uses):
+                yield from _parameters(statement, uses)
+                yield from _locals(f"{statement.name}.", statement, _stored(statement))
+            case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+                yield from _locals("", statement, uses.stored)
+    yield from _arguments(uses)
 
 
 class _Uses:
@@ -60,7 +93,8 @@ class _Uses:
         self.attributes: set[str] = set()
         """`x.name = ...`, whatever x is."""
         self.keys: set[tuple[str, str | None]] = set()
-        """`name["key"] = ...`; None for a key that is computed, and for `name.update(...)`."""
+        """`name["key"] = ...`, and `name["key"]["inner"] = ...`; None for a key that is computed, and for
+        `name.update(...)`."""
         for node in ast.walk(module):
             self._note(node)
 
@@ -68,6 +102,8 @@ class _Uses:
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="update" | "setdefault")):
                 self.keys.add((name, None))
+            case ast.Call(func=ast.Attribute(value=ast.Subscript() as part, attr="update" | "setdefault")):
+                self._note_key(part)
             case ast.Call(func=ast.Attribute(attr="set_defaults"), keywords=keywords):
                 self.attributes.update(keyword.arg for keyword in keywords if keyword.arg)
             case ast.Call():
@@ -78,9 +114,15 @@ class _Uses:
                 self.stored[name] += 1
             case ast.Attribute(attr=name, ctx=ast.Store() | ast.Del()):
                 self.attributes.add(name)
-            case ast.Subscript(value=ast.Name(id=name), slice=key, ctx=ast.Store() | ast.Del()):
-                known = isinstance(key, ast.Constant) and isinstance(key.value, str)
-                self.keys.add((name, key.value if known else None))  # type: ignore[attr-defined]
+            case ast.Subscript(ctx=ast.Store() | ast.Del()):
+                self._note_key(node)
+
+    def _note_key(self, part: ast.Subscript) -> None:
+        while isinstance(part.value, ast.Subscript):
+            part = part.value
+        if isinstance(part.value, ast.Name):
+            key = part.slice.value if isinstance(part.slice, ast.Constant) else None
+            self.keys.add((part.value.id, key if isinstance(key, str) else None))
 
 
 def _is_settings(name: str) -> bool:
@@ -99,9 +141,15 @@ def _options(uses: _Uses) -> Iterator[Setting]:
     times = Counter(name for name, _ in found)
     for name, given in found:
         if times[name] == 1 and name not in uses.attributes and "default" in given:
-            said = given.get("help")
-            text = said.value if isinstance(said, ast.Constant) and isinstance(said.value, str) else ""
-            yield Setting(name, given["default"], " ".join(text.split()), given.get("choices"))
+            yield _described(name, given["default"], given)
+
+
+def _described(name: str, value: ast.expr, given: Mapping[str | None, ast.expr]) -> Setting:
+    """A setting with what the arguments of a call say of it."""
+    said = given.get("help") or given.get("description")
+    text = said.value if isinstance(said, ast.Constant) and isinstance(said.value, str) else ""
+    low, high = given.get("ge", given.get("min")), given.get("le", given.get("max"))
+    return Setting(name, value, " ".join(text.split()), given.get("choices"), low, high)
 
 
 def _option_name(call: ast.Call) -> str:
@@ -125,7 +173,10 @@ def _fields(definition: ast.ClassDef, uses: _Uses) -> Iterator[Setting]:
     name = definition.name
     marks = {_last_name(node) for node in definition.decorator_list} & _DECORATORS
     bases = {_last_name(node) for node in definition.bases}
-    if not (marks or bases & _BASES or _is_settings(name)) or name not in uses.loaded or "Enum" in str(bases):
+    is_settings = _is_settings(name)
+    if not (marks or bases & _BASES or is_settings) or "Enum" in str(bases):
+        return
+    if name not in uses.loaded and not is_settings:  # that of another file may well be used there
         return
     taken = set(uses.attributes)
     for call in uses.calls:
@@ -142,34 +193,133 @@ def _fields(definition: ast.ClassDef, uses: _Uses) -> Iterator[Setting]:
             case _:
                 continue
         if field not in taken:
-            yield Setting(f"{name}.{field}", _default(value))
+            yield _field(f"{name}.{field}", value)
 
 
-def _default(value: ast.expr) -> ast.expr:
-    """The default in `field(default=...)`, or the value itself."""
-    if isinstance(value, ast.Call) and (_last_name(value.func) or "").lower() == "field":
-        return next((keyword.value for keyword in value.keywords if keyword.arg == "default"), value)
-    return value
+_FIELDS = {"field", "Field", "ib", "attrib", "Option", "Argument"}
+
+
+def _field(name: str, value: ast.expr) -> Setting:
+    """The default in `field(default=...)`, `Field(0.1, ge=0)` or `typer.Option(0.1)`, or the value itself."""
+    if not isinstance(value, ast.Call) or _last_name(value.func) not in _FIELDS:
+        return Setting(name, value)
+    given = {keyword.arg: keyword.value for keyword in value.keywords}
+    default = given.get("default", value.args[0] if value.args else value)
+    return _described(name, default, given)
 
 
 def _entries(name: str, value: ast.expr, uses: _Uses) -> Iterator[Setting]:
-    """The entries of a dict that nothing changes afterwards."""
+    """The entries of a dict or a namespace that nothing changes afterwards."""
     if uses.stored[name] > 1 or (name, None) in uses.keys:
         return
+    is_dict = isinstance(value, ast.Dict) or _last_name(value) == "dict"
+    for key, item in _pairs(value):
+        if (name, key) not in uses.keys and (is_dict or key not in uses.attributes):
+            yield from _nested(f"{name}.{key}", item)
+
+
+def _nested(name: str, value: ast.expr) -> Iterator[Setting]:
+    pairs = list(_pairs(value))
+    for key, item in pairs:
+        yield from _nested(f"{name}.{key}", item)
+    if not pairs:
+        yield Setting(name, value)
+
+
+def _pairs(value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """The names and values in `{...}`, `dict(...)`, `SimpleNamespace(**{...})` and the like."""
     match value:
         case ast.Dict(keys=keys, values=values):
-            pairs = [
-                (key.value, item)
-                for key, item in zip(keys, values, strict=True)
-                if isinstance(key, ast.Constant) and isinstance(key.value, str)
-            ]
-        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
-            pairs = [(keyword.arg, keyword.value) for keyword in keywords if keyword.arg]
-        case _:
-            return
-    for key, item in pairs:
-        if key.isidentifier() and (name, key) not in uses.keys:
-            yield Setting(f"{name}.{key}", item)
+            for key, item in zip(keys, values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(key.value, str) and key.value.isidentifier():
+                    yield key.value, item
+        case ast.Call(args=args, keywords=keywords) if _last_name(value.func) in _HOLDERS:
+            for inner in [*args, *(keyword.value for keyword in keywords if keyword.arg is None)]:
+                yield from _pairs(inner) if isinstance(inner, ast.Dict) else ()
+            yield from ((keyword.arg, keyword.value) for keyword in keywords if keyword.arg)
+
+
+def _is_script(function: ast.FunctionDef, uses: _Uses) -> bool:
+    """Whether a function is a command, or is named like a whole script."""
+    if _MAIN.match(function.name) or "command" in map(_last_name, function.decorator_list):
+        return True
+    return any(
+        _last_name(call.func) in _STARTS and isinstance(arg, ast.Name) and arg.id == function.name
+        for call in uses.calls
+        for arg in call.args[:1]
+    )
+
+
+def _parameters(function: ast.FunctionDef, uses: _Uses) -> Iterator[Setting]:
+    """The defaults of a function's parameters that no call gives and that it does not change itself."""
+    given, stored = set(), _stored(function)
+    parameters = [*function.args.posonlyargs, *function.args.args]
+    for call in uses.calls:
+        if _last_name(call.func) == function.name:
+            if any(keyword.arg is None for keyword in call.keywords) or any(
+                isinstance(arg, ast.Starred) for arg in call.args
+            ):
+                return
+            given |= {parameter.arg for parameter in parameters[: len(call.args)]}
+            given |= {keyword.arg for keyword in call.keywords if keyword.arg}
+    defaults = function.args.defaults
+    pairs = [
+        *zip(parameters[len(parameters) - len(defaults) :], defaults, strict=True),
+        *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
+    ]
+    for parameter, default in pairs:
+        if default is not None and parameter.arg not in given and not stored[parameter.arg]:
+            yield _field(f"{function.name}.{parameter.arg}", default)
+
+
+def _locals(prefix: str, block: ast.FunctionDef | ast.If, stored: Counter[str]) -> Iterator[Setting]:
+    """What a block sets right in its body, and nothing else sets."""
+    for statement in block.body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if stored[name] == 1:
+                yield Setting(prefix + name, value)
+
+
+def _stored(block: ast.AST) -> Counter[str]:
+    """How often names are assigned in a block; those that it declares global count twice."""
+    found: Counter[str] = Counter()
+    for node in ast.walk(block):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+                found[name] += 1
+            case ast.Global(names=names) | ast.Nonlocal(names=names):
+                found.update(names * 2)
+    return found
+
+
+_NOT_LEARNT = {*_FIELDS, *_HOLDERS, "IntRange", "FloatRange", "ArgumentParser"}
+"""Classes whose arguments are no settings, or are read in another way."""
+
+
+def _arguments(uses: _Uses) -> Iterator[Setting]:
+    """Numbers that a class, or `fit`, is given by name, where one call alone does so."""
+    found = []
+    for call in uses.calls:
+        name = _last_name(call.func) or ""
+        if (_CLASS.match(name) or name == "fit") and name not in _NOT_LEARNT:
+            found += [(f"{name}.{keyword.arg}", keyword.value) for keyword in call.keywords if keyword.arg]
+    times = Counter(name for name, _ in found)
+    for name, value in found:
+        if times[name] == 1 and _is_number(value):
+            yield Setting(name, value)
+
+
+def _is_number(value: ast.expr) -> bool:
+    """As a literal; a switch that a class is given may choose the data, and not how it is learnt."""
+    match value:
+        case ast.UnaryOp(operand=ast.expr() as inner) | ast.BinOp(left=inner, right=ast.Constant()):
+            return _is_number(inner)
+        case ast.Constant(value=int() | float() as number):
+            return not isinstance(number, bool)
+    return False
 
 
 def _last_name(node: ast.expr) -> str | None:

@@ -204,6 +204,20 @@ def test_check_enforces_annotations_together() -> None:
             {"opt.lr": 0.2, "opt.name": "b"},
             '[opt]\nlr = 0.2\nname = "b"\n',
         ),
+        (
+            "a.json",
+            '{\n  "opt": {"lr": 1e-3, "on": true, "betas": [0.9, 1], "to": null},\n  "name": "a"\n}\n',
+            {"opt.lr": 5e-5, "opt.on": False, "name": "b"},
+            '{\n  "opt": {"lr": 5e-05, "on": false, "betas": [0.9, 1], "to": null},\n  "name": "b"\n}\n',
+        ),
+        ("a.R", "LR <- 0.1 # rate\n", {"LR": 0.2}, "LR <- 0.2 # rate\n"),
+        (
+            "a.pl",
+            "use constant LR => 0.1;\nour $N = 8;\n",
+            {"LR": 0.2, "N": 4},
+            "use constant LR => 0.2;\nour $N = 4;\n",
+        ),
+        ("a.yaml", "lr: 0.0001\nwd: 1e-3\n", {"lr": 5e-5, "wd": 1.5e-5}, "lr: 5.0e-05\nwd: 1.5e-05\n"),
         ("a.ini", "[a]\nx=1\n[b]\nx=1\n", {"b.x": 2}, "[a]\nx=1\n[b]\nx=2\n"),
         ("a.yaml", "m:\n  n: 8 # [1..9]\nn: 7\n", {"m.n": 9}, "m:\n  n: 9 # [1..9]\nn: 7\n"),
     ],
@@ -237,6 +251,11 @@ def test_odd_sources_do_no_harm(source: str) -> None:
 def test_a_byte_order_mark_is_kept() -> None:
     source = "\ufeffA = 1  # [0..2]\nB = 2\n"
     assert replace(source, {"A": 2, "B": 3}, "x.py") == "\ufeffA = 2  # [0..2]\nB = 3\n"
+
+
+def test_bytes_that_are_not_utf8_stay_where_they_are() -> None:
+    source = b"NAME = 'caf\xe9'; N = 8  # \xe9\n".decode("utf-8", "surrogateescape")
+    assert replace(source, {"N": 9}, "train.py") == source.replace("8", "9")
 
 
 def test_reads_a_name_in_lower_case_unless_something_else_assigns_it() -> None:
@@ -345,7 +364,101 @@ train_args = parse(train_args)
 """
     assert {item.name: item.value for item in read(source, "train.py")} == {
         "config.lr": 1e-3,
+        "config.opt.beta": 0.9,
         "hparams.dropout": 0.1,
         "hparams.bias": False,
     }
     assert replace(source, {"hparams.bias": True}, "train.py").count("bias=True") == 1
+
+
+def names(source: str) -> list[str]:
+    return [item.name for item in read(source, "train.py")]
+
+
+def test_reads_namespaces_nested_dicts_and_lists() -> None:
+    source = """\
+CONFIG: dict = {"model": {"width": 64, "act": "relu"}, "optim": {"lr": 0.1, "betas": [0.9, 0.95]}, "seed": 1}
+CONFIG["model"]["act"] = "gelu"
+cfg = SimpleNamespace(lr=0.1, wd=0.0, steps=10)
+cfg.steps = 20
+args = OmegaConf.create({"optim": {"lr": 0.2}})
+losses = []
+"""
+    assert names(source) == [
+        "CONFIG.optim.lr",
+        "CONFIG.optim.betas",
+        "CONFIG.seed",
+        "cfg.lr",
+        "cfg.wd",
+        "args.optim.lr",
+    ]
+    assert constant(source, "CONFIG.optim.betas").fixed == "it is a list"
+    assert '{"lr": 0.3, "betas"' in replace(source, {"CONFIG.optim.lr": 0.3}, "train.py")
+
+
+def test_reads_the_defaults_and_limits_of_fields() -> None:
+    source = """\
+class Settings(BaseModel):
+    lr: float = Field(1e-3, gt=0, le=0.1, description="learning rate")
+    width: int = Field(default=96, ge=1)
+    name: str = Field(...)
+run(Settings())
+"""
+    assert names(source) == ["Settings.lr", "Settings.width"]
+    assert (constant(source, "Settings.lr").high, constant(source, "Settings.lr").text) == (
+        0.1,
+        "learning rate",
+    )
+    assert constant(source, "Settings.width").low == 1
+    assert "Field(0.002, gt=0" in replace(source, {"Settings.lr": 2e-3}, "train.py")
+    assert names("@dataclass\nclass TrainConfig:\n    lr: float = 0.1\n") == ["TrainConfig.lr"]
+
+
+def test_reads_the_settings_of_a_script_in_a_function() -> None:
+    source = """\
+def train(model, lr=0.1, *, clip=1.0, decay=0.9):
+    decay = decay / 2
+def sweep(width=64, depth=typer.Option(3, min=1)): ...
+def helper(rate=0.5): ...
+def main():
+    batch = 32  # rows
+    best = 1e9
+    total = 0
+    for x in y:
+        best = min(best, x)
+        total += x
+    train(None, lr=0.2)
+typer.run(sweep)
+@app.command()
+def go(dropout: float = 0.1): ...
+if __name__ == "__main__":
+    momentum = 0.9
+    main()
+"""
+    assert names(source) == [
+        "train.clip",
+        "sweep.width",
+        "sweep.depth",
+        "main.batch",
+        "go.dropout",
+        "momentum",
+    ]
+    assert constant(source, "sweep.depth").low == 1
+    assert "batch = 64  # rows" in replace(source, {"main.batch": 64}, "train.py")
+
+
+def test_reads_the_numbers_that_one_call_gives_a_class() -> None:
+    source = """\
+forest = RandomForestClassifier(n_estimators=100, bootstrap=True, criterion="gini", max_depth=None)
+opt = torch.optim.SGD(model.parameters(), lr=2 * 1e-2, momentum=-0.9)
+a, b = Linear(8, out=3), Linear(8, out=4)
+model.fit(x, y, batch_size=32)
+print(x, end=3)
+"""
+    assert names(source) == [
+        "RandomForestClassifier.n_estimators",
+        "SGD.lr",
+        "SGD.momentum",
+        "fit.batch_size",
+    ]
+    assert "lr=0.01, m" in replace(source, {"SGD.lr": 0.01}, "train.py")

@@ -18,6 +18,7 @@ from arf_plugins.agent_offline.scales import Scale, scale_of
 Values = Mapping[str, Scalar]
 
 _PART = re.compile(r"(?P<name>[\w.]+)\[(?P<index>\d+)\]\Z")
+_IS_SEQUENCE = re.compile(r"it is a (?:tuple|list)\Z")
 _PART_TITLE = re.compile(r"(?P<part>[\w.]+\[\d+\]) \S+ -> (?P<new>\S+)\Z")
 
 
@@ -72,7 +73,8 @@ class Space:
         assert isinstance(constant.value, tuple)
         text = self.files[path]
         start, end = constant.span
-        new = repr(tuple(value if k == index else old for k, old in enumerate(constant.value)))
+        values = (value if k == index else old for k, old in enumerate(constant.value))
+        new = repr(list(values) if text[start] == "[" else tuple(values))
         head = text.rfind("\n", 0, start) + 1
         return Edit(path=path, old=text[head:end], new=text[head:start] + new)
 
@@ -165,7 +167,7 @@ def _parts(home: Mapping[str, tuple[str, Constant]]) -> tuple[dict[str, Scalar],
         if not isinstance(constant.value, tuple):
             values[name] = constant.value
             found.append(constant)
-        elif "tuple" in constant.fixed and all(type(one) in (int, float) for one in constant.value):
+        elif _IS_SEQUENCE.match(constant.fixed) and all(type(one) in (int, float) for one in constant.value):
             for index, one in enumerate(constant.value):
                 part = evolve(constant, name=f"{name}[{index}]", value=one, literal=repr(one), fixed="")
                 values[part.name] = one
