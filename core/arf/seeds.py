@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from arf import constants
 from arf.constants import Lines, parse_python
 
 _SEEDING = re.compile(
@@ -23,6 +24,8 @@ _SEEDING = re.compile(
 """Names of calls whose first argument is a seed."""
 _QUALIFIED = {("random", "key"), ("random", "Random"), ("tf", "set_random_seed")}
 """The same for names that mean it only behind another one: `jax.random.key`, `random.Random`."""
+_FIELDS = {"field", "Field", "ib", "attrib", "Option"}
+"""Calls that hold the default of a field or an option: `seed: int = field(default=42)`."""
 _NAME = re.compile(r"(?:.*_)?(?:seed|random_state)\Z", re.IGNORECASE)
 """Names of variables and arguments that hold a seed."""
 _FUNCTION = re.compile(r"(?:.*_)?seeds?(?:_.*)?\Z", re.IGNORECASE)
@@ -33,8 +36,14 @@ _ELSEWHERE = re.compile(
 )
 
 
-def rewrite(source: str, seed: int) -> str:
-    """A Python source with `seed` in place of each literal seed; of `42 + rank` only the number changes."""
+def rewrite(source: str, seed: int, path: str = "train.py") -> str:
+    """A source with `seed` in place of each literal seed; of `42 + rank` only the number changes.
+
+    In another language than Python, of each constant that is named like a seed and set in one place.
+    """
+    if not path.endswith(".py"):
+        known = (one for one in constants.read(source, path) if one.movable and is_seed_name(one.name))
+        return constants.replace(source, {one.name: seed for one in known if type(one.value) is int}, path)
     for start, end in reversed(_spans(source)):
         source = source[:start] + str(seed) + source[end:]
     return source
@@ -81,6 +90,10 @@ def _literals(value: ast.expr) -> Iterator[ast.expr]:
             yield number
         case ast.BinOp(op=ast.Add(), right=ast.Constant(value=int()) as number):
             yield number
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in _FIELDS:
+            given = [keyword.value for keyword in value.keywords if keyword.arg == "default"]
+            for default in [*given, *value.args[:1]]:
+                yield from _literals(default)
 
 
 def _seed_values(module: ast.Module) -> Iterator[ast.expr]:

@@ -448,7 +448,7 @@ class SeedMode(StrEnum):
     ENV = "env"
     """Only by the environment variable `ARF_SEED`; the files stay as they are."""
     REWRITE = "rewrite"
-    """Literal seeds in the editable Python files are replaced in the work tree, never in a commit."""
+    """Literal seeds in the editable files are replaced in the work tree, never in a commit."""
 
 
 @frozen(kw_only=True)

@@ -569,10 +569,9 @@ class Workspace:
             return {}
         found = {}
         for path, (entry, text) in self._texts(commit).items():
-            if path.endswith(".py"):
-                changed = rewrite(text, seed)
-                if changed != text:
-                    found[path] = File(entry.mode, _encode(changed))
+            changed = rewrite(text, seed, path)
+            if changed != text:
+                found[path] = File(entry.mode, _encode(changed))
         return found
 
     def _reads_seed(self, commit: str) -> bool:

@@ -18,6 +18,8 @@ k = jax.random.key(0)
 config = {"seed": 11, "x": 2}
 r = random.Random(3)
 g = torch.Generator().manual_seed(2147483647)
+class C: seed: int = field(default=6)
+class D: seed: int = Field(6, ge=0)
 seed_everything(8); set_seed(8); pl.seed_everything(8, workers=True)
 """
 
@@ -36,11 +38,36 @@ def test_rewrite_sets_every_literal_seed() -> None:
         "random.key(99)",
         '{"seed": 99, "x": 2}',
         "random.Random(99)",
+        "field(default=99)",
+        "Field(99, ge=0)",
         "Generator().manual_seed(99)",
         "seed_everything(99); set_seed(99); pl.seed_everything(99, workers=True)",
     ):
         assert text in rewritten
     assert rewrite(rewritten, 99) == rewritten
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "rewritten"),
+    [
+        ("c.yaml", "data:\n  seed: 3  # x\nseeds: 2\n", "data:\n  seed: 9  # x\nseeds: 2\n"),
+        ("c.json", '{"seed": 3, "n": 3}', '{"seed": 9, "n": 3}'),
+        ("c.toml", "[a]\nrandom_state = 3\n", "[a]\nrandom_state = 9\n"),
+        ("run.sh", "SEED=3\npython train.py --seed $SEED\n", "SEED=9\npython train.py --seed $SEED\n"),
+        ("a.c", "#define SEED 3\n#define N 3\n", "#define SEED 9\n#define N 3\n"),
+        ("run.sh", "SEED=3\nSEED=4\n", "SEED=3\nSEED=4\n"),
+        ("c.yaml", "seed: auto\n", "seed: auto\n"),
+    ],
+)
+def test_rewrite_in_other_languages_sets_what_is_named_like_a_seed(
+    path: str, source: str, rewritten: str
+) -> None:
+    assert rewrite(source, 9, path) == rewritten
+
+
+def test_bytes_that_are_not_utf8_hide_no_seed() -> None:
+    source = b"# caf\xe9\nname = '\xe9'; torch.manual_seed(3)\n".decode("utf-8", "surrogateescape")
+    assert rewrite(source, 9) == source.replace("3", "9")
 
 
 @pytest.mark.parametrize(
