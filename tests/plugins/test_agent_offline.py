@@ -325,6 +325,10 @@ def test_is_found_by_its_name() -> None:
         ("FOO = -1.0  # offset [-2..2]", [-0.6, -1.4]),
         ("L = 12  # layers", [13, 11]),
         ("A = 3e-4  # peak learning rate", [6e-4, 1.5e-4]),
+        ("KERNEL_SIZE = 5", [7, 3]),
+        ("L1_RATIO = 0.5", [0.6, 0.4]),
+        ("forest = RandomForestClassifier(n_estimators=100)", [200, 48]),
+        ("train_batch_size = 32", [16, 64]),
         ('KIND = "a"  # one of a, b or c', ["b", "c"]),
     ],
 )
@@ -354,6 +358,11 @@ def test_the_first_moves_of_a_constant_are_sensible(line: str, first: list[Scala
         "FOO = 3",
         "BAR = 0.3  # nobody knows",
         "VERBOSE = True",
+        "TRAIN_RATIO = 0.8",
+        "split_ratio = 0.8",
+        "data_fraction = 0.5",
+        "data = Digits(train=True, train_size=0.8)",
+        'mode = "train"\nif mode == "test":\n    pass',
         "LR = 0.1\nif True:\n    LR = 0.2",
     ],
 )
@@ -392,6 +401,8 @@ def test_letters_of_a_pattern_are_known_by_the_comment() -> None:
 
 def test_values_that_the_script_compares_with_are_choices() -> None:
     assert moves('MODE = "a"\nif MODE == "b":\n    pass\n')["MODE"] == ["b"]
+    source = 'config = {"opt": "sgd"}\nif config["opt"] == "adam" or c.opt == "lion":\n    pass\n'
+    assert moves(source)["config.opt"] == ["adam", "lion"]
 
 
 def test_a_number_in_a_tuple_is_moved_by_an_edit_that_keeps_the_comment() -> None:
@@ -399,6 +410,12 @@ def test_a_number_in_a_tuple_is_moved_by_an_edit_that_keeps_the_comment() -> Non
     (edit,) = next(draft for draft in given.ideas if draft.title == "ADAM_BETAS[0] 0.8 -> 0.9").edits
     assert edit.old == "ADAM_BETAS = (0.8, 0.95)"
     assert edit.new == "ADAM_BETAS = (0.9, 0.95)"
+
+
+def test_a_number_in_a_list_stays_in_a_list() -> None:
+    given = answer(OfflineAgent(), new_study(), '{"betas": [0.9, 0.99]}\n', Ask(n=9, base=BASE), "c.json")
+    edits = [draft.edits[0].new for draft in given.ideas if draft.edits]
+    assert '{"betas": [0.95, 0.99]' in edits
 
 
 @pytest.mark.parametrize(
@@ -418,6 +435,7 @@ def test_a_name_that_two_files_share_is_left_alone() -> None:
     files = {"a.py": "LR = 0.1\nDEPTH = 4\n", "b.py": "LR = 0.2\n"}
     given = asyncio.run(OfflineAgent().answer(Ask(n=50, base=BASE), Brief(study=new_study(), files=files)))
     assert {name for draft in given.ideas for name in draft.constants} == {"DEPTH"}
+    assert "LR stays, as a.py and b.py both have it" in given.note
 
 
 # ------------------------------------------------------------------------------------------------ answers

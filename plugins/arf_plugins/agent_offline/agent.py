@@ -136,9 +136,9 @@ class _Thought:
         return Answer(ideas=tuple(drafts), exhausted=exhausted, note=self._last_words() if exhausted else "")
 
     def _last_words(self) -> str:
-        unknown = self._space.unknown
-        more = f"; nothing says how {', '.join(unknown[:5])} may move" if unknown else ""
-        return f"from here, that is every sensible move of the constants{more}"
+        return "; ".join(
+            ["from here, that is every sensible move of the constants", *_what_stays(self._space)]
+        )
 
     def _next(self) -> Values | None:
         """What to try next: what matters, then what nobody has touched and what promises most."""
@@ -240,8 +240,18 @@ def _nearby(scale: Scale, measured: Sequence[Scalar]) -> list[Scalar]:
     return [value for value in moves if low <= away[value] <= high or value in nearest]
 
 
-def _nothing_to_move(space: Space) -> str:
+def _what_stays(space: Space) -> Iterator[str]:
+    """What keeps constants from being moved that could be."""
+    if space.shared:
+        name, (one, other) = next(iter(space.shared.items()))
+        more = f", and {len(space.shared) - 1} more such names" if len(space.shared) > 1 else ""
+        yield f"{name} stays, as {one} and {other} both have it{more}: let workspace.editable name only one"
     if space.unknown:
         some = ", ".join(space.unknown[:5])
-        return f"nothing says how {some} may move; say it in a comment behind the value, such as # [1..16]"
+        yield f"nothing says how {some} may move; say it in a comment behind the value, such as # [1..16]"
+
+
+def _nothing_to_move(space: Space) -> str:
+    if stays := "; ".join(_what_stays(space)):
+        return stays
     return "no constants to move; write them as NAME = value  # [low..high] at the top level of the script"

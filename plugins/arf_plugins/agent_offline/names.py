@@ -50,6 +50,8 @@ def _family(
     return patterns, Family(label=label, weight=weight, motion=motion, lean=lean, start=start)
 
 
+KERNELS = "kernel sizes"
+
 # fmt: off
 # The first that fits counts, so the special stands before the general. Patterns match whole words of a name.
 _FAMILIES = (
@@ -63,11 +65,12 @@ _FAMILIES = (
     _family("decays", 0.3, Motion.DECAY, r"lr_(gamma|decay)"),
     _family("learning rates", 1.0, Motion.FACTOR, r"lr_(mult|scale|multiplier|factor)", r"lrs?",
             r"learning_?rates?", lean=1),
-    _family("weight decays", 0.4, Motion.OPTIONAL, r"weight_?decay", r"wd", r"l[12](_reg)?", start=0.05),
+    _family("weight decays", 0.4, Motion.OPTIONAL, r"weight_?decay", r"wd", r"l[12](?!_ratio)(_reg)?",
+            start=0.05),
     _family("decays of averages", 0.3, Motion.DECAY, r"momentum", r"beta_?\d*", r"betas", r"ema(_decay)?",
             r"polyak", r"gae_lambda", r"decay_rate", r"discount", r"gamma"),
     _family("regularizers", 0.35, Motion.SHARE, r"drop_?(out|path)(_rate|_prob|_p)?", r"p_drop",
-            r"label_smoothing", r"mixup", r"mask_(prob|ratio)"),
+            r"label_smoothing", r"mixup", r"mask_(prob|ratio)", r"sub_?sample", r"colsample(_\w+)?"),
     _family("patterns of layers", 0.35, None, r"(window_?)?pattern"),
     _family("head sizes", 0.3, Motion.SIZE, r"head_(dim|size)", r"d_head", r"dim_head"),
     _family("heads", 0.3, Motion.SIZE, r"(kv|num_kv|n_kv)_heads?", r"n?_?heads?", r"(num|attention)_heads"),
@@ -99,8 +102,10 @@ _FAMILIES = (
     _family("choices of method", 0.35, None, r"norm(ali[sz]ation)?(_type)?", r"(lr_)?schedule",
             r"initiali[sz]ation"),
     _family("shares", 0.3, Motion.SHARE, r"(\w+_)?(ratio|fraction|frac|share|prob|probability|rate|pct)"),
-    _family("counts", 0.4, Motion.COUNT, r"rank", r"experts", r"top_?k", r"groups", r"kernel_size",
-            r"stride", r"trees", r"neighbou?rs", r"leaves", r"estimators", r"max_depth"),
+    _family("counts", 0.4, Motion.SIZE, r"trees", r"leaves", r"leaf_nodes", r"estimators"),
+    _family(KERNELS, 0.4, Motion.COUNT, r"kernel(_size)?", r"ksize"),
+    _family("counts", 0.4, Motion.COUNT, r"rank", r"experts", r"top_?k", r"groups", r"stride", r"neighbou?rs",
+            r"max_depth", r"min_(samples_(leaf|split)|child_(weight|samples)|data_in_leaf)"),
 )
 # fmt: on
 
@@ -114,6 +119,9 @@ _NEVER = re.compile(
     r"|time|seconds|minutes|hours|epochs?|iters|iterations|steps"
     r"|(?:max|total|num|n|train|training)_(?:train_|training_)?"
     r"(?:steps|iters|iterations|epochs?|tokens|updates|samples|seconds|time)"
+    # Which data are learnt from, and which are held out.
+    r"|(?:train|training|data|dataset|split)_(?:set_|data_|split_)?(?:ratio|frac|fraction|share|split|pct|percent|prop|size)"
+    r"|train|training|split"
     # Evaluation, and what goes with a run rather than with the model.
     r"|(?:eval|evaluate|evaluation|val|valid|validation|test|testing|metric|score|holdout|benchmark)(?:_\w+)?"
     r"|\w+_(?:eval|evals|val|evaluation|validation|metric)"
@@ -138,7 +146,7 @@ _EXCEPTION = re.compile(
 _UNSURE = re.compile(
     r"_(?:(?:\w+_)?vocab(?:ulary)?(?:_\w+)?|channels|(?:\w+_)?shards?|buffer(?:_\w+)?|prefetch(?:_\w+)?|pin_memory"
     r"|(?:num|n)_(?:classes|labels|outputs|inputs|features|gpus|devices|workers|threads|procs?|processes)"
-    r"|(?:input|output|in|out|image|img)_(?:dim|size|channels|features|width|height)"
+    r"|(?:input|output|in|out|image|img|feature|obs|action)_(?:dim|size|channels|features|width|height)"
     r"|(?:\w+_)?(?:workers|threads|device|devices|dtype|gpus)|(?:use_|no_|torch_)?(?:compiled?|jit|amp)|target(?:_\w+)?|tolerance|tol|patience)_"
 )
 """What data or machine fix as often as not; moved only where an annotation says how."""

@@ -25,6 +25,8 @@ STEPS = (1.0, 0.5, 2.0, 0.25, 3.0, 0.125)
 
 _FEW = 64
 """Whole numbers that cannot be larger are counts, if nothing else is known of them."""
+_MANY = 32
+"""One more or less of so many is no move."""
 
 _SHARES = (0, 0.01, 0.02, 0.03, 0.05, 0.08, *(round(0.05 * k, 2) for k in range(2, 20)), 0.97, 0.98, 0.99, 1)
 
@@ -225,6 +227,8 @@ class Whole(Ordered):
     powers: bool = False
     counted: bool = False
     """One unit up and down come first."""
+    odd: bool = False
+    """It is to stay odd, as the sizes of kernels do that have a middle."""
 
     def position(self, value: float) -> float:
         return math.log2(value) if value > 0 else -1.0
@@ -237,11 +241,16 @@ class Whole(Ordered):
         floor = self.unit if low is None else max(low, 0)
         if self.powers:
             return (float(2 ** round(math.log2(max(value, 1)))),)
+        if self.odd:
+            return (float(2 * round((max(value, 1) - 1) / 2) + 1),)
         return (max(float(round(value / self.unit) * self.unit), float(floor)),)
 
     def _proposals(self) -> Iterator[Sequence[float]]:
         now = _number(self.value)
-        beside = [(now + k * self.unit,) for k in ((-1, 1) if self.family.lean < 0 else (1, -1))]
+        beside = [
+            (now + k * self.unit * (2 if self.odd else 1),)
+            for k in ((-1, 1) if self.family.lean < 0 else (1, -1))
+        ]
         beside = [] if self.powers else [one for one in beside if one[0] > 0 or self.constant.low is not None]
         if self.counted:
             yield from beside
@@ -352,8 +361,11 @@ def _motion(constant: Constant, family: Family) -> Motion | None:
     whole = isinstance(constant.value, int)
     if constant.log and not whole:
         return Motion.FACTOR
+    is_size = family.motion is Motion.FACTOR or (
+        family.motion is Motion.COUNT and high is None and _number(constant.value) > _MANY
+    )
     if family.motion is not None:
-        return Motion.SIZE if whole and family.motion is Motion.FACTOR else family.motion
+        return Motion.SIZE if whole and is_size else family.motion
     if whole:
         return Motion.COUNT if high is not None and high <= _FEW and low != high else Motion.SIZE
     if low is not None and low >= 0 and high == 1:
@@ -377,7 +389,8 @@ def _whole(constant: Constant, family: Family, known: Mapping[str, Scalar], *, c
     if constant.low is None:
         constant = evolve(constant, low=1 if value else 0)
     if counted:
-        return Whole(constant=constant, family=family, unit=unit or 1, counted=True)
+        odd = not unit and family.label == names.KERNELS and value % 2 == 1
+        return Whole(constant=constant, family=family, unit=unit or 1, counted=True, odd=odd)
     powers = not unit and value > 2 and value & (value - 1) == 0
     if not unit and not constant.log:
         unit = value & -value  # the largest power of two in it
@@ -400,8 +413,25 @@ def _known_alternatives(constant: Constant, source: str) -> tuple[Scalar, ...]:
     letters = dict.fromkeys(_MEANING.findall(constant.text))
     if value and letters and set(value) <= letters.keys() and len(letters) > 1:
         return tuple(_patterns(value, "".join(letters)))
-    compared = re.findall(rf"\b{re.escape(constant.name)}\s*[!=]=\s*[\"']([^\"'\n]+)[\"']", source)
-    return tuple(dict.fromkeys(compared)) if compared else ()
+    last = re.escape(constant.name.rpartition(".")[2])
+    compared = re.findall(rf"\b{last}(?:[\"']\])?\s*[!=]=\s*[\"']([^\"'\n]+)[\"']", source)
+    return () if _PHASES & {value, *compared} else tuple(dict.fromkeys(compared))
+
+
+_PHASES = {
+    "train",
+    "test",
+    "eval",
+    "evaluate",
+    "val",
+    "valid",
+    "predict",
+    "inference",
+    "infer",
+    "sample",
+    "debug",
+}
+"""What a script does, which is no choice of how it learns."""
 
 
 def _patterns(value: str, letters: str) -> Iterator[str]:

@@ -39,6 +39,8 @@ class Space:
     """Pairs of constants of which the first is a multiple of the second."""
     unknown: tuple[str, ...]
     """Constants that stay only because nothing says how they may move."""
+    shared: Mapping[str, tuple[str, str]]
+    """Two of the files of each name that stays because several files have it."""
 
     def allows(self, change: Values) -> bool:
         """Whether the script may take a change, as far as its annotations and what ties it say."""
@@ -119,11 +121,11 @@ def read_space(files: Mapping[str, str], only: Collection[str] = (), never: Coll
 @lru_cache(maxsize=64)
 def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: tuple[str, ...]) -> Space:
     home: dict[str, tuple[str, Constant]] = {}
-    shared: set[str] = set()
+    shared: dict[str, tuple[str, str]] = {}
     for path, text in files:
         for constant in constants.read(text, path):
             if constant.name in home:
-                shared.add(constant.name)
+                shared[constant.name] = (home[constant.name][0], path)
             home[constant.name] = (path, constant)
     for option, given in (("only", only), ("never", never)):
         for name in given:
@@ -134,7 +136,16 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
     home = {name: place for name, place in home.items() if name not in shared}
     texts = dict(files)
     values, found = _parts(home)
-    space = Space(values=values, scales={}, moves=(), files=texts, home=home, ties=(), unknown=())
+    space = Space(
+        values=values,
+        scales={},
+        moves=(),
+        files=texts,
+        home=home,
+        ties=(),
+        unknown=(),
+        shared=_movable(shared),
+    )
     scales, unknown = {}, []
     for constant in found:
         name, whole = constant.name, _whole_name(constant.name)
@@ -152,6 +163,16 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
     space = evolve(space, scales=ordered, ties=tuple(_ties(values, texts)), unknown=tuple(unknown))
     moves = [(name, value) for name, scale in ordered.items() for value in scale.moves()]
     return evolve(space, moves=tuple((name, value) for name, value in moves if space.allows({name: value})))
+
+
+def _movable(shared: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Those that would be moved if one file alone had them."""
+    return {
+        name: paths
+        for name, paths in shared.items()
+        if names.family_of(name)
+        and not (names.is_forbidden(name) or names.is_unsure(name) or names.is_seed(name))
+    }
 
 
 def _whole_name(name: str) -> str:
