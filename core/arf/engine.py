@@ -13,7 +13,7 @@ import hashlib
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,6 +76,10 @@ ANSWER_S = 300.0
 """How long an answer is awaited once the budget is used up: only its cost still counts."""
 STANDING_INTERVAL_S = 60.0
 """How often is noted what the backend holds, such as clusters, and what that costs."""
+
+
+def _ideas(n: int) -> str:
+    return "1 idea was" if n == 1 else f"{n:,} ideas were"
 
 
 @frozen
@@ -1137,7 +1141,7 @@ class Engine:
         self.workspace.flush()
         with self.store.transaction():
             self.store.set_meta("final", gain.to_json() if gain else None)
-            self.store.set_meta("notes", list(self._backend.notes()))
+            self.store.set_meta("notes", [*self._lost_ideas(), *self._backend.notes()])
             self._look_at_slots()
         self._record_state(state, reason)
         summary = summarize(self.store)
@@ -1146,6 +1150,17 @@ class Engine:
         if self._fatal is not None:
             raise self._fatal
         return summary
+
+    def _lost_ideas(self) -> Iterator[str]:
+        """What became of the ideas that no run has tried, for people who wrote them."""
+        refused, last = self.store.count_events("idea")
+        if refused:
+            yield f"{_ideas(refused)} refused (-v tells each), the last: {last}"
+        used = {idea for experiment in self.study.experiments.values() for idea in experiment.ideas}
+        alone = {ideas[0]: why for (_, ideas), why in self.study.refusals.items() if len(ideas) == 1}
+        if left := {idea: why for idea, why in alone.items() if idea not in used}:
+            idea, why = list(left.items())[-1]
+            yield f"{_ideas(len(left))} never run, the last: {self.study.ideas[idea].title}: {why}"
 
     def _why_ended(self) -> str:
         why = self._strategy.why_ended(self.study) or "nothing left to try"

@@ -681,6 +681,14 @@ class Store:
         rows = self._read("SELECT at, kind, text FROM events ORDER BY id DESC LIMIT ?", (limit,))
         return [(datetime.fromtimestamp(at, UTC), kind, text) for at, kind, text in rows]
 
+    def count_events(self, kind: str) -> tuple[int, str]:
+        """How many events of a kind there are, and the text of the last one."""
+        query = (
+            "SELECT count(*), max(id), text FROM events WHERE kind = ?"  # text is that of the row with max
+        )
+        count, _, text = self._db.execute(query, (kind,)).fetchone()
+        return int(count), text or ""
+
     def refusals(self, limit: int = 20) -> list[tuple[str, tuple[int, ...], str]]:
         """(parent, ideas, reason), the newest first."""
         rows = self._read("SELECT parent, ideas, reason FROM refusals ORDER BY seq DESC LIMIT ?", (limit,))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from arf.config import load
@@ -411,6 +412,15 @@ def test_a_baseline_that_is_too_slow_is_told_of_the_limit(workspace: Path) -> No
     with pytest.raises(ArfError, match="time limit") as raised:
         run(workspace, [level(140)], limits__budget_s=0.3, limits__time_limit_s=0.6)
     assert "raise limits.time_limit_s (it is 0.6)" in (raised.value.hint or "")
+
+
+def test_ideas_that_no_run_has_tried_are_noted_at_the_end(workspace: Path) -> None:
+    gone = Draft(title="gone", edits=(Edit(path="train.sh", old="nothing like it", new="x"),))
+    summary, _ = run(workspace, [gone, level(140), attrs.evolve(level(140), title="the same")])
+    assert any(
+        note.startswith("1 idea was refused (-v tells each), the last: gone:") for note in summary["notes"]
+    )
+    assert any(note.startswith("1 idea was never run, the last: the same: ") for note in summary["notes"])
 
 
 def test_a_script_that_changes_shared_data_is_noticed(workspace: Path) -> None:

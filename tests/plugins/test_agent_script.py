@@ -119,6 +119,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers_with_titles_from_the_patch
     (tmp_path / "3-comment.patch").write_text("#\n# A comment says it\n# and why\n" + patch)
     (tmp_path / "1-utf8.patch").write_text("Subject: =?UTF-8?q?gr=C3=B6=C3=9Fer?=\n\n" + patch)
     (tmp_path / "README.md").write_text("no patch")
+    (tmp_path / "._1.patch").write_text("what another system left there")
     drafts = read_ideas(tmp_path)
     assert [draft.title for draft in drafts] == [
         "größer",

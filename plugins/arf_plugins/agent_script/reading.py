@@ -62,7 +62,11 @@ def _text(path: Path) -> str:
 
 def _from_folder(folder: Path) -> Iterator[Draft]:
     files = sorted(
-        (file for file in folder.iterdir() if file.suffix.lower() in _PATCHES and file.is_file()),
+        (
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() in _PATCHES and file.is_file() and not file.name.startswith(".")
+        ),
         key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)],
     )
     if not files:
