@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pygit2.enums import FileMode
+
 from arf.logs import last_lines, nearest_metric
 from arf.types import Verdict
 from arf.workspace import Workspace
@@ -25,6 +27,7 @@ _NOT_FOUND = re.compile(
     r"no such file|not found|does not exist|cannot (?:open|find|read)|missing", re.IGNORECASE
 )
 _PATH = re.compile(r"[^\s'\"`:;,()<>\[\]{}=]+")
+_NOT_EXECUTABLE = re.compile(r"([^\s:'\"]+)['\"]?: permission denied", re.IGNORECASE)
 _DENIED = re.compile(r"permission denied|read-only file system", re.IGNORECASE)
 
 
@@ -76,6 +79,8 @@ def after_failed_baseline(
         return (
             f"it needs more memory than a slot has: fewer slots (backend.slots), or a smaller model; {again}"
         )
+    if name := _not_executable(workspace, commit, text):
+        return f"`chmod +x {name} && git update-index --chmod=+x {name}`, commit, {again}"
     if _DENIED.search(text):
         return f"jobs run in work trees of their own, with arf's rights: see its last lines; mend it, {again}"
     if limit := _LIMIT.search(reason):
@@ -120,6 +125,16 @@ def _on_the_metric(config: Config, metrics: Collection[str], log: Path) -> str:
         f"print {example} on a line of its own at the end, on stdout or stderr (what is only in a file, or "
         "far above the end of a long log, is not read), and commit; or set objective.metric to its name"
     )
+
+
+def _not_executable(workspace: Workspace, commit: str, text: str) -> str:
+    """The tracked file that was to be executed and that git holds as one that is not; else empty."""
+    found = _NOT_EXECUTABLE.search(text)
+    if found is None:
+        return ""
+    name = found[1].removeprefix("./")
+    entry = workspace.git.files(commit).get(workspace.prefix + name)
+    return shlex.quote(name) if entry is not None and entry.mode == FileMode.BLOB else ""
 
 
 def _untracked(workspace: Workspace, commit: str, lines: Sequence[str]) -> Iterator[str]:

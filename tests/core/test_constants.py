@@ -462,3 +462,11 @@ print(x, end=3)
         "fit.batch_size",
     ]
     assert "lr=0.01, m" in replace(source, {"SGD.lr": 0.01}, "train.py")
+
+
+def test_bytes_that_are_not_utf8_hide_no_constant() -> None:
+    source = b"# caf\xe9\nNAME = 'caf\xe9'; LR = 0.1\nWIDTH = 8\n".decode("utf-8", "surrogateescape")
+    changed = replace(source, {"LR": 0.2, "WIDTH": 16}, "train.py")
+    assert (
+        changed.encode("utf-8", "surrogateescape") == b"# caf\xe9\nNAME = 'caf\xe9'; LR = 0.2\nWIDTH = 16\n"
+    )

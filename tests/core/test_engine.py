@@ -361,6 +361,8 @@ def test_a_stopped_study_ends_its_jobs_and_goes_on_where_it_was(workspace: Path)
         ("sh: 1: nvcc: not found", "install nvcc"),
         ("torch.OutOfMemoryError: CUDA out of memory.", "fewer slots"),
         ("open('out.txt'): Permission denied", "work trees of their own"),
+        ("fatal: not a git repository", "work trees are no git repositories"),
+        ("sh: 1: ./train.sh: Permission denied", r"`chmod \+x train.sh && git update-index --chmod=\+x"),
         ("anything else", r"make `sh train\.sh` work"),
     ],
 )
