@@ -25,6 +25,7 @@ from arf.packing import flush, start_packing
 
 log = logging.getLogger(__name__)
 
+_EMAIL = "arf@localhost"
 PACK_EVERY = 1000
 """Commits kept between two packings: loose, one takes four files and 16 KB on disk; packed, 0.4 KB."""
 
@@ -268,7 +269,7 @@ class Repository:
         base = self._commit(parent)
         entries = {path: self._entry(item) for path, item in files.items()}
         tree = self._write_tree(base.tree, entries)
-        who = pygit2.Signature("arf", "arf@localhost", base.commit_time, base.commit_time_offset)
+        who = pygit2.Signature("arf", _EMAIL, base.commit_time, base.commit_time_offset)
         text = message.strip().encode("utf-8", "replace").decode() or "arf"
         repo, message = self._repo, text + "\n"
         return str(self._write(lambda: repo.create_commit(None, who, who, message, tree, [base.id])))
@@ -378,7 +379,6 @@ class Repository:
         refs = (_first(name), f"refs/arf/{name}/ideas/000001", f"refs/heads/arf/{name}")
         return any(self._repo.references.get(ref) is not None for ref in refs)
 
-    @_told
     def claim(self, name: str, base: str) -> bool:
         """Make the name of a new study its own, by the ref of its first experiment; False if it is taken."""
         if self.has_study(name):
@@ -387,34 +387,48 @@ class Repository:
             self._repo.references.create(_first(name), pygit2.Oid(hex=base))
         except pygit2.AlreadyExistsError:
             return False
-        except OSError as error:
-            raise WorkspaceError(
-                f"cannot write below refs/arf/: {error}", hint="`git for-each-ref` lists what is there"
-            ) from None
+        except (pygit2.GitError, OSError) as error:
+            raise _unwritten(_first(name), error) from None
         return True
 
     def release(self, name: str) -> None:
         """Give up a name that was claimed in vain."""
         self._repo.references.delete(_first(name))
 
+    @_told
     def set_branch(self, name: str, commit: str) -> bool:
-        """Point a branch at a commit. False if it is checked out somewhere, and so left alone."""
+        """Point a branch at a commit.
+
+        False if it is left alone: it is checked out somewhere, or holds commits that arf has not made.
+        """
         branch = self._repo.branches.local.get(name)
-        if branch is not None and branch.is_checked_out():
-            return str(branch.target) == commit
+        if branch is not None:
+            if str(branch.target) == commit:
+                return True
+            if branch.is_checked_out() or not self._is_ours(branch.peel(pygit2.Commit), commit):
+                return False
         try:
             self._repo.references.create(f"refs/heads/{name}", pygit2.Oid(hex=commit), force=True)
         except (pygit2.GitError, ValueError, OSError) as error:
-            raise WorkspaceError(
-                f"cannot write the branch {name}: {str(error).rstrip(' :')}",
-                hint="rename a branch whose name is a part of this one, or remove what a dead git has left",
-            ) from None
+            raise _unwritten(f"the branch {name}", error) from None
         return True
+
+    def _is_ours(self, tip: pygit2.Commit, commit: str) -> bool:
+        """Whether nothing is lost if a branch moves from its tip to a commit."""
+        return tip.author.email == _EMAIL or self._repo.descendant_of(pygit2.Oid(hex=commit), tip.id)
 
     def close(self) -> None:
         """Wait for the packing of refs, if it is going on."""
         if self._packer is not None:
             self._packer.wait()
+
+
+def _unwritten(what: str, error: Exception) -> WorkspaceError:
+    said = str(error).rstrip(": ")
+    hint = "is there a branch or a ref with the beginning of its name? `git for-each-ref` lists them"
+    if "lock" in said:
+        hint = "another git is at it; if none is, remove the file that ends in .lock"
+    return WorkspaceError(f"cannot write {what}: {said}", hint=hint)
 
 
 def _first(study: str) -> str:

@@ -94,7 +94,7 @@ class Workspace:
         `clean` refuses uncommitted changes: experiments start from the commit, and would not have them.
         """
         directory, repo = _find_repository(path)
-        _check_writable(repo)
+        _check_writable(directory, repo)
         prefix = os.path.relpath(directory, os.path.realpath(repo.workdir or ""))
         prefix = "" if prefix == "." else prefix.replace(os.sep, "/") + "/"
         self = cls(Repository(repo), directory, prefix, settings)
@@ -491,11 +491,12 @@ class Workspace:
         self.git.flush()
 
     def publish_best(self, study: str, commit: str) -> None:
-        """Set the branch `arf/<study>`, unless it is checked out or git refuses: that is logged."""
+        """Set the branch `arf/<study>`. Where it is checked out, somebody has gone on from it or git refuses, it
+        stays, and that is logged."""
         try:
             if self.git.set_branch(f"arf/{check_study_name(study)}", commit):
                 return
-            why = f"branch arf/{study} is checked out and stays where it is"
+            why = f"branch arf/{study} is checked out, or others have gone on from it, and stays where it is"
         except WorkspaceError as error:
             why = str(error)
         log.warning("%s; the best is %s", why, commit)
@@ -970,14 +971,18 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _check_writable(repo: pygit2.Repository) -> None:
-    """Raises WorkspaceError if arf could not keep experiments in the repository."""
+def _check_writable(directory: Path, repo: pygit2.Repository) -> None:
+    """Raises WorkspaceError if arf could not keep studies in the workspace and its repository."""
     git = Path(repo.path)
-    if not all(
-        os.access(folder, os.W_OK) for folder in (git, git / "refs", git / "objects") if folder.exists()
-    ):
+    if not _are_writable(git, git / "refs", git / "objects"):
         raise WorkspaceError(
             f"{git} cannot be written, and experiments are kept there as commits",
+            hint="make it writable, or `git clone` it to where you can write",
+        )
+    own = directory / OWN_FOLDER
+    if not _are_writable(own if own.exists() else directory):
+        raise WorkspaceError(
+            f"{directory} cannot be written, and studies are kept there in {OWN_FOLDER}/",
             hint="make it writable, or `git clone` it to where you can write",
         )
     if "arf" in repo.branches.local:
@@ -985,6 +990,10 @@ def _check_writable(repo: pygit2.Repository) -> None:
             "there is a branch `arf`, so that git can have no branch arf/<study>",
             hint="rename it: `git branch -m arf something-else`",
         )
+
+
+def _are_writable(*folders: Path) -> bool:
+    return all(os.access(folder, os.W_OK | os.X_OK) for folder in folders if folder.exists())
 
 
 def _is_modified(repo: pygit2.Repository, path: str) -> bool:

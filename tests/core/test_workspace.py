@@ -588,8 +588,27 @@ def test_a_checked_out_branch_is_left_alone(study: Study, repo: Path) -> None:
 def test_a_branch_in_the_way_is_told(study: Study, repo: Path, caplog: pytest.LogCaptureFixture) -> None:
     git(repo, "branch", "arf")
     study.workspace.publish_best("s", study.base)
-    assert "cannot write the branch arf/s" in caplog.text
-    assert "rename" in caplog.text
+    assert "is there a branch or a ref" in caplog.text
+    git(repo, "branch", "-D", "arf")
+    lock = repo / ".git" / "refs" / "heads" / "arf" / "s.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    study.workspace.publish_best("s", study.base)
+    assert "remove the file that ends in .lock" in caplog.text
+
+
+def test_a_branch_that_somebody_went_on_from_is_left_alone(study: Study, repo: Path) -> None:
+    better, best = study.set(DEPTH=4).commit, study.set(DEPTH=5).commit
+    study.workspace.publish_best("s", better)
+    git(repo, "switch", "-q", "arf/s")
+    (repo / "README.md").write_text("mine\n")
+    mine = commit_all(repo)
+    git(repo, "switch", "-q", "main")
+    study.workspace.publish_best("s", best)
+    assert git(repo, "rev-parse", "arf/s") == mine
+    git(repo, "branch", "-f", "arf/s", better)
+    study.workspace.publish_best("s", best)
+    assert git(repo, "rev-parse", "arf/s") == best
 
 
 @pytest.mark.parametrize(
