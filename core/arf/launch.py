@@ -111,7 +111,7 @@ async def resume(
     config = load(config_file=home / CONFIG_FILE, flags=flags, options_class=plugins.options)
     study = store.load()
     study.max_experiments = config.budget.max_experiments
-    workspace = Workspace.open(store.workspace, config.workspace, clean=False)
+    workspace = Workspace.open(store.workspace, config.workspace, base=study.base)
     parts = _Parts(config, plugins, home)
     study.tiers = tuple(await parts.backend.tiers())
     _write_config(home, config, plugins)

@@ -75,6 +75,8 @@ class Workspace:
         """The folder's path in the repository, with a slash at its end; empty at the top."""
         self.settings = settings
         self._top = directory.parents[prefix.count("/") - 1] if prefix else directory
+        self._base = ""
+        """The commit that was looked at when it was opened."""
         self.stand_ins: dict[str, str] = {}
         """Tracked paths that a work tree gets as links into the checkout; the commit does not hold them.
 
@@ -88,23 +90,28 @@ class Workspace:
         self._text = lru_cache(maxsize=512)(self._read_text)
 
     @classmethod
-    def open(cls, path: Path, settings: WorkspaceSettings, *, clean: bool = True) -> Workspace:
+    def open(
+        cls, path: Path, settings: WorkspaceSettings, *, base: str = "", clean: bool = True
+    ) -> Workspace:
         """The workspace at a folder. Raises WorkspaceError with what is wrong and what to do.
 
-        `clean` refuses uncommitted changes: experiments start from the commit, and would not have them.
+        `base` is the commit that a study began with, whatever is checked out by now; empty for a new study.
+        For that, `clean` refuses uncommitted changes: experiments start from the commit, and would not have
+        them.
         """
         directory, repo = _find_repository(path)
         _check_writable(directory, repo)
         prefix = os.path.relpath(directory, os.path.realpath(repo.workdir or ""))
         prefix = "" if prefix == "." else prefix.replace(os.sep, "/") + "/"
         self = cls(Repository(repo), directory, prefix, settings)
-        listing = self.git.files(self.base_commit())
+        self._base = base or self.base_commit()
+        listing = self.git.files(self._base)
         self._check_patterns(listing)
         self._check_complete(listing)
         with told(directory):
             self._find_stand_ins(repo, listing)
             self._check_editable(listing)
-            if clean:
+            if clean and not base:
                 self._check_clean(repo)
         self._check_links(listing)
         self._exclude_own_folder()
@@ -589,7 +596,7 @@ class Workspace:
         """What a job needs because it runs in a tree inside of the user's repository."""
         # So that the script's own `git` finds no repository, rather than the user's.
         env = {"GIT_CEILING_DIRECTORIES": str(self.directory / OWN_FOLDER)}
-        listing = self.git.files(self.base_commit())
+        listing = self.git.files(self._base)
         paths = [path[len(self.prefix) :] for path in listing if path.startswith(self.prefix)]
         packages = _package_folders(paths)
         if packages:
@@ -716,7 +723,7 @@ class Workspace:
                 f"workspace.editable: {name} is {kind}, which ideas cannot change",
                 hint=hint,
             )
-        if not self._texts(self.base_commit()):
+        if not self._texts(self._base):
             name = next(self.shown(path) for path in listing if self.is_editable(path))
             raise WorkspaceError(
                 f"workspace.editable: {name} is no text, and there is nothing else to change",
@@ -771,7 +778,7 @@ class Workspace:
             if flags & FileStatus.CONFLICTED:
                 conflicts.append(self.shown(path))
             if path in self.stand_ins and flags == FileStatus.WT_MODIFIED:
-                if self.git.files(self.base_commit())[path].mode == FileMode.COMMIT:
+                if self.git.files(self._base)[path].mode == FileMode.COMMIT:
                     self._check_submodule(path)
                     continue
                 if self._is_filtered_content(repo, path):
@@ -794,7 +801,7 @@ class Workspace:
         """Raises WorkspaceError unless the checkout has the tracked files of the submodule's commit."""
         folder, shown = Path(self.stand_ins[path]), self.shown(path)
         inner = pygit2.Repository(str(folder), RepositoryOpenFlag.NO_SEARCH)
-        wanted = self.git.files(self.base_commit())[path].id
+        wanted = self.git.files(self._base)[path].id
         if inner.head_is_unborn or str(inner.head.target) != wanted:
             raise WorkspaceError(
                 f"the submodule {shown} is not at {wanted[:12]}, as the commit says",
@@ -807,7 +814,7 @@ class Workspace:
 
     def _is_filtered_content(self, repo: pygit2.Repository, path: str) -> bool:
         """Whether the checkout may have what the commit says; of an LFS file, the size tells."""
-        entry = self.git.files(self.base_commit())[path]
+        entry = self.git.files(self._base)[path]
         data = self.git.read(entry.id) if entry.is_file else b""
         size = re.search(rb"^size (\d+)$", data, re.MULTILINE) if data.startswith(_LFS) else None
         return size is None or (Path(repo.workdir) / path).stat().st_size == int(size[1])

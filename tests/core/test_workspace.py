@@ -562,6 +562,18 @@ def test_refs_and_the_best_branch(study: Study, repo: Path) -> None:
     git(repo, "fsck", "--strict")
 
 
+def test_a_study_goes_on_whatever_is_checked_out_by_now(repo: Path) -> None:
+    base = Workspace.open(repo, settings()).base_commit()
+    git(repo, "switch", "-q", "--orphan", "other")
+    (repo / "notes.md").write_text("x\n")
+    commit_all(repo)
+    assert "no file matches 'train.py'" in refusal(repo)
+    (repo / "notes.md").write_text("uncommitted\n")
+    assert Workspace.open(repo, settings(), base=base).files(base)["train.py"] == TRAIN
+    with pytest.raises(WorkspaceError, match="garbage-collected"):
+        Workspace.open(repo, settings(), base="0" * 40)
+
+
 def test_the_name_of_a_study_is_claimed_once_in_a_repository(workspace: Workspace, repo: Path) -> None:
     store, base = workspace.git, workspace.base_commit()
     assert store.claim("s", base)

@@ -351,5 +351,5 @@ def _apply(home: Path, told: dict[str, Any]) -> list[str]:
     if not told["gain"]:
         raise ArfError("nothing has beaten the baseline yet", hint="there is nothing to apply")
     config = load_study_config(home, Plugins.load())
-    workspace = Workspace.open(Path(told["workspace"]), config.workspace, clean=False)
+    workspace = Workspace.open(Path(told["workspace"]), config.workspace, base=told["base"])
     return list(workspace.apply_to_checkout(told["base"], told["commit"]))

@@ -231,7 +231,7 @@ def _changes(home: Path, base: str) -> tuple[list[dict[str, str]], str]:
         folder, commit = store.workspace, base or str(store.meta("study")["base"])
     finally:
         store.close()
-    workspace = Workspace.open(folder, config.workspace, clean=False)
+    workspace = Workspace.open(folder, config.workspace, base=commit)
     try:
         files = workspace.files(commit)
     finally:

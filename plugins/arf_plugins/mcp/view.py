@@ -41,7 +41,7 @@ class StudyView:
         store = Store.open(home)
         try:
             config = load_study_config(home, study_plugins(home))
-            workspace = Workspace.open(store.workspace, config.workspace, clean=False)
+            workspace = Workspace.open(store.workspace, config.workspace, base=store.meta("study")["base"])
         except BaseException:
             store.close()
             raise
