@@ -646,9 +646,9 @@ class Workspace:
             )
         for key in ("editable", "readonly"):
             for pattern in getattr(self.settings, key):
-                if key == "editable" and ".." in PurePosixPath(pattern).parts:
+                if ".." in PurePosixPath(pattern).parts:
                     raise WorkspaceError(
-                        f"workspace.editable: {pattern!r} is no path inside the workspace",
+                        f"workspace.{key}: {pattern!r} is no path inside the workspace",
                         hint="ideas change files in the workspace's own folder only",
                     )
                 matches = _matcher((pattern,))
@@ -775,6 +775,8 @@ class Workspace:
         for path, flags in repo.status(untracked_files="no").items():
             if not path.startswith(self.prefix) or flags in (FileStatus.CURRENT, FileStatus.IGNORED):
                 continue
+            if OWN_FOLDER in path.split("/"):
+                continue  # somebody added a study to git
             if flags & FileStatus.CONFLICTED:
                 conflicts.append(self.shown(path))
             if path in self.stand_ins and flags == FileStatus.WT_MODIFIED:
@@ -987,6 +989,8 @@ def _check_writable(directory: Path, repo: pygit2.Repository) -> None:
             hint="make it writable, or `git clone` it to where you can write",
         )
     own = directory / OWN_FOLDER
+    if own.exists() and not own.is_dir():
+        raise WorkspaceError(f"{own} is no folder, and studies are kept there", hint="move it away")
     if not _are_writable(own if own.exists() else directory):
         raise WorkspaceError(
             f"{directory} cannot be written, and studies are kept there in {OWN_FOLDER}/",
@@ -1019,7 +1023,8 @@ def _pattern(pattern: str) -> str:
 
     A name that holds such characters itself matches, too.
     """
-    pattern = pattern.removeprefix("./").rstrip("/")
+    pattern = pattern and str(PurePosixPath(pattern))
+    pattern = "**" if pattern == "." else pattern
     meaning = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
     text = ""
     for part in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern):

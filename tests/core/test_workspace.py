@@ -232,6 +232,11 @@ def test_patterns_stay_in_folders_unless_doubled(tmp_path: Path) -> None:
     assert editable("**/*", readonly=("src/", "**/*.md")) == {"a.py", "b.txt", "é.py"}
 
 
+def test_a_dot_is_the_whole_workspace(repo: Path) -> None:
+    workspace = Workspace.open(repo, settings(editable=(".",), readonly=("prepare.py",)))
+    assert set(workspace.files(workspace.base_commit())) == {"train.py", "program.md", "README.md"}
+
+
 def test_a_name_with_the_characters_of_a_pattern_matches_itself(tmp_path: Path) -> None:
     repo = make(tmp_path / "repo", {"a[b].py": TRAIN, "b.py": "x = 1\n"})
     workspace = Workspace.open(repo, settings(editable=("a[b].py",)))
@@ -888,6 +893,17 @@ def test_what_libgit2_cannot_read_is_told_in_one_line(
 def test_a_link_to_a_git_directory_that_is_gone_is_no_folder_without_git(tmp_path: Path) -> None:
     (tmp_path / ".git").write_text("gitdir: /nonexistent/worktrees/x\n")
     assert ".git is no git repository that can be used; `git status`" in refusal(tmp_path)
+
+
+def test_a_study_that_is_tracked_is_no_uncommitted_change(repo: Path) -> None:
+    (repo / ".arf").write_text("")
+    assert ".arf is no folder" in refusal(repo)
+    (repo / ".arf").unlink()
+    (repo / ".arf" / "studies").mkdir(parents=True)
+    (repo / ".arf" / "studies" / "arf.db").write_text("1")
+    commit_all(repo)
+    (repo / ".arf" / "studies" / "arf.db").write_text("2")
+    Workspace.open(repo, settings())
 
 
 def test_a_branch_that_leaves_no_room_for_those_of_arf_is_named(tmp_path: Path) -> None:
