@@ -818,8 +818,10 @@ class Workspace:
         """Whether the checkout may have what the commit says; of an LFS file, the size tells."""
         entry = self.git.files(self._base)[path]
         data = self.git.read(entry.id) if entry.is_file else b""
-        size = re.search(rb"^size (\d+)$", data, re.MULTILINE) if data.startswith(_LFS) else None
-        return size is None or (Path(repo.workdir) / path).stat().st_size == int(size[1])
+        if not data.startswith(_LFS):
+            return bool(repo.get_attr(path, "filter") != "lfs")  # what other filters write is not known
+        size = re.search(rb"^size (\d+)$", data, re.MULTILINE)
+        return size is not None and (Path(repo.workdir) / path).stat().st_size == int(size[1])
 
     def _check_links(self, listing: Files) -> None:
         for name in self.settings.link:

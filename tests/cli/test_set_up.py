@@ -169,6 +169,16 @@ def test_how_a_script_is_run_is_told_by_its_name(arf: Arf, workspace: Path, name
     assert f"`{command}` is run" in done.stderr
 
 
+def test_a_script_that_is_a_link_is_run_and_what_it_leads_to_is_edited(arf: Arf, workspace: Path) -> None:
+    (workspace / "arf.yaml").unlink()
+    (workspace / "src").mkdir()
+    (workspace / "src" / "fit.py").write_text("x = 1\n")
+    (workspace / "fit.py").symlink_to("src/fit.py")
+    done = arf("init", ".", "--script", "fit.py", cwd=workspace)
+    assert "`{python} fit.py` is run, src/fit.py may change" in done.stderr
+    assert "editable: [src/fit.py]" in (workspace / "arf.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -73,7 +73,7 @@ def _write_yaml(target: Path, script: str, command: str | None, metric: str, dir
     if not target.is_dir():
         raise UsageError(f"{target} is no folder", hint="name the folder that holds the script")
     file = target / ARF_YAML
-    if file.exists():
+    if os.path.lexists(file):
         raise UsageError(f"{file} exists", hint="edit it, or move it away")
     script = _inside(target, script)
     if not (target / script).is_file():
@@ -84,9 +84,10 @@ def _write_yaml(target: Path, script: str, command: str | None, metric: str, dir
             "--metric needs a name", hint="name what the script prints, such as --metric val_loss"
         )
     command = command or _command(target, script)
+    edited = _behind_links(target, script)
     text = _TEMPLATE.format(
         command=_quoted(command),
-        script=_quoted(script),
+        script=_quoted(edited),
         metric=_quoted(metric),
         direction=direction,
         link=_link(target),
@@ -94,7 +95,7 @@ def _write_yaml(target: Path, script: str, command: str | None, metric: str, dir
     file.write_text(text, encoding="utf-8")
     where = "" if target.resolve() == Path.cwd() else f" {target}"
     click.echo(
-        f"wrote {file}: `{command}` is run, {script} may change, {metric} is {direction}imised; "
+        f"wrote {file}: `{command}` is run, {edited} may change, {metric} is {direction}imised; "
         f"look it over, commit, and start with `arf run{where}`",
         err=True,
     )
@@ -110,6 +111,12 @@ def _inside(target: Path, script: str) -> str:
             hint=f"`arf init {shlex.quote(str(path.parent))} --script {path.name}`",
         )
     return path.relative_to(folder).as_posix()
+
+
+def _behind_links(target: Path, script: str) -> str:
+    """The file that a script is where it is a symbolic link in the folder, as ideas cannot change links."""
+    folder, path = target.resolve(), (target / script).resolve()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else script
 
 
 def _link(target: Path) -> str:
