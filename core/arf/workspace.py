@@ -748,7 +748,7 @@ class Workspace:
                     continue
             elif filtered and entry.is_file and (name := repo.get_attr(path, "filter")):
                 if name == "lfs":
-                    if not (top / path).is_file() or (top / path).read_bytes()[: len(_LFS)] == _LFS:
+                    if not (top / path).is_file() or _begins(top / path, _LFS):
                         raise WorkspaceError(
                             f"the LFS file {self.shown(path)} is not there", hint="`git lfs pull`"
                         )
@@ -1067,6 +1067,12 @@ def _python_problem(data: bytes, flags: int) -> str:
     except (ValueError, RecursionError, MemoryError) as error:
         return f"1: {error or 'nested too deeply'}"
     return ""
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    """Whether a file, which may be very large, begins with these bytes."""
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _decode(data: bytes) -> str:
