@@ -739,9 +739,12 @@ class Workspace:
         folders = folders_of(listing)
         for path, entry in listing.items():
             if entry.mode == FileMode.COMMIT:
-                if not any((top / path).glob("*")):
+                missing = _missing_submodule(top / path)
+                if missing is not None:
+                    shown = self.shown(missing.relative_to(top).as_posix())
                     raise WorkspaceError(
-                        f"the submodule {self.shown(path)} is not there", hint="`git submodule update --init`"
+                        f"the submodule {shown} is not there",
+                        hint="`git submodule update --init --recursive`",
                     )
             elif entry.mode == FileMode.LINK:
                 if not self._leads_to_untracked(top / path, entry, listing, folders):
@@ -1067,6 +1070,18 @@ def _python_problem(data: bytes, flags: int) -> str:
     except (ValueError, RecursionError, MemoryError) as error:
         return f"1: {error or 'nested too deeply'}"
     return ""
+
+
+def _missing_submodule(folder: Path) -> Path | None:
+    """The submodule's folder, or one inside of it, that holds nothing; None if all are there."""
+    if not any(folder.glob("*")):
+        return folder
+    try:
+        index = pygit2.Repository(str(folder), RepositoryOpenFlag.NO_SEARCH).index
+    except pygit2.GitError:  # a copy without its git directory
+        return None
+    inner = (folder / entry.path for entry in index if entry.mode == FileMode.COMMIT)
+    return next(filter(None, map(_missing_submodule, inner)), None)
 
 
 def _begins(path: Path, start: bytes) -> bool:

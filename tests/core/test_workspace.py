@@ -777,7 +777,11 @@ def test_submodules_are_linked_from_the_checkout(tmp_path: Path) -> None:
     assert (tree.cwd / "library" / "x.py").read_text() == "x = 1\n"
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(repo), str(clone))
-    assert "the submodule library is not there; `git submodule update --init`" in refusal(clone)
+    assert "the submodule library is not there; `git submodule update --init --recursive`" in refusal(clone)
+    outer = make(tmp_path / "outer", {"train.py": TRAIN})
+    git(outer, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(repo), "inner")
+    commit_all(outer)
+    assert "the submodule inner/library is not there" in refusal(outer)
 
 
 def test_a_submodule_must_be_at_its_commit_and_clean_but_for_untracked_files(tmp_path: Path) -> None:
