@@ -81,7 +81,7 @@ def told(place: Path, *, lacking: str = "") -> Iterator[None]:
         )
         kind = LostError if hint in (_LACKING, _DAMAGED) else WorkspaceError
         hint = lacking if lacking and hint is _LACKING else hint
-        owned = re.search(r"repository path '(.+?)/?' is not owned", said)
+        owned = re.search(r"repository path '(.+?)(?:/\.git)?/?' is not owned", said)
         raise kind(
             f"git cannot read {place}: {said}", hint=hint.format(top=owned[1] if owned else place)
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,6 +64,18 @@ def test_without_arguments_arf_shows_its_help(arf: Arf, tmp_path: Path) -> None:
     done = arf(cwd=tmp_path)
     assert done.returncode == 0
     assert "Usage: arf" in done.stdout
+
+
+def test_a_current_folder_that_was_removed_is_told(tmp_path: Path) -> None:
+    arf = shlex.quote(str(Path(sys.executable).with_name("arf")))
+    gone = shlex.quote(str(tmp_path / "gone"))
+    done = subprocess.run(
+        ["sh", "-c", f"mkdir {gone} && cd {gone} && rmdir {gone} && {arf} status"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "arf: error: the current folder is gone; `cd` to one that is there\n"
 
 
 def test_no_plugin_shadows_a_built_in_command() -> None:

@@ -916,6 +916,15 @@ def test_a_branch_that_leaves_no_room_for_those_of_arf_is_named(tmp_path: Path) 
     assert "there is a branch `arf`" in refusal(repo)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give files away")
+@pytest.mark.parametrize("folder", [".", ".git"])
+def test_a_repository_of_another_user_is_refused_with_the_setting_that_allows_it(
+    repo: Path, folder: str
+) -> None:
+    os.chown(repo / folder, 12345, 12345)
+    assert refusal(repo).endswith(f"safe.directory {repo}`")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_repository_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     repo = make(tmp_path / "repo", {"train.py": "A = 1\n"})

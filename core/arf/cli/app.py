@@ -198,9 +198,20 @@ def _parts(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, click.ClickException):
         return *_click_parts(error), error.exit_code
     assert isinstance(error, OSError)
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        return "the current folder is gone", "`cd` to one that is there", 1
     where = f"{error.filename}: " if error.filename else ""
     hint = "free some disk space, then try again" if error.errno == 28 else ""
     return f"{where}{error.strerror or error}", hint, 1
+
+
+def _is_nowhere() -> bool:
+    """Whether the current folder has been removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _click_parts(error: click.ClickException) -> tuple[str, str]:
