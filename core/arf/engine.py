@@ -865,12 +865,15 @@ class Engine:
     async def _keep_account(self) -> None:
         """Note from time to time what the backend holds, and what that costs."""
         linked = LinkedData(Path(target) for target in self.workspace.links().values())
-        await asyncio.sleep(self._watch_interval_s)
-        while True:
-            await self._look_at_standing()
+        try:
+            await asyncio.sleep(self._watch_interval_s)
+            while True:
+                await self._look_at_standing()
+                self._look_at_links(linked)
+                self._look_at_database()
+                await asyncio.sleep(STANDING_INTERVAL_S)
+        finally:
             self._look_at_links(linked)
-            self._look_at_database()
-            await asyncio.sleep(STANDING_INTERVAL_S)
 
     def _look_at_database(self) -> None:
         try:
@@ -888,7 +891,7 @@ class Engine:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             text = (
                 f"{', '.join(changed[:3])}{more}: changed while the study runs, and all runs share them by "
-                "workspace.link: what ran before and after may not compare"
+                "links: what ran before and after may not compare"
             )
             log.warning("%s", text)
             self._ledger.event("data", text)

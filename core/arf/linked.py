@@ -19,10 +19,11 @@ class LinkedData:
         self._seen = {path: _stamp(path) for path in islice(paths, MOST_FILES)}
 
     def changed(self) -> list[str]:
-        """The files that have changed or gone since the last look."""
-        found = {path: stamp for path, before in self._seen.items() if (stamp := _stamp(path)) != before}
-        self._seen.update(found)
-        return list(found)
+        """The files that have changed or gone; each is told once."""
+        found = [path for path, before in self._seen.items() if _stamp(path) != before]
+        for path in found:
+            del self._seen[path]
+        return found
 
 
 def _files(target: Path) -> Iterator[str]:

@@ -429,9 +429,7 @@ def test_a_script_that_changes_shared_data_is_noticed(workspace: Path) -> None:
     (workspace / "data").mkdir()
     (workspace / "data" / "words.txt").write_text("words")
     (workspace / ".gitignore").write_text("data/\n")
-    (workspace / "train.sh").write_text(
-        "echo more >> data/words.txt; echo x > data/cache\n" + SCRIPT + "sleep 1\n"
-    )
+    (workspace / "train.sh").write_text("echo more >> data/words.txt; echo x > data/cache\n" + SCRIPT)
     git(workspace, "add", "--all")
     git(workspace, "commit", "-qm", "writes")
     _, store = run(workspace, [level(140)], workspace__link=["data"], budget__max_experiments=4)
