@@ -24,7 +24,7 @@ from arf import money, orders, standing
 from arf.advice import after_failed_baseline
 from arf.budgets import Budgets
 from arf.desk import OwnDesk, read_mail
-from arf.errors import ArfError, ConflictError, LostError, StoreError, UsageError
+from arf.errors import ArfError, ConflictError, LostError, StoreError, UsageError, WorkspaceError
 from arf.estimate import Estimate, estimate, lines
 from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge import confirm_plans, judge
@@ -243,7 +243,7 @@ class Engine:
         """
         self._began = asyncio.get_running_loop().time()
         self._record_state("running", "resumed" if self._resumed else "started")
-        self._timesheet.begin(self.elapsed_s)
+        self._timesheet.begin(self.elapsed_s, self._now())
         watcher = asyncio.ensure_future(self._watch())
         in_order = False
         try:
@@ -727,7 +727,7 @@ class Engine:
         told = evolve(ended, value=value, verdict=verdict, reason=reason)
         self._take_node(told)
         again = self._is_to_run_again(run, result, told)
-        self._timesheet.take(ended, self._now(), again=again)
+        self._timesheet.take(ended, self._now(), since=run.since, again=again)
         if again:
             self._run_again(ended, result)
             return
@@ -777,7 +777,9 @@ class Engine:
         tree = tree or self._trees.take()
         experiment = evolve(experiment, directory=tree.directory.relative_to(self.directory).as_posix())
         self._ledger.move(experiment)
-        self._runs[experiment.id] = Run(experiment, tree, self._new_watch(experiment), is_filled)
+        self._runs[experiment.id] = Run(
+            experiment, tree, self._new_watch(experiment), is_filled, since=self._now()
+        )
         asyncio.get_running_loop().call_soon(self._start, experiment)
 
     def _learn_from_baseline(self, run: Run, verdict: Verdict | None, reason: str) -> None:
@@ -1087,6 +1089,9 @@ class Engine:
             try:
                 if experiment.handle:
                     tree.adopt(experiment.commit, experiment.seed)
+                    run.since = experiment.started_at if experiment.attempt > 1 else None
+                else:
+                    run.since = self._now()
             except LostError as error:
                 self._inbox.append(_Refused(experiment_id, experiment.attempt, error))
             else:
@@ -1136,12 +1141,15 @@ class Engine:
 
     def _finish(self) -> dict[str, Any]:
         self._look_at_database()
+        try:
+            self.workspace.flush()
+        except WorkspaceError as error:
+            self._fail(error)
         if self.study.incumbent_experiment is not None:
             self.workspace.publish_best(self.study.name, self.study.incumbent_commit)
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
         reason = str(self._fatal or self._stopping or self._search_over or self._why_ended())
         gain = final_gain(self.study)
-        self.workspace.flush()
         with self.store.transaction():
             self.store.set_meta("final", gain.to_json() if gain else None)
             self.store.set_meta("notes", [*self._lost_ideas(), *self._backend.notes()])

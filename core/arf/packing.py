@@ -87,7 +87,7 @@ def flush(path: Path) -> None:
     """Have a file on the disk itself, proof against a power failure; one that is gone needs it no more."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         os.fsync(handle)

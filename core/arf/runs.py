@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,8 @@ class Run:
     filled: bool = False
     """Whether its tree was made ready ahead."""
     handle: str = ""
+    since: datetime | None = None
+    """When its slot was given to it, if not when it was accepted."""
     problem: str = ""
     """Why arf ended it early."""
     withdrawn: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -61,20 +61,29 @@ class Timesheet:
         self._at_s = 0.0
         self._idle: list[tuple[str, Use, int]] = []
         """(tier, use, slots) since then."""
+        self._began = datetime.min.replace(tzinfo=UTC)
+        """When the study began to go on."""
 
-    def take(self, run: Experiment, now: datetime, *, again: bool = False) -> None:
-        """Count a run that has ended; `again` if it was for nothing."""
+    def take(
+        self, run: Experiment, now: datetime, *, since: datetime | None = None, again: bool = False
+    ) -> None:
+        """Count a run that has ended; `again` if it was for nothing.
+
+        `since` is when its slot was given to it, if not when it was accepted: it is run again, or again under
+        way after a time in which nobody ran the study.
+        """
         started, tier = run.started_at, run.tier
+        since = since or run.accepted_at
         if run.ended_at is not None:
-            self._add(tier, Use.HANDLING, _seconds(run.ended_at, now))
+            self._add(tier, Use.HANDLING, _seconds(max(run.ended_at, self._began), now))
         if started is None:
             if run.ended_at is not None:
-                self._add(tier, Use.LOST if again else Use.QUEUE, _seconds(run.accepted_at, run.ended_at))
+                self._add(tier, Use.LOST if again else Use.QUEUE, _seconds(since, run.ended_at))
             return
         first = min(self._first_start.get(tier, started.timestamp()), started.timestamp())
         self._first_start[tier] = first
-        waited = _seconds(run.accepted_at, started)
-        early = min(waited, max(0.0, first - run.accepted_at.timestamp()))
+        waited = _seconds(since, started)
+        early = min(waited, max(0.0, first - since.timestamp()))
         self._add(tier, Use.PROVISIONING, early)
         self._add(tier, Use.QUEUE, waited - early)
         if again:
@@ -86,9 +95,9 @@ class Timesheet:
         self._add(tier, Use.STARTUP, startup)
         self._add(tier, Use.REST, run.slot_s - trained - startup)
 
-    def begin(self, elapsed_s: float) -> None:
+    def begin(self, elapsed_s: float, now: datetime) -> None:
         """The study goes on at `elapsed_s`: what was before is no idle time."""
-        self._at_s, self._idle = elapsed_s, []
+        self._at_s, self._idle, self._began = elapsed_s, [], now
 
     def look(self, elapsed_s: float, idle: list[tuple[str, Use, int]]) -> None:
         """So many slots of a tier idle from now on, by what for; until now it was as told the last time."""

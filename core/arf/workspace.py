@@ -498,8 +498,8 @@ class Workspace:
         self.git.flush()
 
     def publish_best(self, study: str, commit: str) -> None:
-        """Set the branch `arf/<study>`. Where it is checked out, somebody has gone on from it or git refuses, it
-        stays, and that is logged."""
+        """Set the branch `arf/<study>`; if it is checked out, was gone on from, or git refuses, it stays, and
+        that is logged."""
         try:
             if self.git.set_branch(f"arf/{check_study_name(study)}", commit):
                 return

@@ -399,6 +399,15 @@ def test_a_run_is_split_into_what_its_time_went_into() -> None:
     assert sum(used(sheet).values()) == 405 + 120 + 100 + 30
 
 
+def test_time_in_which_nobody_ran_the_study_was_no_slot_s_time() -> None:
+    """Nor is an attempt that was lost also time in which the next one waited."""
+    sheet = Timesheet()
+    sheet.begin(100.0, at(3600))
+    sheet.take(ran(0, 0, 50, training_seconds=50.0), at(3602))
+    sheet.take(ran(10, 3605, 3700, training_seconds=95.0), at(3700), since=at(3601))
+    assert used(sheet) == {Use.TRAINING: 50 + 95, Use.HANDLING: 2, Use.QUEUE: 4}
+
+
 def test_what_a_run_says_of_its_time_cannot_be_more_than_it_took() -> None:
     sheet = Timesheet()
     sheet.take(ran(0, 0, 100, startup_seconds=500.0, training_seconds=90.0), at(100))
@@ -407,7 +416,7 @@ def test_what_a_run_says_of_its_time_cannot_be_more_than_it_took() -> None:
 
 def test_idle_slots_are_counted_by_what_they_wait_for() -> None:
     sheet = Timesheet()
-    sheet.begin(1000.0)
+    sheet.begin(1000.0, at(0))
     sheet.look(1010.0, [("a", Use.AGENT, 3)])
     sheet.look(1020.0, [("a", Use.VERDICTS, 2), ("b", Use.NOTHING, 1)])
     sheet.look(1025.0, [])
