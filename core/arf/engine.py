@@ -615,6 +615,7 @@ class Engine:
                 self._try_to_record_started(run)
             result = await self._backend.wait(run.handle)
         except Exception as error:
+            self._look_at_database()
             self._inbox.append(_Refused(experiment.id, experiment.attempt, error))
             self._wake.set()
             if not isinstance(error, ArfError | OSError):

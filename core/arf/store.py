@@ -178,6 +178,8 @@ class Store:
         self.is_file = bool(connection.execute("PRAGMA database_list").fetchone()[2])
         self._files: dict[str, int] = {}
         """The inodes of its files, as they were first seen."""
+        self._folder: int | None = None
+        """The study's folder, opened when it was first seen: it may be deleted, and made anew by others."""
 
     # ---- Opening ----------------------------------------------------------------------------
 
@@ -260,6 +262,9 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
 
     def restore(self) -> bool:
         """Write the database again if a file of it has been deleted under us; true if it had to be.
@@ -269,7 +274,7 @@ class Store:
         path = self.directory / DATABASE
         if not self.is_file or self._has_files():
             return False
-        if not self.directory.is_dir():
+        if self._folder is None or not os.fstat(self._folder).st_nlink or not self.directory.is_dir():
             raise StoreError(
                 f"{self.directory} has been deleted while the study ran",
                 hint="what it kept is in git under refs/arf/",
@@ -292,6 +297,8 @@ class Store:
 
     def _has_files(self) -> bool:
         """Whether the database and what was written to it lately are still the files that we have open."""
+        if self._folder is None and self.directory.is_dir():
+            self._folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         there = {}
         for name in (DATABASE, f"{DATABASE}-wal"):
             try:

@@ -157,3 +157,17 @@ def test_a_branch_that_cannot_be_written_does_not_end_the_study(
     subprocess.run(["git", "branch", "arf/s/mine"], cwd=case.workspace, check=True)
     assert case.run()["best"]["title"] == "LEVEL 140"
     assert "cannot write the branch arf/s" in caplog.text
+
+
+def test_a_folder_of_logs_that_is_deleted_is_made_again(case: Case) -> None:
+    case.make()
+    case.begin()
+    shutil.rmtree(case.home / "logs")
+    assert case.go_on()["state"] == "finished"
+    assert all(e.job_state is JobState.SUCCEEDED for e in case.experiments())
+
+
+def test_a_study_whose_folder_is_deleted_says_so(case: Case) -> None:
+    case.make(f'[ "$ARF_EXPERIMENT" = 4 ] && rm -rf {case.home}')
+    with pytest.raises(StoreError, match="has been deleted while the study ran"):
+        case.run()
