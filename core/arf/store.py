@@ -276,7 +276,7 @@ class Store:
             return False
         if self._folder is None or not os.fstat(self._folder).st_nlink or not self.directory.is_dir():
             raise StoreError(
-                f"{self.directory} has been deleted while the study ran",
+                f"{self.directory} has been deleted or moved while the study ran",
                 hint="what it kept is in git under refs/arf/",
             )
         try:

@@ -169,5 +169,5 @@ def test_a_folder_of_logs_that_is_deleted_is_made_again(case: Case) -> None:
 
 def test_a_study_whose_folder_is_deleted_says_so(case: Case) -> None:
     case.make(f'[ "$ARF_EXPERIMENT" = 4 ] && rm -rf {case.home}')
-    with pytest.raises(StoreError, match="has been deleted while the study ran"):
+    with pytest.raises(StoreError, match="has been deleted or moved while the study ran"):
         case.run()
