@@ -231,8 +231,7 @@ class Store:
         if not path.is_file():
             raise StoreError(f"no study at {directory}", hint="`arf list` shows the studies")
         try:
-            db = _connect(path)
-            version = db.execute("PRAGMA user_version").fetchone()[0]
+            db, version = _connect_to_read(path)
             if version != SCHEMA_VERSION:
                 if version > SCHEMA_VERSION:
                     raise StoreError(
@@ -718,6 +717,27 @@ def _utf8(value: object) -> object:
 
 def _connect(path: Path | str) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, timeout=30, factory=_Connection)
+
+
+def _connect_to_read(path: Path) -> tuple[sqlite3.Connection, int]:
+    """A connection, and the version of the schema. Also where nothing can be written: somebody else's study.
+
+    There SQLite cannot make the files with which it reads a database in WAL mode, and needs none of them, as
+    nobody writes.
+    """
+    db = _connect(path)
+    try:
+        return db, db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        log = path.with_name(f"{path.name}-wal")
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            raise
+        if log.exists() and log.stat().st_size:
+            raise  # it holds what the database does not have yet
+        db.close()
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None)
+        return db, db.execute("PRAGMA user_version").fetchone()[0]
 
 
 def _statements(script: str) -> Iterator[str]:

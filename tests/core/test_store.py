@@ -1,5 +1,6 @@
 """The database: what is written is what is loaded, whatever happened in between."""
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -320,3 +321,17 @@ def test_a_database_that_another_program_keeps_locked_is_told(recorder: Recorder
     with pytest.raises(StoreError, match=r"locked; end the program.*arf resume"):
         recorder.run(1, 1.0, Verdict.KEEP, role=Role.BASELINE)
     other.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_study_can_be_looked_at_where_nothing_can_be_written(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.run(1, 1.0, Verdict.KEEP, role=Role.BASELINE)
+    recorder.store.close()
+    tmp_path.chmod(0o555)
+    try:
+        with closing(Store.open(tmp_path)) as store:
+            assert summarize(store)["ended"] == 1
+            with pytest.raises(StoreError, match=r"make it and its folder writable"), store.transaction():
+                store.set_meta("x", 1)
+    finally:
+        tmp_path.chmod(0o755)
