@@ -609,6 +609,7 @@ class Engine:
         experiment = run.experiment
         try:
             if not run.handle:
+                self._keep(experiment)
                 if not run.filled:
                     run.tree.fill(experiment.commit, experiment.seed)
                 run.handle = await self._backend.submit(self._job(run))
@@ -648,6 +649,14 @@ class Engine:
             time_limit_s=self.config.limits.time_limit_s,
         )
 
+    def _keep(self, experiment: Experiment) -> None:
+        """Have git keep the commit, before anything runs: until then the user's next `git prune` takes it."""
+        try:
+            self.workspace.keep(self.study.name, experiment.id, experiment.commit)
+        except ArfError as error:
+            self._fail(error)  # no other commit will fare better
+            raise
+
     def _try_to_record_started(self, run: Run) -> None:
         """What cannot be recorded ends the study, and its job with it."""
         try:
@@ -667,7 +676,6 @@ class Engine:
             self._fatal.__cause__ = error
 
     def _record_started(self, run: Run) -> None:
-        self.workspace.keep(self.study.name, run.experiment.id, run.experiment.commit)
         run.experiment = evolve(
             run.experiment, state=ExperimentState.RUNNING, handle=run.handle, started_at=self._now()
         )
@@ -1126,7 +1134,9 @@ class Engine:
             self.workspace.close()
 
     def _note_failure(self, error: Exception) -> None:
-        """Record why the study ends in the middle of a turn, if anything can be recorded still."""
+        """Record why the study ends in the middle of a turn, unless nothing can be recorded."""
+        if isinstance(error, StoreError):
+            return
         try:
             self._record_state("failed", str(error))
         except StoreError as second:
