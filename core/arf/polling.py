@@ -123,8 +123,9 @@ class PollingBackend(Backend):
             raise
         except Exception as error:  # whoever waits must hear of it: a bug, or a folder that is gone
             for handle in self._open:
-                self._ends[handle].set_exception(error)
-                self._ends[handle].exception()  # nobody may be waiting
+                end = self._ends.pop(handle)  # who waits again wants to know how things stand then
+                end.set_exception(error)
+                end.exception()  # nobody may be waiting
             self._open.clear()
 
     def _may_poll(self) -> bool:

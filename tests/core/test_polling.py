@@ -142,6 +142,24 @@ def test_an_error_that_nobody_expects_reaches_whoever_waits() -> None:
     run(steps())
 
 
+def test_after_an_error_a_job_is_followed_again() -> None:
+    class Away(Cluster):
+        async def glance(self, handles: Collection[str]) -> Mapping[str, JobResult]:
+            if not self.due:
+                raise FileNotFoundError("the folder is away")
+            return self.seen
+
+    async def steps() -> None:
+        cluster = Away()
+        cluster.due = False
+        with pytest.raises(FileNotFoundError):
+            await cluster.wait("a")
+        cluster.due, cluster.ended = True, {"a": DONE}
+        assert await cluster.wait("a") == DONE
+
+    run(steps())
+
+
 def test_it_can_be_closed_and_used_in_another_loop() -> None:
     cluster = Cluster()
 
