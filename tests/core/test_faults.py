@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from arf.config import load
-from arf.errors import StoreError, WorkspaceError
+from arf.errors import ArfError, StoreError, WorkspaceError
+from arf.hooks import Declaration, hookimpl
 from arf.launch import create, resume, study_directory
 from arf.plugins import Plugins
 from arf.store import DATABASE, Store
-from arf.types import Experiment, JobState, Verdict
+from arf.testing.fakes import FakeBackend
+from arf.types import Experiment, Job, JobState, Verdict
 
 SCRIPT = """#!/bin/sh
 LEVEL=100    # the best is 140 [0..1000, step 10]
@@ -35,7 +37,11 @@ class Case:
         self.plugins = Plugins.load(disable=["report"])
 
     def make(
-        self, harm: str = "", levels: Sequence[int] = (110, 120, 130, 140), experiments: int = 8
+        self,
+        harm: str = "",
+        levels: Sequence[int] = (110, 120, 130, 140),
+        experiments: int = 8,
+        backend: str = "{name: local, slots: 2}",
     ) -> None:
         """`harm` is shell code that each job runs."""
         self.workspace.mkdir()
@@ -45,7 +51,7 @@ class Case:
             "workspace: {command: sh train.sh, editable: [train.sh]}\n"
             f"budget: {{max_experiments: {experiments}}}\n"
             f"agent: {{name: script, path: {self.ideas}}}\n"
-            "backend: {name: local, slots: 2}\n"
+            f"backend: {backend}\n"
         )
         for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm base"):
             subprocess.run(["git", *command.split()], cwd=self.workspace, check=True)
@@ -102,6 +108,21 @@ class Case:
             store.close()
 
 
+class Buggy(FakeBackend):
+    """Breaks when it is given its third job."""
+
+    async def submit(self, job: Job) -> str:
+        if len(self.submitted) == 2:
+            raise ZeroDivisionError("a bug in the backend")
+        return await super().submit(job)
+
+
+class BuggyPlugin:
+    @hookimpl
+    def arf_register_backends(self) -> list[Declaration]:
+        return [Declaration(name="buggy", summary="a test's", implementation=f"{__name__}:Buggy")]
+
+
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
     return Case(tmp_path)
@@ -137,11 +158,14 @@ def test_a_turn_that_cannot_be_written_leaves_each_run_its_work_tree(case: Case)
 
 def test_a_repository_that_refuses_ends_the_study_and_costs_no_experiment(case: Case) -> None:
     refs = case.workspace / ".git" / "refs" / "arf" / "s"
-    case.make(f'[ "$ARF_EXPERIMENT" = 4 ] && rm -rf {refs} && echo > {refs}')
+    until_it_is_a_file = f"until [ -f {refs} ]; do rm -rf {refs}; echo > {refs}; done 2> /dev/null"
+    mended = case.workspace.parent / "mended"
+    case.make(f'[ "$ARF_EXPERIMENT" -ge 4 ] && [ ! -e {mended} ] && {until_it_is_a_file}')
     with pytest.raises(WorkspaceError, match=r"cannot write to the repository.*arf resume"):
         case.run()
     assert case.meta("state") == "failed"
-    assert all(e.verdict is not Verdict.CRASH for e in case.experiments())
+    assert not [e.reason for e in case.experiments() if e.verdict is Verdict.CRASH]
+    mended.touch()
     refs.unlink()
     case.go_on()
     experiments = case.experiments()
@@ -168,6 +192,15 @@ def test_a_folder_of_logs_that_is_deleted_is_made_again(case: Case) -> None:
 
 
 def test_a_study_whose_folder_is_deleted_says_so(case: Case) -> None:
-    case.make(f'[ "$ARF_EXPERIMENT" = 4 ] && rm -rf {case.home}')
+    case.make(f'[ "$ARF_EXPERIMENT" -ge 4 ] && rm -rf {case.home}')
     with pytest.raises(StoreError, match="has been deleted or moved while the study ran"):
         case.run()
+
+
+def test_a_bug_in_a_backend_ends_the_study_in_order(case: Case) -> None:
+    case.make(backend="buggy")
+    case.plugins.register(BuggyPlugin(), "test")
+    with pytest.raises(ArfError, match="ZeroDivisionError: a bug in the backend"):
+        case.run()
+    assert case.meta("state") == "failed"
+    assert all(e.verdict is not Verdict.CRASH for e in case.experiments())
