@@ -651,7 +651,11 @@ class Engine:
 
     def _keep(self, experiment: Experiment) -> None:
         """Have git keep the commit, before anything runs: until then the user's next `git prune` takes it."""
+        ideas = [self.study.ideas[idea] for idea in experiment.ideas]
         try:
+            self.workspace.compose(
+                experiment.parent, ideas, message=experiment.title
+            )  # again, if it has gone
             self.workspace.keep(self.study.name, experiment.id, experiment.commit)
         except ArfError as error:
             self._fail(error)  # no other commit will fare better
