@@ -218,8 +218,8 @@ class Backend(ABC):
         """Start or queue a job, and give a handle that is worth storing.
 
         Idempotent in `job.key`: submitting a key that is already there gives its handle again, also in
-        another process after a crash, and after an error. Never blocks for the job. Raises BackendError if it is
-        refused; it is then submitted again, under the same key.
+        another process after a crash, and after an error. Never blocks for the job. Raises BackendError if
+        it is refused; it is then submitted again, under the same key.
         """
 
     @abstractmethod
