@@ -30,7 +30,7 @@ def _files(target: Path) -> Iterator[str]:
     if target.is_file():
         yield str(target)
     for folder, folders, names in os.walk(target):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name not in (".git", "__pycache__"))
         yield from (os.path.join(folder, name) for name in sorted(names))
 
 
