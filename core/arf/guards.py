@@ -110,7 +110,7 @@ class GuardedStrategy(Strategy):
 
     def decide(self, study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
         decided = self._blame.call(
-            "decide", lambda: self._inner.decide(study, free), lambda given: _wrong_decision(given, study)
+            "decide", lambda: self._inner.decide(study, free), lambda given: wrong_decision(given, study)
         )
         refused = [plan for plan in decided if isinstance(plan, Plan) and _key(plan) in study.refusals]
         if not refused:
@@ -150,16 +150,16 @@ class GuardedAgent(Agent):
 
     def estimate(self, brief: Brief) -> Usage | None:
         try:
-            return self._blame.call("estimate", lambda: self._inner.estimate(brief), _wrong_estimate)
+            return self._blame.call("estimate", lambda: self._inner.estimate(brief), wrong_cost)
         except ArfError as error:
             self._blame.warn("estimate", error)
             return None
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         try:
-            return await self._blame.wait("answer", lambda: self._inner.answer(ask, brief), _wrong_answer)
+            return await self._blame.wait("answer", lambda: self._inner.answer(ask, brief), wrong_answer)
         except AgentError as error:
-            if error.usage is not None and (wrong := _wrong_estimate(error.usage)):
+            if error.usage is not None and (wrong := wrong_cost(error.usage)):
                 raise self._blame.error("answer", wrong) from error
             raise
 
@@ -180,7 +180,7 @@ class GuardedBackend(Backend):
         """The keys of the jobs that have not ended, by handle."""
 
     async def tiers(self) -> Sequence[Tier]:
-        return await self._blame.wait("tiers", self._inner.tiers, _wrong_tiers)
+        return await self._blame.wait("tiers", self._inner.tiers, wrong_tiers)
 
     async def submit(self, job: Job) -> str:
         def wrong(handle: str) -> str:
@@ -196,7 +196,7 @@ class GuardedBackend(Backend):
         return handle
 
     async def wait(self, handle: str) -> JobResult:
-        result = await self._blame.wait("wait", lambda: self._inner.wait(handle), _wrong_result)
+        result = await self._blame.wait("wait", lambda: self._inner.wait(handle), wrong_result)
         self._keys.pop(handle, None)
         return result
 
@@ -255,7 +255,7 @@ class GuardedParser(MetricParser):
             readings = self._parse(line)
             if not readings and isinstance(readings, list | tuple):
                 return readings
-            wrong = _wrong_readings(readings)
+            wrong = wrong_readings(readings)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # other people's code
@@ -287,7 +287,8 @@ def _wrong(hint: Any) -> Callable[[object], str]:
     return lambda given: misfit(given, hint)
 
 
-def _wrong_decision(given: Sequence[Plan | Ask], study: Study) -> str:
+def wrong_decision(given: Sequence[Plan | Ask], study: Study) -> str:
+    """What is wrong with it, in a few words; empty if nothing is. So with those below."""
     if wrong := misfit(given, Sequence[Plan | Ask]):
         return wrong
     return next((wrong for item in given if (wrong := _wrong_item(item, study))), "")
@@ -322,7 +323,7 @@ def _wrong_parallel(given: int) -> str:
     return misfit(given, int) or ("" if given >= 1 else f"{given}, which is not at least 1")
 
 
-def _wrong_estimate(given: Usage | None) -> str:
+def wrong_cost(given: Usage | None) -> str:
     if wrong := misfit(given, Usage | None):
         return wrong
     if given is not None and not all(0 <= value < MAX_INT for value in attrs.astuple(given)):
@@ -330,11 +331,11 @@ def _wrong_estimate(given: Usage | None) -> str:
     return ""
 
 
-def _wrong_answer(given: Answer) -> str:
-    return misfit(given, Answer) or _wrong_estimate(given.usage)
+def wrong_answer(given: Answer) -> str:
+    return misfit(given, Answer) or wrong_cost(given.usage)
 
 
-def _wrong_tiers(given: Sequence[Tier]) -> str:
+def wrong_tiers(given: Sequence[Tier]) -> str:
     if wrong := misfit(given, Sequence[Tier]):
         return wrong
     if not given:
@@ -356,7 +357,7 @@ def _wrong_tiers(given: Sequence[Tier]) -> str:
     return ""
 
 
-def _wrong_result(given: JobResult) -> str:
+def wrong_result(given: JobResult) -> str:
     if wrong := misfit(given, JobResult):
         return wrong
     if not given.state.is_end:
@@ -377,7 +378,7 @@ def _wrong_standing(given: Sequence[Standing]) -> str:
     )
 
 
-def _wrong_readings(given: Sequence[Reading]) -> str:
+def wrong_readings(given: Sequence[Reading]) -> str:
     if not isinstance(given, list | tuple):
         return misfit(given, Sequence[Reading])
     for reading in given:

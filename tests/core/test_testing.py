@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from attrs import evolve
 
 from arf.errors import AgentError, BackendError
 from arf.interfaces import Agent, Brief, MetricParser, Strategy
@@ -17,7 +19,20 @@ from arf.study import Study
 from arf.testing.fakes import FakeAgent, FakeBackend, FakeCluster, FakeMetricParser, FakeStrategy
 from arf.testing.suites import AgentSuite, MetricParserSuite, StrategySuite
 from arf.testing.suites.agent import BASE
-from arf.types import Ask, Draft, Edit, FactorDraft, Job, JobState, Plan, Reading
+from arf.types import (
+    Answer,
+    Ask,
+    AskKind,
+    Draft,
+    Edit,
+    FactorDraft,
+    Job,
+    JobState,
+    Plan,
+    Reading,
+    Submission,
+    Usage,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "third_party" / "arf-example-plugin"
 
@@ -31,7 +46,7 @@ class TestFakeAgent(AgentSuite):
     gives_factors = True
 
     def make(self) -> Agent:
-        drafts = [Draft(title=f"depth {n}", constants={"DEPTH": n}) for n in range(1, 9)]
+        drafts = [Draft(title=f"depth {n}", constants={"DEPTH": n}) for n in range(5, 13)]
         return FakeAgent(drafts=drafts, factors=[FactorDraft(name="depth", levels=(drafts[0],))])
 
 
@@ -160,13 +175,119 @@ def test_the_strategy_suite_finds_one_with_a_state_of_its_own() -> None:
         strategy_suite(decide).test_the_same_study_gives_the_same_decision_from_any_object()
 
 
-def test_the_agent_suite_finds_an_edit_that_does_not_apply() -> None:
-    suite = TestFakeAgent()
-    draft = Draft(title="x", edits=(Edit(path="train.py", old="not there", new="y"),))
+def edit(old: str, new: str, path: str = "train.py") -> Draft:
+    return Draft(title="x", edits=(Edit(path=path, old=old, new=new),))
+
+
+@pytest.mark.parametrize(
+    ("draft", "said"),
+    [
+        (edit("not there", "y"), "not there"),
+        (edit("DEPTH = 4", "DEPTH = 4"), "changes nothing"),
+        (edit("", "y", "../x.py"), "x.py"),
+        (Draft(title="x"), "exactly one"),
+        (Draft(title="x", constants={"DEPT": 5}), "DEPT"),
+        (Draft(title="x", constants={"DEPTH": 4}), "changes nothing"),
+        (Draft(title="x", constants={"DEPTH": "8"}), "DEPTH"),
+        (Draft(title="x", patch="--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-no\n+yes\n"), "train.py"),
+        (Draft(title="x", constants={"DEPTH": 5}, expected=float("nan")), "isfinite"),
+    ],
+)
+def test_the_agent_suite_finds_a_change_that_is_none(draft: Draft, said: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        asyncio.run(agent_suite(lambda ask, brief: Answer(ideas=(draft,)), tmp_path).asked(AskKind.IDEAS, 1))
+
+
+def agent_suite(answer: Callable[[Ask, Brief], Answer], folder: Path) -> AgentSuite:
+    class Odd(Agent):
+        async def answer(self, ask: Ask, brief: Brief) -> Answer:
+            return answer(ask, brief)
+
+    class Suite(AgentSuite):
+        def make(self) -> Agent:
+            return Odd()
+
+    suite = Suite()
+    suite.folder, suite._applied_to = folder, None
+    return suite
+
+
+def changing(brief: Brief) -> Answer:
+    brief.study.stale.append(1)
+    return Answer(exhausted=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda ask, brief: None, "it is None"),
+        (lambda ask, brief: Answer(ideas=[edit("DEPTH = 4", "DEPTH = 5")]), "is a list"),
+        (lambda ask, brief: Answer(ideas=(edit("DEPTH = 4", "DEPTH = 5"),) * 2), "1 ideas were asked for"),
+        (lambda ask, brief: Answer(submissions=(Submission(again=1),)), "1 ideas were asked for"),
+        (lambda ask, brief: Answer(usage=Usage(usd=-1.0)), "no cost"),
+        (lambda ask, brief: changing(brief), "changed the study"),
+    ],
+)
+def test_the_agent_suite_finds_an_answer_that_is_none(
+    answer: Callable[[Ask, Brief], Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=said):
+        asyncio.run(agent_suite(answer, tmp_path).asked(AskKind.IDEAS, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plan: [plan, plan], "twice"),
+        (lambda plan: [evolve(plan, role="candidate")], "role is a str"),
+        (lambda plan: [evolve(plan, parent=plan.parent[:12])], "no commit"),
+        (lambda plan: [evolve(plan, tier="cpu")], "the tier 'cpu'"),
+        (lambda plan: (one for one in [plan]), "generator"),
+    ],
+)
+def test_the_strategy_suite_finds_an_unsound_plan(change: Callable[[Plan], Any], said: str) -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Any:
+        decided = FakeStrategy().decide(study, free)
+        return change(decided[0]) if decided and isinstance(decided[0], Plan) else decided
+
+    with pytest.raises(AssertionError, match=said):
+        strategy_suite(decide).test_one_tier_with_one_slot_is_enough()
+
+
+def test_the_strategy_suite_finds_one_that_changes_the_study() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        study.near_misses.append((0.0, 1))
+        return FakeStrategy().decide(study, free)
+
     with pytest.raises(AssertionError):
-        suite.check(draft, suite.files)
-    with pytest.raises(AssertionError, match="exactly one"):
-        suite.check(Draft(title="x"), suite.files)
+        strategy_suite(decide).test_deciding_changes_nothing()
+
+
+class Slow(FakeMetricParser):
+    def parse(self, line: str) -> Sequence[Reading]:
+        re.match(r"(\w+\s?)*:$", line)
+        return []
+
+
+class Lazy(FakeMetricParser):
+    def parse(self, line: str) -> Any:
+        return (reading for reading in super().parse(line))
+
+
+@pytest.mark.parametrize(("cls", "said"), [(Slow, "more than 0.2 s"), (Lazy, "generator")])
+def test_the_parser_suite_finds_one_that_is_slow_or_gives_no_list(
+    cls: type[FakeMetricParser], said: str
+) -> None:
+    class Suite(MetricParserSuite):
+        limit_s = 0.2
+        examples: ClassVar = {"a=1": [Reading(name="a", value=1.0)]}
+
+        def make(self) -> MetricParser:
+            return cls()
+
+    suite = Suite()
+    with suite.limited(), pytest.raises(AssertionError, match=said):
+        suite.parse(cls(), "a" * 60)
 
 
 FAULTS = {

@@ -77,15 +77,17 @@ class _Moment:
     def _search(self) -> Iterator[Plan]:
         study = self.study
         bundle = bundles.under_way(study)
+        new: list[Plan] = []
         if bundle is not None:
             yield from bundles.copies(study, bundle)
         elif self._is_time_for_a_bundle():
-            yield from bundles.next_bundle(study, bundles.ENOUGH)
+            new = list(bundles.next_bundle(study, bundles.ENOUGH))
+            yield from new
         yield from self._ideas(bundle)
         if bundle is None and not study.untried_count:
             if self.options.fill or is_idle(study):
                 yield from bundles.mix(study)
-            if is_idle(study):
+            if is_idle(study) and not new:
                 yield from bundles.next_bundle(study, 0.0)
 
     def _is_time_for_a_bundle(self) -> bool:

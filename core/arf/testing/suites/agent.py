@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import math
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
@@ -12,10 +14,12 @@ from typing import ClassVar
 
 import pytest
 
-from arf.errors import AgentError
+from arf.errors import AgentError, ConflictError, UsageError
+from arf.guards import wrong_answer, wrong_cost
 from arf.interfaces import Agent, Brief
 from arf.study import Study
-from arf.types import Answer, Ask, AskKind, Draft, Factor, FactorDraft, Idea, Tier
+from arf.types import Answer, Ask, AskKind, Draft, Factor, FactorDraft, Idea, Tier, WorkspaceSettings
+from arf.workspace import Workspace
 
 SCRIPT = '''\
 """Trains a small model."""
@@ -75,6 +79,7 @@ class AgentSuite(ABC):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         self.folder = tmp_path
+        self._applied_to: Mapping[str, str] | None = None
 
     def study(self) -> Study:
         return Study(name="suite", base=BASE, base_tree="7" * 40, tiers=[Tier(name="cpu", slots=2)])
@@ -91,13 +96,15 @@ class AgentSuite(ABC):
 
     async def ask(self, agent: Agent, ask: Ask, brief: Brief) -> Answer:
         """Ask, check what must hold of every answer, and let the study know of it."""
+        before = _told(brief.study)
         answer = await asyncio.wait_for(agent.answer(ask, brief), self.timeout_s)
-        assert isinstance(answer, Answer)
-        assert len(answer.ideas) <= (ask.n if ask.kind is AskKind.IDEAS else 0)
-        assert len(answer.factors) <= (ask.n if ask.kind is AskKind.FACTORS else 0)
-        assert answer.usage.usd >= 0
-        assert 0 <= answer.usage.cached_tokens <= answer.usage.input_tokens
-        assert answer.usage.output_tokens >= 0
+        assert not wrong_answer(answer)
+        given = f"{ask.n} {ask.kind} were asked for"
+        assert len(answer.ideas) <= (ask.n if ask.kind is AskKind.IDEAS else 0), given
+        assert len(answer.factors) <= (ask.n if ask.kind is AskKind.FACTORS else 0), given
+        assert not answer.submissions, given
+        assert answer.usage.cached_tokens <= answer.usage.input_tokens
+        assert _told(brief.study) == before, "it changed the study"
         for draft in [*answer.ideas, *(level for factor in answer.factors for level in factor.levels)]:
             self.check(draft, brief.files)
         for factor in answer.factors:
@@ -112,16 +119,24 @@ class AgentSuite(ABC):
         assert len(draft.title.splitlines()) == 1
         kinds = [bool(kind) for kind in (draft.constants, draft.edits, draft.patch, draft.commit)]
         assert kinds.count(True) == 1, f"{draft.title}: a draft is exactly one of the four kinds of change"
-        for name in draft.constants:
-            assert any(name in text for text in files.values()), f"there is no constant {name}"
-        for edit in draft.edits:
-            assert edit.old != edit.new
-            if edit.old:
-                assert files[edit.path].count(edit.old) == 1
-            else:
-                assert edit.path not in files
-        if draft.patch:
-            _check_patch(draft.patch, files, self.folder / "patch")
+        assert draft.expected is None or math.isfinite(draft.expected)
+        if not draft.commit:
+            self.apply(draft, files)
+
+    def apply(self, draft: Draft, files: Mapping[str, str]) -> None:
+        """Make the commit of a draft, as a study would."""
+        folder = self.folder / "workspace"
+        if files != self._applied_to:
+            shutil.rmtree(folder, ignore_errors=True)
+            _make_repository(folder, files)
+            self._applied_to = dict(files)
+        workspace = Workspace.open(folder, WorkspaceSettings(command="true", editable=("**",)))
+        try:
+            workspace.make_idea(draft, workspace.base_commit(), message="x")
+        except (ConflictError, UsageError) as error:
+            raise AssertionError(f"{draft.title}: {error}") from error
+        finally:
+            workspace.close()
 
     async def asked(self, kind: AskKind, n: int) -> list[Answer]:
         """The answers to `rounds` asks in a row, up to the first that is exhausted."""
@@ -136,8 +151,23 @@ class AgentSuite(ABC):
 
     # ---- The contract -----------------------------------------------------------------------
 
-    def test_answers_at_least_one_ask_at_a_time(self) -> None:
-        assert self.make().parallel >= 1
+    def test_answers_as_many_asks_at_a_time_as_it_says(self) -> None:
+        async def main() -> None:
+            agent, brief = self.make(), self.brief(self.study())
+            assert agent.parallel >= 1
+            asks = [Ask(n=1, base=BASE) for _ in range(min(agent.parallel, 4))]
+            answers = asyncio.gather(*(agent.answer(ask, brief) for ask in asks))
+            for answer in await asyncio.wait_for(answers, self.timeout_s):
+                assert not wrong_answer(answer)
+            await agent.aclose()
+
+        asyncio.run(main())
+
+    def test_checks_and_estimates_before_it_is_asked(self) -> None:
+        agent, brief = self.make(), self.brief(self.study())
+        agent.check(brief)
+        assert not wrong_cost(agent.estimate(brief))
+        asyncio.run(agent.aclose())
 
     @pytest.mark.parametrize("n", [1, 5])
     def test_has_ideas_that_apply(self, n: int) -> None:
@@ -251,15 +281,17 @@ def _factor(study: Study, factor: FactorDraft, ask: Ask, number: int) -> Factor:
     return Factor(name=factor.name, levels=tuple(levels), ask=number)
 
 
-def _check_patch(patch: str, files: Mapping[str, str], folder: Path) -> None:
-    """Apply a unified diff to the files with git."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _told(study: Study) -> Mapping[str, object]:
+    """All that a study holds."""
+    return copy.deepcopy(vars(study))
+
+
+def _make_repository(folder: Path, files: Mapping[str, str]) -> None:
+    folder.mkdir()
     for path, text in files.items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    done = subprocess.run(
-        ["git", "apply", "--check", "-"], cwd=folder, input=patch.encode(), capture_output=True, check=False
-    )
-    assert done.returncode == 0, f"the patch does not apply: {done.stderr.decode(errors='replace')}"
+    who = ["-c", "user.name=arf", "-c", "user.email=arf@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "--allow-empty", "-m", "suite"]):
+        subprocess.run(["git", *command], cwd=folder, check=True, stdin=subprocess.DEVNULL)

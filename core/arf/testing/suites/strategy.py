@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from attrs import define, evolve, field
 
+from arf.guards import wrong_decision
 from arf.interfaces import Strategy
 from arf.study import Study
 from arf.types import (
@@ -285,17 +287,16 @@ class StrategySuite(ABC):
     def test_deciding_changes_nothing(self) -> None:
         world = self.world()
         world.run(self.turns // 3)
-        happened = world.study.happened
+        before = copy.deepcopy(vars(world.study))
         for _ in range(3):
             self.make().decide(world.study, world.free())
-        assert world.study.happened == happened
+        assert vars(world.study) == before
 
     def test_it_can_be_asked_when_no_slot_is_free(self) -> None:
         world = self.world()
         world.run(self.turns // 3)
         for free in ({}, {tier.name: 0 for tier in world.tiers}):
-            for item in self.make().decide(world.study, free):
-                assert isinstance(item, Plan | Ask)
+            _sound(world, free, self.make().decide(world.study, free))
 
     @pytest.mark.parametrize("ideas", [0, 3])
     def test_it_ends_when_the_agent_has_nothing_more(self, ideas: int) -> None:
@@ -303,6 +304,9 @@ class StrategySuite(ABC):
         world.run(100_000)
         assert not world.study.running_count
         assert not world.study.open_asks
+        why = self.make().why_ended(world.study)
+        assert isinstance(why, str)
+        assert len(why.splitlines()) <= 1
 
     def test_it_goes_on_when_every_change_crashes(self) -> None:
         world = self.world(crash=lambda experiment: bool(experiment.ideas), ideas=10)
@@ -335,26 +339,18 @@ class StrategySuite(ABC):
 
 def _sound(world: World, _: Mapping[str, int], decided: Sequence[Plan | Ask]) -> None:
     """What must hold of every decision."""
-    assert isinstance(decided, Sequence)
+    assert not wrong_decision(decided, world.study)
+    new: set[object] = set()
     for item in decided:
         if isinstance(item, Ask):
-            assert item.n >= 1
-            assert item.base in world.trees, "asks about a commit that the study does not know"
             assert not world.study.exhausted(item.base), "asks again about a base that the agent is done with"
-        else:
-            assert isinstance(item, Plan)
-            _sound_plan(world, item)
-
-
-def _sound_plan(world: World, plan: Plan) -> None:
-    study = world.study
-    assert plan.parent in world.trees, "applies ideas to a commit that the study does not know"
-    assert len(set(plan.ideas)) == len(plan.ideas)
-    assert all(idea in study.ideas for idea in plan.ideas)
-    assert plan.tier is None or plan.tier in {tier.name for tier in study.tiers}
-    assert plan.budget is None or 0 < plan.budget <= 1
-    assert plan.seed is None or 0 <= plan.seed < 2**31
-    assert (plan.parent, plan.ideas) not in study.refusals, "offers a plan again that was refused"
+            continue
+        refused = (item.parent, item.ideas) in world.study.refusals
+        assert not refused, "offers a plan again that was refused"
+        if item.role in (Role.CANDIDATE, Role.CELL):
+            key = item.parent, item.ideas, item.tier, item.budget
+            assert key not in new, "plans the same twice in one decision"
+            new.add(key)
 
 
 def _tree(ideas: frozenset[int]) -> str:
