@@ -231,7 +231,7 @@ class GuardedBackend(Backend):
             return [Finding(what="backend", problem=error.message, hint=error.hint)]
 
     async def standing(self) -> Sequence[Standing]:
-        return await self._blame.wait("standing", self._inner.standing, _wrong_standing)
+        return await self._blame.wait("standing", self._inner.standing, wrong_standing)
 
     async def down(self) -> None:
         await self._blame.wait("down", self._inner.down, _anything)
@@ -370,7 +370,7 @@ def wrong_result(given: JobResult) -> str:
     return ""
 
 
-def _wrong_standing(given: Sequence[Standing]) -> str:
+def wrong_standing(given: Sequence[Standing]) -> str:
     if wrong := misfit(given, Sequence[Standing]):
         return wrong
     return next(

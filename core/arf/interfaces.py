@@ -193,7 +193,10 @@ class Finding:
 
 
 class Backend(ABC):
-    """Runs jobs. Made with `(options, directory)`; `directory` is its own folder, kept with the study."""
+    """Runs jobs. Made with `(options, directory)`; `directory` is its own folder, kept with the study.
+
+    The folder is there when the first job is submitted, and need not be before.
+    """
 
     outlives_host: bool = True
     """Whether a job may go on when the machine that arf runs on goes down.

@@ -78,7 +78,7 @@ def _make_home(
 ) -> tuple[StudyLock, Store]:
     """The folder of a new study, with its lock, its configuration and its database."""
     home.mkdir(parents=True, exist_ok=True)
-    for folder in ("logs", "trees", "agent"):
+    for folder in ("logs", "trees", "agent", "backend"):
         (home / folder).mkdir(exist_ok=True)
     lock = StudyLock(home)
     _write_config(home, config, plugins)

@@ -311,6 +311,12 @@ FAULTS = {
         "for slot in range(slots + 1)",
         "test_no_more_jobs_run_at_a_time_than_there_are_slots",
     ),
+    "counts the wait for a slot": (
+        'slot = wait_for_slot(folder, order["slots"])',
+        'began = time.monotonic(); slot = wait_for_slot(folder, order["slots"]); '
+        'order["time_limit_s"] -= time.monotonic() - began',
+        "test_waiting_for_a_slot_is_no_time_of_the_job",
+    ),
     "keeps no limit": (
         "time.monotonic() > deadline",
         "False",
@@ -342,7 +348,9 @@ def test_the_backend_suite_finds_a_fault(right: str, wrong: str, test: str, tmp_
         test,
         "tests",
     ]
-    path = os.pathsep.join([str(copy), str(copy / "tests")])
+    path = os.pathsep.join([str(copy), str(copy / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(
+        os.pathsep
+    )
     done = subprocess.run(
         command, cwd=copy, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )

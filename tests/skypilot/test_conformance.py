@@ -41,6 +41,7 @@ def make(folder: Path) -> SkyPilotBackend:
 class TestSkyPilot(BackendSuite):
     timeout_s = 240.0
     same_machine = False  # the nodes have process numbers of their own
+    takes_down = False  # the tests share the cluster
 
     @pytest.fixture(autouse=True)
     def _cluster(

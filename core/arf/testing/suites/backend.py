@@ -16,11 +16,15 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from arf.errors import BackendError
-from arf.interfaces import Backend
+from arf.guards import wrong_standing, wrong_tiers
+from arf.interfaces import Backend, Finding
+from arf.misfits import misfit
 from arf.types import Job, JobResult, JobState, Tier
 
 T = TypeVar("T")
 
+QUICK_S = 5.0
+"""A time limit up to which it is waited that a job would exceed it."""
 FOREVER = "600"
 """Seconds; longer than any test, so that a process that is left behind is seen."""
 
@@ -42,6 +46,8 @@ class BackendSuite(ABC):
     """Jobs that the suite may have at a time; a tier with more slots is not filled."""
     same_machine: ClassVar[bool] = True
     """Whether a job's processes can be seen from here."""
+    takes_down: ClassVar[bool] = True
+    """Whether `down` is called; not where tests share what it takes down."""
 
     @abstractmethod
     def make(self, directory: Path) -> Backend:
@@ -59,7 +65,7 @@ class BackendSuite(ABC):
         self.work = tmp_path / "work tree é"
         self.logs = tmp_path / "logs"
         self.marks = tmp_path / "marks"
-        for folder in (self.home, self.work, self.logs, self.marks):
+        for folder in (self.work, self.logs, self.marks):
             folder.mkdir()
         yield
         for mark in self.marks.glob("*.pid"):
@@ -86,9 +92,11 @@ class BackendSuite(ABC):
         async def main() -> T:
             backend = self.make(self.home)
             try:
-                tier = (await backend.tiers())[0]
+                tiers = await backend.tiers()
+                assert not wrong_tiers(tiers)
+                self.home.mkdir(exist_ok=True)  # as a study does
                 # Twice, so that a step that waits in vain can say for what.
-                return await asyncio.wait_for(steps(backend, tier), 2 * self.timeout_s)
+                return await asyncio.wait_for(steps(backend, tiers[0]), 2 * self.timeout_s)
             finally:
                 if close:
                     await backend.aclose()
@@ -148,6 +156,33 @@ class BackendSuite(ABC):
         running, last = self.run(steps)
         assert running.state is JobState.SUCCEEDED
         assert last.state is JobState.SUCCEEDED
+
+    def test_a_place_that_is_none_has_no_node(self) -> None:
+        async def steps(backend: Backend, _: Tier) -> list[str]:
+            return [backend.node_of(slot) for slot in ("", "no such place", ":", "a:b:c")]
+
+        first, *others = self.run(steps)
+        assert first == ""
+        assert not misfit(others, Sequence[str])
+
+    # ---- What it tells --------------------------------------------------------------------------
+
+    def test_tells_what_there_is_before_and_after_a_job_and_takes_it_down(self) -> None:
+        async def tell(backend: Backend) -> None:
+            assert not misfit(await backend.check(), Sequence[Finding])
+            assert not misfit(backend.notes(), Sequence[str])
+            assert not wrong_standing(await backend.standing())
+
+        async def steps(backend: Backend, tier: Tier) -> None:
+            await tell(backend)
+            await backend.wait(await backend.submit(self.job("only", "true", tier)))
+            await tell(backend)
+            if self.takes_down:
+                await backend.down()
+                await backend.down()
+                assert not await backend.standing()
+
+        self.run(steps)
 
     # ---- Tiers ------------------------------------------------------------------------------
 
@@ -378,6 +413,22 @@ class BackendSuite(ABC):
             assert not (self.marks / "ran").exists()
 
         self.run(steps)
+
+    def test_waiting_for_a_slot_is_no_time_of_the_job(self) -> None:
+        async def steps(backend: Backend, tier: Tier) -> JobResult:
+            hold = "until [ -e $MARKS/go ]; do sleep 0.02; done"
+            count = min(tier.slots, self.most_jobs - 1)
+            holders = [await backend.submit(self.job(f"hold-{i}", hold, tier)) for i in range(count)]
+            job = self.job("queued", "true", tier, time_limit_s=self.time_limit_s)
+            queued = await backend.submit(job)
+            waiting = asyncio.ensure_future(backend.wait(queued))
+            await asyncio.wait([waiting], timeout=1.2 * self.time_limit_s)
+            (self.marks / "go").touch()
+            await asyncio.gather(*(backend.wait(handle) for handle in holders))
+            return await waiting
+
+        if self.time_limit_s <= QUICK_S:
+            assert self.run(steps).state is JobState.SUCCEEDED
 
     def test_no_dead_process_is_left_unreaped(self) -> None:
         async def steps(backend: Backend, tier: Tier) -> None:
