@@ -419,7 +419,8 @@ class BackendSuite(ABC):
             hold = "until [ -e $MARKS/go ]; do sleep 0.02; done"
             count = min(tier.slots, self.most_jobs - 1)
             holders = [await backend.submit(self.job(f"hold-{i}", hold, tier)) for i in range(count)]
-            job = self.job("queued", "true", tier, time_limit_s=self.time_limit_s)
+            script = f"sleep {min(self.busy_s, self.time_limit_s / 2)}"
+            job = self.job("queued", script, tier, time_limit_s=self.time_limit_s)
             queued = await backend.submit(job)
             waiting = asyncio.ensure_future(backend.wait(queued))
             await asyncio.wait([waiting], timeout=1.2 * self.time_limit_s)
