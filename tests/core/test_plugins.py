@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -438,6 +439,20 @@ def test_a_command_is_a_click_command(install: Install) -> None:
         plugins.command("not-one")
     with pytest.raises(UsageError, match="'hello'"):
         plugins.command("helo")
+
+
+def test_a_bug_in_a_command_is_its_plugins(install: Install, tmp_path: Path) -> None:
+    source = STRATEGY.replace("strategies", "commands").format(name="burst")
+    install("arf_burst", "import click\n" + source + "\n@click.command()\ndef Mine():\n    1 / 0\n")
+    path = os.pathsep.join([str(tmp_path / "site-packages"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", "from arf.cli import main; main()", "burst"],
+        env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "arf: a bug in the plugin arf_burst (of arf-burst 1.2): please report it" in done.stderr
 
 
 def test_a_command_of_arfs_own_cannot_be_taken(install: Install) -> None:

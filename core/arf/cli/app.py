@@ -60,6 +60,8 @@ class Commands(click.Group):
     """Knows names and summaries; imports a command when it is called. Plugins come after the built-ins."""
 
     _plugins: Plugins | None = None
+    author = ""
+    """The plugin of somebody else's whose command was called; empty while none was."""
 
     @property
     def plugins(self) -> Plugins:
@@ -76,6 +78,8 @@ class Commands(click.Group):
         if (built_in := COMMANDS.get(cmd_name)) is not None:
             return _load(built_in.target)
         if cmd_name in self.plugins.names("command"):
+            if not self._is_ours(cmd_name):
+                self.author = self.plugins.provider("command", cmd_name).origin
             return self.plugins.command(cmd_name)
         return None
 
@@ -234,8 +238,11 @@ def _tell_bug(*, as_json: bool) -> None:
     if as_json:
         _print_json({"event": "error", "error": text.strip().splitlines()[-1], "hint": "", "exit_code": 1})
     print(text, file=sys.stderr, end="")
+    group = arf
+    assert isinstance(group, Commands)
+    whose = f"the plugin {group.author}" if group.author else f"arf {__version__}"
     print(
-        f"arf: a bug in arf {__version__}: please report it with the lines above. What is recorded is safe.",
+        f"arf: a bug in {whose}: please report it with the lines above. What is recorded is safe.",
         file=sys.stderr,
     )
 
