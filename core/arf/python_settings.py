@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 _SETTINGS = re.compile(
@@ -184,16 +184,20 @@ def _fields(definition: ast.ClassDef, uses: _Uses) -> Iterator[Setting]:
             if call.args or any(keyword.arg is None for keyword in call.keywords):
                 return
             taken.update(keyword.arg for keyword in call.keywords if keyword.arg)
+    yield from _defaults(name, definition, taken)
+
+
+def _defaults(prefix: str, definition: ast.ClassDef, taken: Collection[str]) -> Iterator[Setting]:
+    """What the body of a class sets, classes inside of it included."""
     for statement in definition.body:
         match statement:
-            case ast.Assign(targets=[ast.Name(id=field)], value=value):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=field), value=ast.expr() as value):
-                pass
-            case _:
-                continue
-        if field not in taken:
-            yield _field(f"{name}.{field}", value)
+            case (
+                ast.Assign(targets=[ast.Name(id=field)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=field), value=ast.expr() as value)
+            ) if field not in taken:
+                yield _field(f"{prefix}.{field}", value)
+            case ast.ClassDef(name=inner):
+                yield from _defaults(f"{prefix}.{inner}", statement, taken)
 
 
 _FIELDS = {"field", "Field", "ib", "attrib", "Option", "Argument"}

@@ -411,6 +411,8 @@ run(Settings())
     )
     assert constant(source, "Settings.width").low == 1
     assert "Field(0.002, gt=0" in replace(source, {"Settings.lr": 2e-3}, "train.py")
+    nested = "class Config:\n    class optim:\n        lr = 0.1\n        wd = 0.2\nc.optim.wd = 3\n"
+    assert names(nested) == ["Config.optim.lr"]
     assert names("@dataclass\nclass TrainConfig:\n    lr: float = 0.1\n") == ["TrainConfig.lr"]
 
 
