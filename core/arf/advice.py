@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pygit2.enums import FileMode
 
+from arf.errors import nearest
 from arf.logs import last_lines, nearest_metric
 from arf.types import Verdict
 from arf.workspace import Workspace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 READ_LINES = 60
 _MISSING_MODULE = re.compile(r"(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?")
 _MISSING_PROGRAM = re.compile(r"(?:^|[\s:'\"/])([\w.+-]+)['\"]?: (?:command )?not found")
+_MISSING_SCRIPT = re.compile(r"can't open file '([^'\n]+)'.*No such file")
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|MemoryError|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE
 )
@@ -69,10 +71,17 @@ def after_failed_baseline(
     if "not a git repository" in text:
         return f"work trees are no git repositories: let the script do without git in one, commit, {again}"
     if module := _MISSING_MODULE.search(text):
+        first = module[1].partition(".")[0]
+        own = [name for name in (f"{first}.py", first) if (workspace.directory / name).exists()]
+        if own and own[0] not in workspace.tracked(commit):
+            return f"{own[0]}: not tracked by git, so not in the work trees: commit it, {again}"
         return (
-            f"install {module[1].partition('.')[0]} where `{shown}` runs, or name another interpreter in "
+            f"install {first} where `{shown}` runs, or name another interpreter in "
             f"workspace.command (such as `uv run train.py`), {again}"
         )
+    if script := _MISSING_SCRIPT.search(text.replace(inside, "")):
+        found = nearest(script[1], workspace.tracked(commit))
+        return f"workspace.command: there is no {script[1]} in git; {found}"
     if program := _MISSING_PROGRAM.search(text):
         return f"install {program[1]}, or put it on PATH, {again}"
     if _OUT_OF_MEMORY.search(text):

@@ -1078,6 +1078,8 @@ class Engine:
             return
         if result.state is not JobState.SUCCEEDED:
             tail = "; ".join(last_lines(path, 1))
+            if result.state is JobState.TIMED_OUT:
+                tail = f"it reached workspace.setup_time_limit_s ({settings.setup_time_limit_s:g})"
             raise ArfError(
                 f"the set-up command failed ({result.state}, exit code {result.exit_code}): {tail}",
                 hint=f"its log is {path}; make `{settings.setup}` work, then start again",

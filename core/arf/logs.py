@@ -23,6 +23,8 @@ CURVE_POINTS = 64
 DIVERGED_READINGS = 3
 """A loss must stay above the limit, or be no number, for so many readings: a single spike recovers, and with
 scaled gradients a single NaN does."""
+LARGEST = 1e100
+"""An objective beyond it has exploded like one that is infinite; its square, for the noise, is no number."""
 MIN_STALL_S = 120.0
 STALL_FACTOR = 10
 """A stall is silence this many times longer than the longest that the baseline had."""
@@ -313,9 +315,9 @@ def objective_value(
     elif objective.pick is Pick.LAST:
         chosen = values[-1]
     else:
-        finite = [value for value in values if math.isfinite(value)] or values
+        finite = [value for value in values if abs(value) <= LARGEST] or values
         chosen = min(finite) if objective.direction == "min" else max(finite)
-    if not math.isfinite(chosen):
+    if not abs(chosen) <= LARGEST:
         return None, f"{name} is {chosen}"
     return chosen, ""
 

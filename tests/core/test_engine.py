@@ -363,6 +363,11 @@ def test_a_stopped_study_ends_its_jobs_and_goes_on_where_it_was(workspace: Path)
         ("open('out.txt'): Permission denied", "work trees of their own"),
         ("fatal: not a git repository", "work trees are no git repositories"),
         ("sh: 1: ./train.sh: Permission denied", r"`chmod \+x train.sh && git update-index --chmod=\+x"),
+        ("ModuleNotFoundError: No module named 'data.words'", "data: not tracked by git.*commit it"),
+        (
+            "python3: can't open file '/a/trian.sh': [Errno 2] No such file or directory",
+            "no /a/trian.sh in git",
+        ),
         ("anything else", r"make `sh train\.sh` work"),
     ],
 )

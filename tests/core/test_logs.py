@@ -203,6 +203,7 @@ def test_which_value_counts(
         ([], "printed no m or other metric that the parser can read"),
         ([(1.0, None), (2.0, None)], "printed m 2 times"),
         ([(math.nan, None)], "m is nan"),
+        ([(1e200, None)], "m is 1e+200"),
         ([(1.0, None), (math.inf, None)], "printed m 2 times"),
     ],
 )
