@@ -23,6 +23,9 @@ class TestJsonLines(MetricParserSuite):
         '{"loss": NaN, "a": -Infinity, "b": "nan", "c": "Infinity"}': at(
             loss=math.nan, a=-math.inf, b=math.nan, c=math.inf
         ),
+        '{"epoch": "3", "valid_loss": "5.12", "name": "7b", "version": "1.2.3"}': at(
+            epoch=3.0, valid_loss=5.12
+        ),
         '{"step": 10.0, "loss": 1}': at(10, loss=1.0),
         '{"step": 1.5, "loss": 1}': at(loss=1.0),
         '{"step": -1, "loss": 1}': at(loss=1.0),

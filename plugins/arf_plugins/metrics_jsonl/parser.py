@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from arf.interfaces import MetricParser
@@ -11,8 +12,10 @@ from arf_plugins.metrics_jsonl import Options
 
 LONGEST_NAME = 128
 
-_NOT_FINITE = {"nan", "inf", "-inf", "infinity", "-infinity"}
-"""What encoders that keep to the standard write as a text."""
+_NUMBER = re.compile(
+    r"[-+]?(?:(?:\d{1,32}(?:\.\d{0,32})?|\.\d{1,32})(?:e[-+]?\d{1,4})?|nan|inf(?:inity)?)", re.I
+)
+"""Numbers in a text, as fairseq writes them; NaN is one with every encoder that keeps to the standard."""
 
 
 class JsonLinesParser(MetricParser):
@@ -53,7 +56,7 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return float(value) if value.lower() in _NOT_FINITE else None
+        return float(value) if _NUMBER.fullmatch(value) else None
     if not isinstance(value, int | float):
         return None
     try:
