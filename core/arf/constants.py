@@ -27,13 +27,16 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import evolve, frozen
 
 from arf.errors import UsageError, nearest
 from arf.python_settings import Setting, find_settings
 from arf.types import Scalar
+
+if TYPE_CHECKING:
+    import yaml
 
 Number = int | float
 Value = Scalar | tuple[Scalar, ...]
@@ -184,10 +187,11 @@ _SHELL = _Language(name="shell")
 _C_LIKE = _Language(name="c", comments=("//", "/*"))
 _INI = _Language(name="ini", comments=("#", ";"), any_case=True, sections=True)
 _JSON = _Language(name="json", comments=())
+_YAML = _Language(name="yaml", any_case=True, nested=True)
 _SUFFIXES = {
     _PYTHON: ".py .pyw .pyi",
     _INI: ".toml .ini .cfg .conf",
-    _Language(name="yaml", any_case=True, nested=True): ".yaml .yml",
+    _YAML: ".yaml .yml",
     _Language(name="env", any_case=True): ".env .properties",
     _C_LIKE: ".c .h .cc .cpp .cxx .hpp .cu .cuh .metal .rs .go .zig .js .mjs .ts .java .kt .scala .swift .cs",
     _Language(name="lua", comments=("--",)): ".lua .hs",
@@ -203,7 +207,7 @@ def _language(path: str) -> _Language:
 
 @lru_cache(maxsize=512)
 def _read(source: str, language: _Language) -> tuple[Constant, ...]:
-    readers = {_PYTHON: _read_python, _JSON: _read_json}
+    readers = {_PYTHON: _read_python, _JSON: _read_json, _YAML: _read_yaml}
     found = readers[language](source) if language in readers else _read_lines(source, language)
     last: dict[str, Constant] = {}
     for constant in found:
@@ -291,6 +295,11 @@ def _read_python(source: str) -> Iterator[Constant]:
 
 
 _MOST_JSON = 1_000_000  # characters; what is longer is data
+_MOST_YAML = 100_000  # the same; its parser is slow
+
+
+_KEY = re.compile(r"[\w-]+")
+"""Keys of which a name can be made that tells no other thing."""
 
 
 def _read_json(source: str) -> Iterator[Constant]:
@@ -316,13 +325,74 @@ def _read_json(source: str) -> Iterator[Constant]:
 
 def _json_values(value: ast.Dict, prefix: str) -> Iterator[tuple[str, ast.expr]]:
     for key, item in zip(value.keys, value.values, strict=True):
-        if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
+        if (
+            not isinstance(key, ast.Constant)
+            or not isinstance(key.value, str)
+            or not _KEY.fullmatch(key.value)
+        ):
             continue
         name = prefix + key.value
         if isinstance(item, ast.Dict):
             yield from _json_values(item, name + ".")
         elif not isinstance(item, ast.Name) or item.id in ("true", "false"):
             yield name, item
+
+
+def _read_yaml(source: str) -> Iterator[Constant]:
+    """Every value in mappings, dotted by their keys; what is no YAML, such as a template, by single lines."""
+    import yaml
+
+    try:
+        top = yaml.compose(source, Loader=yaml.SafeLoader) if len(source) <= _MOST_YAML else None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        top = None
+    if not isinstance(top, yaml.MappingNode):
+        yield from _read_lines(source, _YAML)
+        return
+    lines = Lines(source)
+    for name, node in _yaml_values(top, "", set()):
+        span = node.start_mark.index, node.end_mark.index
+        literal = source[slice(*span)]
+        value = _yaml_value(node, source)
+        if value is not None:
+            yield _annotate(
+                Constant(
+                    name=name,
+                    value=value,
+                    line=node.start_mark.line + 1,
+                    span=span,
+                    literal=literal,
+                    comment=_comment(lines.rest(span[1]), _YAML),
+                    fixed="it is a list" if isinstance(value, tuple) else "",
+                )
+            )
+
+
+def _yaml_values(mapping: yaml.MappingNode, prefix: str, seen: set[int]) -> Iterator[tuple[str, yaml.Node]]:
+    """The values with the names of their keys, those of an alias once."""
+    import yaml
+
+    for key, item in mapping.value:
+        if isinstance(key, yaml.ScalarNode) and _KEY.fullmatch(key.value) and id(item) not in seen:
+            seen.add(id(item))
+            name = prefix + key.value
+            if isinstance(item, yaml.MappingNode):
+                yield from _yaml_values(item, name + ".", seen)
+            else:
+                yield name, item
+
+
+def _yaml_value(node: yaml.Node, source: str) -> Value | None:
+    """The value of a scalar or of a list as `[0.9, 0.95]`; None for anything else."""
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode) and node.flow_style and 0 < len(node.value) <= _MAX_ELEMENTS:
+        values = [_yaml_value(item, source) for item in node.value]
+        is_list = all(isinstance(value, bool | int | float | str) for value in values)
+        return tuple(cast("list[Scalar]", values)) if is_list else None
+    literal = source[node.start_mark.index : node.end_mark.index]
+    is_line = isinstance(node, yaml.ScalarNode) and literal and "\n" not in literal
+    return _plain_value(literal, _YAML) if is_line else None
 
 
 def _plain_name(statement: ast.stmt) -> str:

@@ -175,6 +175,18 @@ def test_check_enforces_annotations_together() -> None:
         check(read("WIDTH = 32 # [multiple of HEAD_DIM]\nHEAD_DIM = 32\n", "x.py"), {"HEAD_DIM": 64})
 
 
+YAML = """\
+opt: {{lr: {lr}, 'wd': {wd}}}  # x
+betas: [0.9, 1]
+text: |
+  lr: 3
+stages:
+  - lr: 1
+b: &b {{c: {c}}}
+d: *b
+"""
+
+
 @pytest.mark.parametrize(
     ("path", "source", "values", "replaced"),
     [
@@ -217,6 +229,13 @@ def test_check_enforces_annotations_together() -> None:
             {"LR": 0.2, "N": 4},
             "use constant LR => 0.2;\nour $N = 4;\n",
         ),
+        (
+            "a.yaml",
+            YAML.format(lr=0.1, wd=0, c=1),
+            {"opt.lr": 0.2, "opt.wd": 1, "b.c": 2},
+            YAML.format(lr=0.2, wd=1, c=2),
+        ),
+        ("a.yaml", "{% if x %}\nlr: 0.1 # [0..1]\n", {"lr": 0.2}, "{% if x %}\nlr: 0.2 # [0..1]\n"),
         ("a.yaml", "lr: 0.0001\nwd: 1e-3\n", {"lr": 5e-5, "wd": 1.5e-5}, "lr: 5.0e-05\nwd: 1.5e-05\n"),
         ("a.ini", "[a]\nx=1\n[b]\nx=1\n", {"b.x": 2}, "[a]\nx=1\n[b]\nx=2\n"),
         ("a.yaml", "m:\n  n: 8 # [1..9]\nn: 7\n", {"m.n": 9}, "m:\n  n: 9 # [1..9]\nn: 7\n"),

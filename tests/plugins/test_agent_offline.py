@@ -416,6 +416,10 @@ def test_a_number_in_a_list_stays_in_a_list() -> None:
     given = answer(OfflineAgent(), new_study(), '{"betas": [0.9, 0.99]}\n', Ask(n=9, base=BASE), "c.json")
     edits = [draft.edits[0].new for draft in given.ideas if draft.edits]
     assert '{"betas": [0.95, 0.99]' in edits
+    assert moves("adam-betas: [0.9, 0.99]\nlayers: [0, 2]\n", "c.yaml").keys() == {
+        "adam-betas[0]",
+        "adam-betas[1]",
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
+from itertools import repeat
 
 from attrs import evolve, frozen
 
@@ -17,9 +18,11 @@ from arf_plugins.agent_offline.scales import Scale, scale_of
 
 Values = Mapping[str, Scalar]
 
-_PART = re.compile(r"(?P<name>[\w.]+)\[(?P<index>\d+)\]\Z")
-_IS_SEQUENCE = re.compile(r"it is a (?:tuple|list)\Z")
-_PART_TITLE = re.compile(r"(?P<part>[\w.]+\[\d+\]) \S+ -> (?P<new>\S+)\Z")
+_PART = re.compile(r"(?P<name>[\w.-]+)\[(?P<index>\d+)\]\Z")
+_SEQUENCES = ("it is a tuple", "it is a list")
+_LEAST = 8
+"""Whole numbers below it are indices or strides in a list, as often as not."""
+_PART_TITLE = re.compile(r"(?P<part>[\w.-]+\[\d+\]) \S+ -> (?P<new>\S+)\Z")
 
 
 @frozen(kw_only=True)
@@ -188,12 +191,17 @@ def _parts(home: Mapping[str, tuple[str, Constant]]) -> tuple[dict[str, Scalar],
         if not isinstance(constant.value, tuple):
             values[name] = constant.value
             found.append(constant)
-        elif _IS_SEQUENCE.match(constant.fixed) and all(type(one) in (int, float) for one in constant.value):
+        elif constant.fixed in _SEQUENCES and all(map(_is_movable, constant.value, repeat(constant.fixed))):
             for index, one in enumerate(constant.value):
                 part = evolve(constant, name=f"{name}[{index}]", value=one, literal=repr(one), fixed="")
                 values[part.name] = one
                 found.append(part)
     return values, found
+
+
+def _is_movable(one: Scalar, sequence: str) -> bool:
+    """Whether a value in a tuple or a list is a number that may be moved."""
+    return type(one) is float or (type(one) is int and (one >= _LEAST or sequence == _SEQUENCES[0]))
 
 
 _DIVIDES = re.compile(r"\b([A-Z][A-Z0-9_]*)\s*%\s*([A-Z][A-Z0-9_]*)\s*==\s*0")
