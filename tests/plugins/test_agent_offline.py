@@ -40,7 +40,7 @@ from arf.types import (
 )
 from arf_plugins.agent_offline import OfflineOptions
 from arf_plugins.agent_offline.agent import OfflineAgent
-from arf_plugins.agent_offline.space import read_space
+from arf_plugins.agent_offline.space import given_by, read_space
 from arf_plugins.strategy_greedy.strategy import Greedy
 
 BASE = "ba5e" * 10
@@ -410,6 +410,24 @@ def test_a_number_in_a_tuple_is_moved_by_an_edit_that_keeps_the_comment() -> Non
     (edit,) = next(draft for draft in given.ideas if draft.title == "ADAM_BETAS[0] 0.8 -> 0.9").edits
     assert edit.old == "ADAM_BETAS = (0.8, 0.95)"
     assert edit.new == "ADAM_BETAS = (0.9, 0.95)"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python train.py --lr 0.1 -u",
+        "python train.py --lr=0.1",
+        "python train.py optim.lr=0.1",
+        ("python", "train.py", "-lr", "0.1"),
+        "cd x && lr=0.1 python train.py",
+    ],
+)
+def test_what_the_command_gives_stays_and_is_told(command: str | tuple[str, ...]) -> None:
+    source = 'p.add_argument("--lr", default=0.1)\np.add_argument("--width", default=64)\n'
+    space = read_space({"train.py": source}, given=given_by(command))
+    assert set(space.scales) == {"width"}
+    assert space.given == ("lr",)
+    assert set(read_space({"train.py": source}, only=["lr"], given=given_by(command)).scales) == {"lr"}
 
 
 def test_a_number_in_a_list_stays_in_a_list() -> None:

@@ -16,7 +16,7 @@ from arf_plugins.agent_offline.history import History, Row
 from arf_plugins.agent_offline.model import Basis, Model
 from arf_plugins.agent_offline.reasons import Reasons
 from arf_plugins.agent_offline.scales import Ordered, Scale
-from arf_plugins.agent_offline.space import Space, Values, is_part, read_space
+from arf_plugins.agent_offline.space import Space, Values, given_by, is_part, read_space
 
 _ROWS = 256
 """Commits that predictions rest on: the last ones."""
@@ -73,7 +73,8 @@ class OfflineAgent(Agent):
         return thought.factors(ask.n) if ask.kind is AskKind.FACTORS else await thought.ideas(ask.n)
 
     def _space(self, brief: Brief) -> Space:
-        return read_space(brief.files, self._options.only, self._options.never)
+        given = () if brief.workspace is None else given_by(brief.workspace.settings.command)
+        return read_space(brief.files, self._options.only, self._options.never, given)
 
 
 class _Ground:
@@ -246,6 +247,8 @@ def _what_stays(space: Space) -> Iterator[str]:
         name, (one, other) = next(iter(space.shared.items()))
         more = f", and {len(space.shared) - 1} more such names" if len(space.shared) > 1 else ""
         yield f"{name} stays, as {one} and {other} both have it{more}: let workspace.editable name only one"
+    if space.given:
+        yield f"workspace.command gives {', '.join(space.given[:5])}: leave out what is to be moved"
     if space.unknown:
         some = ", ".join(space.unknown[:5])
         yield f"nothing says how {some} may move; say it in a comment behind the value, such as # [1..16]"

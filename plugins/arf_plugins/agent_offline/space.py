@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 
@@ -44,6 +44,8 @@ class Space:
     """Constants that stay only because nothing says how they may move."""
     shared: Mapping[str, tuple[str, str]]
     """Two of the files of each name that stays because several files have it."""
+    given: tuple[str, ...]
+    """Constants that stay because the command that runs the script gives them."""
 
     def allows(self, change: Values) -> bool:
         """Whether the script may take a change, as far as its annotations and what ties it say."""
@@ -113,16 +115,36 @@ def is_part(name: str) -> bool:
     return name.endswith("]")
 
 
-def read_space(files: Mapping[str, str], only: Collection[str] = (), never: Collection[str] = ()) -> Space:
+_GIVEN = re.compile(r"(?<![\w-])--?([A-Za-z][\w.-]+)(?=[=\s]|\Z)|(?<![\w./-])([A-Za-z_][\w.]*)=")
+"""`--lr 0.1`, `--lr=0.1`, `-lr 0.1`, `optim.lr=0.1`, `LR=0.1 python train.py`."""
+
+
+def given_by(command: str | Sequence[str]) -> tuple[str, ...]:
+    """The last words of the names that a command gives a value: their defaults do nothing."""
+    text = command if isinstance(command, str) else " ".join(command)
+    found = (option or name for option, name in _GIVEN.findall(text))
+    return tuple(sorted({name.rpartition(".")[2].replace("-", "_") for name in found}))
+
+
+def read_space(
+    files: Mapping[str, str],
+    only: Collection[str] = (),
+    never: Collection[str] = (),
+    given: Collection[str] = (),
+) -> Space:
     """The space of some files. A name that two files share is left alone: an idea could not say which.
+
+    `given` are the last words of names that stay unless `only` has them.
 
     Raises UsageError where `only` or `never` names what is no constant of the files.
     """
-    return _space_of(tuple(sorted(files.items())), tuple(only), tuple(never))
+    return _space_of(tuple(sorted(files.items())), tuple(only), tuple(never), tuple(given))
 
 
 @lru_cache(maxsize=64)
-def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: tuple[str, ...]) -> Space:
+def _space_of(
+    files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: tuple[str, ...], given: tuple[str, ...]
+) -> Space:
     home: dict[str, tuple[str, Constant]] = {}
     shared: dict[str, tuple[str, str]] = {}
     for path, text in files:
@@ -130,8 +152,8 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
             if constant.name in home:
                 shared[constant.name] = (home[constant.name][0], path)
             home[constant.name] = (path, constant)
-    for option, given in (("only", only), ("never", never)):
-        for name in given:
+    for option, named in (("only", only), ("never", never)):
+        for name in named:
             if _whole_name(name) not in home:
                 raise UsageError(
                     f"agent.{option}: the editable files have no constant {name!r}", hint=nearest(name, home)
@@ -148,8 +170,9 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
         ties=(),
         unknown=(),
         shared=_movable(shared),
+        given=(),
     )
-    scales, unknown = {}, []
+    scales, unknown, stay = {}, [], []
     for constant in found:
         name, whole = constant.name, _whole_name(constant.name)
         if name in never or whole in never or constant.fixed or (is_part(name) and not space.can_edit(whole)):
@@ -158,12 +181,16 @@ def _space_of(files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: 
         if only and not wanted:
             continue
         scale = scale_of(constant, texts[home[whole][0]], values, wanted=wanted)
-        if scale is not None and scale.moves():
+        if not wanted and whole.rpartition(".")[2] in given:
+            stay += [name] if scale is not None else []
+        elif scale is not None and scale.moves():
             scales[name] = scale
         elif not names.is_forbidden(name) and not names.is_seed(name):
             unknown.append(name)
     ordered = dict(sorted(scales.items(), key=lambda item: -item[1].family.weight))
-    space = evolve(space, scales=ordered, ties=tuple(_ties(values, texts)), unknown=tuple(unknown))
+    space = evolve(
+        space, scales=ordered, ties=tuple(_ties(values, texts)), unknown=tuple(unknown), given=tuple(stay)
+    )
     moves = [(name, value) for name, scale in ordered.items() for value in scale.moves()]
     return evolve(space, moves=tuple((name, value) for name, value in moves if space.allows({name: value})))
 
