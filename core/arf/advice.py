@@ -124,6 +124,8 @@ def _on_the_metric(config: Config, metrics: Collection[str], log: Path) -> str:
         if len(line) < 4096 and (hit := there.search(line)):
             start = max(0, hit.start() - _SHOWN // 2)
             quoted = line[start : start + _SHOWN].strip()
+            if "," in hit[2].rstrip(","):
+                return f"the number in `{quoted}` has a comma: print {example}, with a point, and commit"
             before = re.escape(hit[1]).replace("\\ ", " ").replace("'", ".")
             return (
                 f"the parser {parser!r} does not read it in the line `{quoted}`: print {example} on a line "

@@ -238,14 +238,17 @@ class Watch:
     def _note(self, reading: Reading) -> None:
         if math.isfinite(reading.value):
             self.metrics[reading.name] = reading.value
-        if reading.name == _as_parsed(self.objective.metric):
+        if self._is_objective(reading):
             self.objectives.append((reading.value, reading.step))
             del self.objectives[:-512]
         if reading.step is not None:
             self.progress_step = reading.step
 
+    def _is_objective(self, reading: Reading) -> bool:
+        return _as_parsed(reading.name) == _as_parsed(self.objective.metric)
+
     def _is_loss(self, reading: Reading) -> bool:
-        is_low = self.objective.direction == "min" and reading.name == _as_parsed(self.objective.metric)
+        is_low = self.objective.direction == "min" and self._is_objective(reading)
         return is_low or ("loss" in reading.name.lower() and not _NO_LOSS.search(reading.name))
 
     def _follow(self, losses: Sequence[Reading], limits: WatchLimits) -> None:
@@ -289,7 +292,7 @@ _NO_LOSS = re.compile(
 
 
 def _as_parsed(metric: str) -> str:
-    """A metric's name as parsers give it: without blanks, so that people may write it as it is printed."""
+    """A metric's name without blanks, as `summary` gives it: people may write it as it is printed."""
     return "_".join(metric.split())
 
 

@@ -390,6 +390,7 @@ def test_the_hint_after_a_failed_baseline_follows_its_log(workspace: Path, said:
             "the final val bpb is 0.5 now",
             r"`the final val bpb is 0.5 now`.*'val_bpb': 'val bpb is \(\\S\+\)'",
         ),
+        ("val_bpb: 0,5", "has a comma: print"),
         ("Val_BPB: 0.5", "-o objective.metric=Val_BPB"),
         ("loss: 0.5", "print `val_bpb: 1.23` on a line of its own.*objective.metric"),
         ("done", "only in a file"),

@@ -21,6 +21,8 @@ from arf.logs import (
     objective_value,
 )
 from arf.types import Direction, Objective, Pick, Reading
+from arf_plugins.metrics_regex import Options
+from arf_plugins.metrics_regex.parser import RegexParser
 
 LIMITS = WatchLimits(log_bytes=1_000_000, stall_s=60.0, diverge_factor=3.0)
 
@@ -234,6 +236,14 @@ def test_a_metric_may_be_written_with_the_blanks_that_are_printed(log: Path) -> 
     append(log, "val_loss 0.5\n")
     seen.finish(0.0, LIMITS)
     assert seen.objectives == [(0.5, None)]
+
+
+def test_a_parser_may_give_names_with_blanks(log: Path) -> None:
+    parser = RegexParser(Options(patterns={"Top-1 error": r"Top-1 error is (\S+)"}))
+    seen = Watch(tail=LogTail(log), parser=parser, objective=Objective(metric="Top-1 error"))
+    append(log, "The Top-1 error is |24.5%|\n")
+    seen.finish(0.0, LIMITS)
+    assert seen.objectives == [(24.5, None)]
 
 
 def test_of_a_long_rest_the_end_is_read(log: Path) -> None:

@@ -58,7 +58,7 @@ def _number(text: str | None) -> float | None:
     """As it is printed, without what stands around it; commas only group thousands, and are no points."""
     if text is None:
         return None
-    text = text.lstrip(" \t([{").rstrip(" \t,;:)]}%.")
+    text = text.lstrip(" \t([{|*\"'").rstrip(" \t,;:)]}|*\"'%.")
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     try:
