@@ -920,14 +920,17 @@ class Engine:
         self._budgets.standing_usd = standing.note(self.store, there, self._now())
 
     def _watch_limits(self, role: Role) -> WatchLimits:
-        """What ends a run early. How the losses of the baseline go is normal, whatever it is."""
+        """What ends a run early. How the losses of the baseline go is normal, whatever it is, and nothing is
+        called diverged before that is known."""
         limits = self.config.limits
         factor = limits.diverge_factor
+        if factor is not None and (role is Role.BASELINE or not self._normal.runs):
+            factor = math.inf
         return WatchLimits(
             log_bytes=int(limits.log_mb * 2**20),
             stall_s=limits.stall_s or self._normal.stall_s,
             silent_start_s=limits.stall_s,
-            diverge_factor=math.inf if factor and role is Role.BASELINE else factor,
+            diverge_factor=factor,
             highest=self._normal.highest,
         )
 

@@ -123,6 +123,8 @@ class WatchLimits:
 class Normal:
     """What runs of the baseline have shown to be normal."""
 
+    runs: int = 0
+    """How many there were; what is normal is not known without any."""
     stall_s: float | None = None
     highest: Mapping[str, float] = field(factory=dict)
 
@@ -134,6 +136,7 @@ class Normal:
         names = {*self.highest, *run.highest}
         both = (self.highest, run.highest)
         return Normal(
+            runs=self.runs + 1,
             stall_s=stall_s,
             highest={name: max(one[name] for one in both if name in one) for name in sorted(names)},
         )
