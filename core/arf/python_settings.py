@@ -87,6 +87,8 @@ class _Uses:
 
     def __init__(self, module: ast.Module) -> None:
         self.calls: list[ast.Call] = []
+        self.started: set[str] = set()
+        """What is given to a call that makes a command of it."""
         self.loaded: set[str] = set()
         self.stored: Counter[str] = Counter()
         """Names that are assigned."""
@@ -108,6 +110,8 @@ class _Uses:
                 self.attributes.update(keyword.arg for keyword in keywords if keyword.arg)
             case ast.Call():
                 self.calls.append(node)
+                if node.args and isinstance(node.args[0], ast.Name) and _last_name(node.func) in _STARTS:
+                    self.started.add(node.args[0].id)
             case ast.Name(id=name, ctx=ast.Load()):
                 self.loaded.add(name)
             case ast.Name(id=name):
@@ -245,13 +249,8 @@ def _pairs(value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
 
 def _is_script(function: ast.FunctionDef, uses: _Uses) -> bool:
     """Whether a function is a command, or is named like a whole script."""
-    if _MAIN.match(function.name) or "command" in map(_last_name, function.decorator_list):
-        return True
-    return any(
-        _last_name(call.func) in _STARTS and isinstance(arg, ast.Name) and arg.id == function.name
-        for call in uses.calls
-        for arg in call.args[:1]
-    )
+    is_named = _MAIN.match(function.name) or function.name in uses.started
+    return bool(is_named) or "command" in map(_last_name, function.decorator_list)
 
 
 def _parameters(function: ast.FunctionDef, uses: _Uses) -> Iterator[Setting]:
