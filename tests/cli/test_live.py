@@ -16,6 +16,7 @@ import pytest
 from rich.cells import cell_len
 
 from arf.cli.board import Board, Progress, Slot, read_progress
+from arf.cli.formats import printable
 from arf.cli.live import draw, fit
 from arf.interfaces import MetricParser
 from arf.plugins import Plugins
@@ -113,6 +114,11 @@ def test_a_picture_fits_its_terminal(name: str, width: int, height: int) -> None
         text = "".join(text for text, _ in line)
         assert cell_len(text) <= width
         assert text.isprintable()
+
+
+def test_titles_lose_escape_sequences_whole() -> None:
+    title = "\x1b[31mred\x1b[0m \x1b[2J\x1b]0;window\x07 alert\r\n\u202ehere"
+    assert printable(title) == "red alert here"
 
 
 def test_a_picture_says_what_matters() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ VERDICT_COLOURS = {
     Verdict.INVALID: "magenta",
     Verdict.CANCELLED: "bright_black",
 }
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 
 
 def duration(seconds: float) -> str:
@@ -73,8 +76,9 @@ def paint(text: str, colour: str = "", *, bold: bool = False, stream: IO[str] | 
 
 
 def printable(text: str) -> str:
-    """One line without control characters: titles and reasons come from agents and logs."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    """One line without escape sequences and control characters: agents and logs write titles and reasons."""
+    plain = _ESCAPES.sub("", text)
+    return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> str:
