@@ -116,6 +116,13 @@ def test_a_picture_fits_its_terminal(name: str, width: int, height: int) -> None
         assert text.isprintable()
 
 
+def test_on_a_low_terminal_notes_give_way_to_what_is_left() -> None:
+    low = board(notes=("warning: one", "warning: two"))
+    text = ["".join(text for text, _ in line) for line in draw(low, 80, 10)]
+    assert any(line.startswith("left") for line in text)
+    assert not any("warning" in line for line in text)
+
+
 def test_titles_lose_escape_sequences_whole() -> None:
     title = "\x1b[31mred\x1b[0m \x1b[2J\x1b]0;window\x07 alert\r\n\u202ehere"
     assert printable(title) == "red alert here"

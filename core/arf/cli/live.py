@@ -82,7 +82,8 @@ def draw(board: Board, width: int, height: int) -> list[Line]:
     if width < MIN_WIDTH or height < MIN_HEIGHT:
         return _tiny(board)[:height]
     top = [*_head(board, width), *_facts(board, width)]
-    notes = [[(printable(note), "yellow")] for note in board.notes[-2:]]
+    room = max(0, min(2, height - len(top) - 4))
+    notes = [[(printable(note), "yellow")] for note in board.notes[max(0, len(board.notes) - room) :]]
     foot = [*notes, _foot(board)]
     rest = height - len(top) - len(foot) - 2
     slots = _slots(board, width, max(1, min(len(board.slots), rest * 2 // 3)))
