@@ -25,7 +25,7 @@ def arf_register_agents() -> Sequence[Declaration]:
     return [
         Declaration(
             name="anthropic",
-            summary="Ideas from a Claude model (needs ANTHROPIC_API_KEY)",
+            summary="ideas from a Claude model (needs ANTHROPIC_API_KEY)",
             implementation="arf_plugins.agent_anthropic.agent:AnthropicAgent",
             options=AnthropicOptions,
             extra="arf-research[anthropic]",

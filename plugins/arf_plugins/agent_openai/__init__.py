@@ -30,7 +30,7 @@ def arf_register_agents() -> Sequence[Declaration]:
     return [
         Declaration(
             name="openai",
-            summary="Ideas from a GPT or any OpenAI-compatible model (needs OPENAI_API_KEY)",
+            summary="ideas from a GPT or any OpenAI-compatible model (needs OPENAI_API_KEY)",
             implementation="arf_plugins.agent_openai.agent:OpenAIAgent",
             options=OpenAIOptions,
             extra="arf-research[openai]",
