@@ -437,7 +437,7 @@ def describe(item: Tried, study: Study) -> str:
         parts.append(f"[{constants}]")
     where = "" if len(study.tiers) < 2 else f" on {experiment.tier}"
     if experiment.budget is not None:
-        where += f" at {experiment.budget:.0%} of the budget"
+        where += f" at {100 * experiment.budget:.0f} % of the budget"
     if item.gain is not None:
         sure = f" ({item.sigmas:+.1f} sigma, {_runs(item.runs)})" if item.sigmas is not None else ""
         parts.append(f"gain {item.gain:+.5g}{sure}{where}")

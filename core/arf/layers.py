@@ -406,9 +406,14 @@ def _read_union(converter: cattrs.Converter, value: Any, cls: Any) -> Any:
     raise _Mismatch
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
 def _read_text(leaf: Leaf, _: Any) -> str:
     if leaf.value is None:
         raise _Mismatch
+    if odd := _CONTROL.search(leaf.text):
+        raise ValueError(f"holds the control character {odd[0]!r}")
     return leaf.text
 
 
@@ -424,17 +429,25 @@ def _read_bool(leaf: Leaf, _: Any) -> bool:
 def _read_int(leaf: Leaf, _: Any) -> int:
     value = leaf.value
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise _Mismatch
+    if abs(value) >= 2**63:
+        raise ValueError("is too large")
     return value
 
 
 def _read_float(leaf: Leaf, _: Any) -> float:
     value = leaf.value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _Mismatch
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError("is too large") from None
+    if not math.isfinite(number):
+        raise _Mismatch
+    return number
 
 
 def _read_seconds(leaf: Leaf, _: Any) -> float:

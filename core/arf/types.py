@@ -14,6 +14,8 @@ from typing import Annotated
 
 from attrs import field, frozen
 
+from arf.text import printable
+
 Scalar = bool | int | float | str
 """A value that a constant of a script can have."""
 
@@ -203,7 +205,7 @@ class Draft:
     `commit` is a commit that an external agent made in a work tree of its own.
     """
 
-    title: str
+    title: str = field(converter=printable)
     reason: str = ""
     constants: Mapping[str, Scalar] = field(factory=dict)
     edits: tuple[Edit, ...] = ()

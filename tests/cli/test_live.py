@@ -16,10 +16,10 @@ import pytest
 from rich.cells import cell_len
 
 from arf.cli.board import Board, Progress, Slot, read_progress
-from arf.cli.formats import printable
 from arf.cli.live import draw, fit
 from arf.interfaces import MetricParser
 from arf.plugins import Plugins
+from arf.text import printable
 
 ARF = str(Path(sys.executable).with_name("arf"))
 SECOND_SCREEN, FIRST_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
@@ -130,7 +130,7 @@ def test_titles_lose_escape_sequences_whole() -> None:
 
 def test_a_picture_says_what_matters() -> None:
     text = "\n".join("".join(text for text, _ in line) for line in draw(BOARDS["busy"], 200, 50))
-    for words in ("1.40000 (#12345, 3 runs), 0.0231 (1.60 %) better", "proof", "running 16, 4 idle", "97%"):
+    for words in ("1.40000 (#12345, 3 runs), 0.0231 (1.60 %) better", "proof", "running 16, 4 idle", "97 %"):
         assert words in text
     assert "7,655 experiments · 5m00s" in text
     assert "set-up: preparing the data" in "".join(t for line in draw(BEGINNING, 80, 24) for t, _ in line)

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from arf import config as configuration
 from arf.config import CHOICES, SECTIONS, Choice, Config, Noise, disabled_plugins, dump, is_secret_name, load
 from arf.errors import ConfigError, UsageError, nearest
+from arf.plugins import Plugins
 from arf.types import Direction, NoiseRule, SeedMode, WorkspaceSettings
 
 DOC = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -436,6 +437,33 @@ def test_names_that_look_like_secrets() -> None:
         assert is_secret_name(name), name
     for name in ("TOKENIZERS_PARALLELISM", "MAX_TOKENS", "KEYBOARD", "MONKEY", "OMP_NUM_THREADS", "PATH"):
         assert not is_secret_name(name), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("limits.budget_s", "1" + 400 * "0", "is too large"),
+        ("noise.replicates", "1" + 400 * "0", "is too large"),
+        ("budget.max_experiments", "1e30", "is too large"),
+        ("objective.metric", '"val\\e[31m_bpb"', r"control character '\x1b'"),
+        ("workspace.link", '["a\\0b"]', r"control character '\x00'"),
+    ],
+)
+def test_values_that_nothing_can_hold_are_refused_where_they_stand(
+    tmp_path: Path, key: str, value: str, said: str
+) -> None:
+    section, _, name = key.partition(".")
+    settings = {"workspace": {"command": "sh a.sh", "editable": "[a.sh]"}}
+    settings.setdefault(section, {})[name] = value
+    text = "".join(
+        f"{one}:\n" + "".join(f"  {k}: {v}\n" for k, v in keys.items()) for one, keys in settings.items()
+    )
+    (tmp_path / "arf.yaml").write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(workspace_file=tmp_path / "arf.yaml", options_class=Plugins.load().options)
+    assert key in str(raised.value)
+    assert f"arf.yaml:{text[: text.index(f'  {name}:')].count(chr(10)) + 1}" in str(raised.value)
+    assert said in str(raised.value)
 
 
 # ---- Documentation ---------------------------------------------------------------------------

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import frozen
 
-from arf.cli.formats import count, paint, printable
+from arf.cli.formats import count, paint
 from arf.cli.studies import DEMO, is_meant, json_option, print_json, workspace_file
 from arf.errors import ArfError
+from arf.text import printable
 
 if TYPE_CHECKING:
     from arf.config import Config

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, printable, small
+from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, small
 from arf.cli.studies import (
     find_experiment,
     find_study,
@@ -20,6 +20,7 @@ from arf.cli.studies import (
     study_option,
 )
 from arf.errors import ArfError, UsageError
+from arf.text import printable
 
 if TYPE_CHECKING:
     from arf.store import Store

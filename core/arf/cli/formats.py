@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Sequence
 from typing import IO
 
+from arf.text import printable
 from arf.types import Verdict
 
 VERDICT_COLOURS = {
@@ -20,8 +20,6 @@ VERDICT_COLOURS = {
     Verdict.INVALID: "magenta",
     Verdict.CANCELLED: "bright_black",
 }
-
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 
 
 def duration(seconds: float) -> str:
@@ -73,12 +71,6 @@ def paint(text: str, colour: str = "", *, bold: bool = False, stream: IO[str] | 
     import click
 
     return click.style(text, fg=colour or None, bold=bold or None)
-
-
-def printable(text: str) -> str:
-    """One line without escape sequences and control characters: agents and logs write titles and reasons."""
-    plain = _ESCAPES.sub("", text)
-    return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> str:

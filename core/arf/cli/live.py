@@ -19,8 +19,9 @@ from rich.segment import Segment
 from rich.style import Style
 
 from arf.cli.board import Board, Slot
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number, printable
+from arf.cli.formats import VERDICT_COLOURS, count, duration, number
 from arf.cli.words import best_text, noise_text, proof_text, verdict_counts
+from arf.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderResult
@@ -144,7 +145,7 @@ def _facts(board: Board, width: int) -> Iterator[Line]:
         yield _fact("proof", [(proof, "")])
     yield _fact("noise", [(noise_text(summary), "")])
     used = board.utilisation
-    share = f" · {used:.0%} of slot time in use" if used is not None else ""
+    share = f" · {100 * used:.0f} % of slot time in use" if used is not None else ""
     yield _fact("runs", [(f"{summary['ended']:,}", "bold"), (f": {verdict_counts(summary)}{share}", "")])
     left = board.budget_left
     texts = " · ".join(text for _, text in left)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.formats import duration, number, paint, percentage, printable, small, table
+from arf.cli.formats import duration, number, paint, percentage, small, table
 from arf.cli.studies import find_study, json_option, print_json, study_argument, study_folders, written_at
 from arf.cli.words import (
     aside_lines,
@@ -25,6 +25,7 @@ from arf.cli.words import (
     verdict_counts,
 )
 from arf.errors import StoreError, UsageError
+from arf.text import printable
 
 if TYPE_CHECKING:
     from arf.store import Store

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, printable, small
+from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, small
 from arf.cli.words import (
     REPORT_FILES,
     aside_lines,
@@ -27,6 +27,7 @@ from arf.cli.words import (
     verdict_counts,
 )
 from arf.estimate import lines, to_json
+from arf.text import printable
 from arf.types import Role, Verdict
 
 if TYPE_CHECKING:

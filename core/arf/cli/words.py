@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arf.cli.formats import count, duration, number, percentage, printable, small
+from arf.cli.formats import count, duration, number, percentage, small
+from arf.text import printable
 
 LITTLE = 0.005
 """Shares of time under this are not told."""
@@ -69,7 +70,7 @@ def slot_time(summary: Mapping[str, Any]) -> str:
     used = f"{duration(summary['slot_hours'] * 3600)} of slot time used"
     if summary["utilisation"] is None:
         return used
-    return f"{used}, {summary['utilisation']:.0%} of what there was"
+    return f"{used}, {100 * summary['utilisation']:.0f} % of what there was"
 
 
 def cost_text(summary: Mapping[str, Any]) -> str | None:

@@ -115,7 +115,7 @@ class SimOptions:
     )
     slots: int | None = field(
         default=None,
-        validator=validators.optional(validators.ge(1)),
+        validator=validators.optional(validators.and_(validators.ge(1), validators.le(100_000))),
         metadata={"help": "Slots of the first tier; null: as the tier says"},
     )
     run_s: Seconds = field(

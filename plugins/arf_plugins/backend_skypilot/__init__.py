@@ -88,7 +88,7 @@ class SkyPilotOptions:
     )
     slots: int = field(
         default=1,
-        validator=validators.gt(0),
+        validator=validators.and_(validators.gt(0), validators.le(100_000)),
         metadata={"help": "Jobs at a time where there are no tiers, only a template"},
     )
     resources: Mapping[str, Scalar] = field(

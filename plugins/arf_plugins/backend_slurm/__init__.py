@@ -53,7 +53,7 @@ class SlurmOptions:
     )
     slots: int = field(
         default=8,
-        validator=validators.gt(0),
+        validator=validators.and_(validators.gt(0), validators.le(100_000)),
         metadata={"help": "Jobs at a time, at most, on each tier that does not say itself"},
     )
     partition: str | None = field(
