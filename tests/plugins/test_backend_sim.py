@@ -377,7 +377,7 @@ def test_ideas_compose_and_conflict(workspace: SimWorkspace) -> None:
     both = workspace.compose(base, [deep, soft], message="x")
     other_way = workspace.compose(workspace.compose(base, [soft], message="x").commit, [deep], message="y")
     assert both.tree == other_way.tree
-    assert workspace.settings(both.commit)["SOFTCAP"] == 10.0
+    assert workspace.values(both.commit)["SOFTCAP"] == 10.0
     assert "DEPTH = 9" in workspace.files(both.commit)["train.py"]
     assert workspace.diff(base, both.commit).count("\n") == 4
     with pytest.raises(ConflictError, match="sets DEPTH to 9"):

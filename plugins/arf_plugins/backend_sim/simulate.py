@@ -107,7 +107,7 @@ class _Observer:
             self.moments.append(self._moment(study, experiment))
 
     def truth(self, commit: str) -> float:
-        return self.objective.truth(self.workspace.settings(commit), self.tier)
+        return self.objective.truth(self.workspace.values(commit), self.tier)
 
     def _moment(self, study: Study, experiment: Experiment) -> Moment:
         now = loop_now()
@@ -126,7 +126,7 @@ class _Observer:
             usd=study.usage.usd + sum(self.prices[tier] * s / 3600 for tier, s in slot_s.items()),
             truth=truth,
             truth_before=self.moments[-1].truth if self.moments else self.truth(base),
-            settings=dict(self.workspace.settings(experiment.commit)),
+            settings=dict(self.workspace.values(experiment.commit)),
         )
 
 
@@ -161,7 +161,7 @@ async def simulate_here(
         options,
         home,
         objective=objective,
-        settings=lambda job: workspace.settings(job.env["ARF_COMMIT"]),
+        settings=lambda job: workspace.values(job.env["ARF_COMMIT"]),
         write=logs.write,
     )
     tiers = await backend.tiers()

@@ -11,7 +11,7 @@ from pathlib import Path
 from arf import constants
 from arf.errors import ConflictError, UsageError, nearest
 from arf.logs import LogTail
-from arf.types import Draft, Idea, Scalar
+from arf.types import Draft, Idea, Scalar, WorkspaceSettings
 from arf.workspace import Composed
 from arf_plugins.objectives.objective import SCRIPT, SimulatedObjective
 
@@ -34,7 +34,9 @@ class SimTree:
 
 
 class SimWorkspace:
-    """What the engine needs of `arf.workspace.Workspace`, with the same rules and the same errors."""
+    """What engine and agents need of `arf.workspace.Workspace`, with the same rules and the same errors."""
+
+    settings = WorkspaceSettings(command=("python", SCRIPT), editable=(SCRIPT,))
 
     def __init__(self, objective: SimulatedObjective) -> None:
         self._objective = objective
@@ -47,7 +49,7 @@ class SimWorkspace:
 
     # ---- what is there ------------------------------------------------------------------------
 
-    def settings(self, commit: str) -> Mapping[str, Scalar]:
+    def values(self, commit: str) -> Mapping[str, Scalar]:
         """The value of each constant in a commit."""
         return self._settings[commit]
 
