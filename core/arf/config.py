@@ -351,10 +351,13 @@ def _with_names(layer: Layer) -> Layer:
     """Drops what is left empty at the top level, and writes `strategy: greedy` as a mapping."""
     data = {k: v for k, v in layer.data.items() if not (isinstance(v, Leaf) and v.value is None)}
     data.pop(VERSIONS_KEY, None)
+    places = dict(layer.places)
     for name in CHOICES:
         if isinstance(data.get(name), Leaf):
             data[name] = {"name": data[name]}
-    return Layer(data, layer.places)
+            if (name,) in places:
+                places[name, "name"] = places[name,]
+    return Layer(data, places)
 
 
 def _drop_other_options(low: Layer, high: Layer, name: str) -> None:

@@ -36,7 +36,12 @@ def one_line(told: str, *words: str) -> None:
         ("run . --max-experiments 0", 2, "at least 1"),
         ("run . --name a/b", 2, "--name"),
         ("run . --strategy gredy", 2, "did you mean 'greedy'"),
-        ("run . --backend loca", 2, "did you mean 'local'"),
+        (
+            "run . --backend loca",
+            2,
+            "--backend: backend.name: there is no backend 'loca'; did you mean 'local'",
+        ),
+        ("skill", 2, "name a command: install, show"),
         ("run . --agent offlin", 2, "did you mean 'offline'"),
         ("run . --parser sumary", 2, "did you mean 'summary'"),
         ("run . --config no.yaml", 2, "no.yaml"),

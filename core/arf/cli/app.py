@@ -218,10 +218,16 @@ def _is_nowhere() -> bool:
     return False
 
 
+_WITHOUT_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What click 8.2 raises where older ones print the help."""
+
+
 def _click_parts(error: click.ClickException) -> tuple[str, str]:
     """What click says, as arf says it: no capital, no full stop, and the nearest right name as a hint."""
     ctx = getattr(error, "ctx", None)
     usage = f"see `{ctx.command_path} --help`" if ctx else "see `arf --help`"
+    if isinstance(error, _WITHOUT_COMMAND):
+        return f"name a command: {', '.join(ctx.command.list_commands(ctx))}" if ctx else "", usage
     if isinstance(error, click.NoSuchOption):
         known = [option for parameter in ctx.command.params for option in parameter.opts] if ctx else []
         known += ["--help"]
