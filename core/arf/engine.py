@@ -650,13 +650,16 @@ class Engine:
         )
 
     def _keep(self, experiment: Experiment) -> None:
-        """Have git keep the commit, before anything runs: until then the user's next `git prune` takes it."""
+        """Have git keep the commit, before anything runs: until then the user's next `git prune` takes it.
+
+        It is made again if that has happened. Raises LostError if that cannot be.
+        """
         ideas = [self.study.ideas[idea] for idea in experiment.ideas]
         try:
-            self.workspace.compose(
-                experiment.parent, ideas, message=experiment.title
-            )  # again, if it has gone
+            self.workspace.compose(experiment.parent, ideas, message=experiment.title)
             self.workspace.keep(self.study.name, experiment.id, experiment.commit)
+        except (ConflictError, LostError) as error:
+            raise LostError(error.message, hint=error.hint) from None
         except ArfError as error:
             self._fail(error)  # no other commit will fare better
             raise

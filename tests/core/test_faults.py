@@ -1,6 +1,7 @@
 """What goes wrong around a study while it runs: full disks, folders that vanish, databases from a copy."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ from arf.launch import create, resume, study_directory
 from arf.plugins import Plugins
 from arf.store import DATABASE, Store
 from arf.testing.fakes import FakeBackend
-from arf.types import Experiment, Job, JobState, Verdict
+from arf.types import Experiment, ExperimentState, Job, JobState, Role, Verdict
 
 SCRIPT = """#!/bin/sh
 LEVEL=100    # the best is 140 [0..1000, step 10]
@@ -204,3 +205,40 @@ def test_a_bug_in_a_backend_ends_the_study_in_order(case: Case) -> None:
         case.run()
     assert case.meta("state") == "failed"
     assert all(e.verdict is not Verdict.CRASH for e in case.experiments())
+
+
+def test_a_study_goes_on_without_what_was_to_run_and_is_lost(case: Case) -> None:
+    case.make('[ "$ARF_EXPERIMENT" -gt 4 ] && [ ! -e "$ARF_GO" ] && sleep 30', experiments=10)
+
+    async def main() -> None:
+        config = load(workspace_file=case.workspace / "arf.yaml", options_class=case.plugins.options)
+        engine, lock = await create(case.workspace, config, case.plugins, "s")
+
+        def stop() -> None:
+            running = [engine.study.experiments[n] for n in engine.study.running]
+            if any(e.handle and e.role is Role.CANDIDATE for e in running):
+                engine.stop()
+            else:
+                asyncio.get_running_loop().call_later(0.01, stop)
+
+        stop()
+        await engine.run()
+        engine.store.close()
+        lock.release()
+
+    asyncio.run(main())
+    waiting = [e for e in case.experiments() if e.state is ExperimentState.ACCEPTED]
+    lost = next(e for e in waiting if e.role is Role.CANDIDATE)
+    commit = case.workspace / ".git" / "objects" / lost.commit[:2] / lost.commit[2:]
+    commit.chmod(0o600)
+    commit.write_bytes(b"")
+    (case.workspace / "go").touch()
+    os.environ["ARF_GO"] = str(case.workspace / "go")
+    try:
+        case.go_on()
+    finally:
+        del os.environ["ARF_GO"]
+    ended = {e.id: e for e in case.experiments()}
+    assert ended[lost.id].verdict is Verdict.CRASH
+    assert "git fsck" in ended[lost.id].reason
+    assert len(ended) == 10
