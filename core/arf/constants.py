@@ -8,7 +8,7 @@ YAML, JSON or INI file, dotted by its section), where a name in code is in capit
 The comment behind it may say in square brackets what the value may be, in parts joined by commas:
 
     [1..16]  [0.5..]  [..8]     bounds, both included
-    ["relu" | "gelu"]           choices
+    ["relu" | "gelu"]           choices; [relu, gelu] too, if the value is one of them
     [step 16]                   moves by multiples of 16
     [multiple of HEAD_DIM]      a multiple of a number, or of another constant
     [log]                       is moved by factors, not by differences
@@ -642,13 +642,14 @@ _BRACKETS = re.compile(r"\[((?:\"[^\"]*\"|'[^']*'|[^\]\"'])*)\]")
 _PARTS = re.compile(r"(?:\"[^\"]*\"|'[^']*'|[^,\"'])+")
 _RANGE = re.compile(rf"(?P<low>{_NUM})?\s*\.\.\s*(?P<high>{_NUM})?\Z")
 _CHOICES = re.compile(rf"(?:{_ITEM})(?:\s*\|\s*(?:{_ITEM}))+\Z")
+_LIST = re.compile(rf"\s*(?:{_ITEM})(?:\s*,\s*(?:{_ITEM}))+\s*\Z")
 _STEP = re.compile(rf"step\s+({_NUM})\Z")
 _MULTIPLE = re.compile(rf"multiples?\s+of\s+({_NUM}|[A-Za-z_][\w.]*)\Z")
 
 
 def _annotate(constant: Constant) -> Constant:
     for match in _BRACKETS.finditer(constant.comment):
-        fields = _parse_annotation(match[1])
+        fields = _parse_annotation(match[1]) or _parse_list(match[1], constant.value)
         if fields:
             text = constant.comment[: match.start()] + constant.comment[match.end() :]
             return evolve(constant, text=" ".join(text.split()).strip(" ,;"), **fields)
@@ -673,6 +674,16 @@ def _parse_annotation(text: str) -> dict[str, Any]:
         else:
             return {}
     return fields
+
+
+def _parse_list(text: str, value: object) -> dict[str, Any]:
+    """The choices of `[relu, gelu]`: a list that has the value. Two numbers may as well be bounds."""
+    if not _LIST.match(text):
+        return {}
+    choices = tuple(_choice(item) for item in re.findall(_ITEM, text))
+    has_value = any(_same(choice, value) for choice in choices)
+    is_clear = isinstance(value, str) or len(choices) > 2
+    return {"choices": choices} if has_value and is_clear else {}
 
 
 def _bound(text: str | None) -> Number | None:

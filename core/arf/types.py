@@ -197,6 +197,10 @@ class Edit:
     new: str
 
 
+def _one_line(title: str) -> str:
+    return printable(title) if isinstance(title, str) else title  # what is no text is told later, in words
+
+
 @frozen(kw_only=True)
 class Draft:
     """An idea as an agent has it, before it is a commit: exactly one of the four kinds of change.
@@ -205,7 +209,7 @@ class Draft:
     `commit` is a commit that an external agent made in a work tree of its own.
     """
 
-    title: str = field(converter=printable)
+    title: str = field(converter=_one_line)
     reason: str = ""
     constants: Mapping[str, Scalar] = field(factory=dict)
     edits: tuple[Edit, ...] = ()

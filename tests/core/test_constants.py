@@ -491,3 +491,19 @@ def test_bytes_that_are_not_utf8_hide_no_constant() -> None:
     assert (
         changed.encode("utf-8", "surrogateescape") == b"# caf\xe9\nNAME = 'caf\xe9'; LR = 0.2\nWIDTH = 16\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "choices"),
+    [
+        ('ACT = "relu"  # [relu, gelu, silu]', ("relu", "gelu", "silu")),
+        ('ACT = "relu"  # activation ["relu", "gelu"]', ("relu", "gelu")),
+        ("HEADS = 4  # [2, 4, 8]", (2, 4, 8)),
+        ("HEADS = 4  # [2, 8, 16]", ()),
+        ("DROP = 0.0  # [0, 1]", ()),
+        ("WIDTH = 64  # [batch, time]", ()),
+        ('ACT = "relu"  # [gelu, silu]', ()),
+    ],
+)
+def test_a_list_in_brackets_that_has_the_value_is_of_choices(line: str, choices: tuple[object, ...]) -> None:
+    assert read(f"{line}\n", "train.py")[0].choices == choices
