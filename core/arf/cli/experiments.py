@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, small
+from arf.cli.formats import VERDICT_COLOURS, count, duration, moment, number, paint, small
 from arf.cli.studies import (
     find_experiment,
     find_study,
@@ -119,12 +119,12 @@ def _print_experiment(told: dict[str, Any]) -> None:
             f"{told['role']}, {told['tier']}{_slot(told)}, seed {told['seed']}, attempt {told['attempt']}",
         ),
         ("job", f"{told['state']}{ended}{code}"),
-        ("accepted", told["accepted_at"]),
+        ("accepted", moment(told["accepted_at"])),
     ]
     if told["started_at"]:
-        rows.append(("started", told["started_at"]))
+        rows.append(("started", moment(told["started_at"])))
     if told["ended_at"]:
-        rows.append(("ended", f"{told['ended_at']}, after {duration(told['slot_s'])}"))
+        rows.append(("ended", f"{moment(told['ended_at'])}, after {duration(told['slot_s'])}"))
     if told["cost"]["usd"]:
         cost = told["cost"]
         shares = {"machines": cost["machines_usd"], "its share of the agent's asks": cost["agent_usd"]}

@@ -34,6 +34,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
+def moment(at: str) -> str:
+    """A time in ISO format as the clock on the wall shows it."""
+    from datetime import datetime
+
+    return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
 def number(value: float | None) -> str:
     """Six digits, without an exponent where a person needs none; a dash for None."""
     if value is None:
