@@ -95,7 +95,8 @@ class Bench:
                 words = entry.read_bytes().split(b"\0")
             except OSError:
                 continue
-            if str(self.path).encode() in b" ".join(words) and words[0].endswith((b"python", b"python3")):
+            program = words[0].rpartition(b"/")[2]
+            if str(self.path).encode() in b" ".join(words) and program.startswith(b"python"):
                 found.append(int(entry.parent.name))
         return found
 
