@@ -112,7 +112,7 @@ def _told(
 ) -> Callable[Concatenate[Repository, _P], _T]:
     @functools.wraps(method)
     def call(self: Repository, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with told(self.path, lacking=self._lacking):
+        with told(self.path, lacking=self.lacking):
             try:
                 return method(self, *args, **kwargs)
             except KeyError as error:  # how pygit2 says that an object is not there
@@ -131,9 +131,10 @@ class Repository:
         """The git directory that all work trees of the repository share."""
         self.is_partial = any(entry.name.endswith(".promisor") for entry in repository.config)
         """Whether it was cloned with a filter, so that objects may be missing without a fault."""
-        self._lacking = (
+        self.lacking = (
             "`git sparse-checkout disable` may bring it, or clone without --filter" if self.is_partial else ""
         )
+        """What to do then about one that is."""
         self._listings: OrderedDict[str, Files] = OrderedDict()
         self._unpacked: list[str] = []
         self._unflushed: deque[Path] = deque()
@@ -233,7 +234,7 @@ class Repository:
         found = self._repo.get(blob)
         if not isinstance(found, pygit2.Blob):
             raise LostError(
-                f"object {blob[:12]} is missing in {self.path}", hint=self._lacking or "`git fsck` says more"
+                f"object {blob[:12]} is missing in {self.path}", hint=self.lacking or "`git fsck` says more"
             )
         return found.data
 

@@ -80,6 +80,21 @@ class Blame:
             raise self.error(method, wrong)
         return given
 
+    def call_or(self, method: str, call: Callable[[], T], check: Callable[[T], str], instead: T) -> T:
+        """As `call`, for what arf can do without: on an error `instead` is given, and a warning."""
+        try:
+            return self.call(method, call, check)
+        except ArfError as error:
+            self.warn(method, error)
+            return instead
+
+    async def close(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Close what is guarded; an error is a warning."""
+        try:
+            await self.wait("aclose", call, _anything)
+        except ArfError as error:
+            self.warn("aclose", error)
+
     def warn(self, method: str, error: Exception) -> None:
         """Once for each method: it may be called thousands of times."""
         level = logging.DEBUG if method in self._warned else logging.WARNING
@@ -120,11 +135,9 @@ class GuardedStrategy(Strategy):
         return [item for item in decided if item not in refused]
 
     def why_ended(self, study: Study) -> str:
-        try:
-            return self._blame.call("why_ended", lambda: self._inner.why_ended(study), _wrong(str))
-        except ArfError as error:
-            self._blame.warn("why_ended", error)
-            return super().why_ended(study)
+        return self._blame.call_or(
+            "why_ended", lambda: self._inner.why_ended(study), _wrong(str), super().why_ended(study)
+        )
 
 
 def _key(plan: Plan) -> tuple[str, tuple[int, ...]]:
@@ -139,21 +152,13 @@ class GuardedAgent(Agent):
 
     @property
     def parallel(self) -> int:
-        try:
-            return self._blame.call("parallel", lambda: self._inner.parallel, _wrong_parallel)
-        except ArfError as error:
-            self._blame.warn("parallel", error)
-            return 1
+        return self._blame.call_or("parallel", lambda: self._inner.parallel, _wrong_parallel, 1)
 
     def check(self, brief: Brief) -> None:
         return self._blame.call("check", lambda: self._inner.check(brief), _anything)
 
     def estimate(self, brief: Brief) -> Usage | None:
-        try:
-            return self._blame.call("estimate", lambda: self._inner.estimate(brief), wrong_cost)
-        except ArfError as error:
-            self._blame.warn("estimate", error)
-            return None
+        return self._blame.call_or("estimate", lambda: self._inner.estimate(brief), wrong_cost, None)
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         try:
@@ -164,10 +169,7 @@ class GuardedAgent(Agent):
             raise
 
     async def aclose(self) -> None:
-        try:
-            await self._blame.wait("aclose", self._inner.aclose, _anything)
-        except ArfError as error:
-            self._blame.warn("aclose", error)
+        await self._blame.close(self._inner.aclose)
 
 
 class GuardedBackend(Backend):
@@ -204,25 +206,17 @@ class GuardedBackend(Backend):
         await self._blame.wait("cancel", lambda: self._inner.cancel(handle), _anything)
 
     def node_of(self, slot: str) -> str:
-        try:
-            return self._blame.call("node_of", lambda: self._inner.node_of(slot), _wrong(str))
-        except ArfError as error:
-            self._blame.warn("node_of", error)
-            return super().node_of(slot)
+        return self._blame.call_or(
+            "node_of", lambda: self._inner.node_of(slot), _wrong(str), super().node_of(slot)
+        )
 
     def set_aside(self, node: str, why: str) -> bool:
-        try:
-            return self._blame.call("set_aside", lambda: self._inner.set_aside(node, why), _wrong(bool))
-        except ArfError as error:
-            self._blame.warn("set_aside", error)
-            return super().set_aside(node, why)
+        return self._blame.call_or(
+            "set_aside", lambda: self._inner.set_aside(node, why), _wrong(bool), super().set_aside(node, why)
+        )
 
     def notes(self) -> Sequence[str]:
-        try:
-            return self._blame.call("notes", self._inner.notes, _wrong(Sequence[str]))
-        except ArfError as error:
-            self._blame.warn("notes", error)
-            return super().notes()
+        return self._blame.call_or("notes", self._inner.notes, _wrong(Sequence[str]), super().notes())
 
     async def check(self) -> Sequence[Finding]:
         try:
@@ -237,10 +231,7 @@ class GuardedBackend(Backend):
         await self._blame.wait("down", self._inner.down, _anything)
 
     async def aclose(self) -> None:
-        try:
-            await self._blame.wait("aclose", self._inner.aclose, _anything)
-        except ArfError as error:
-            self._blame.warn("aclose", error)
+        await self._blame.close(self._inner.aclose)
 
 
 class GuardedParser(MetricParser):

@@ -692,8 +692,8 @@ class Store:
         query = (
             "SELECT count(*), max(id), text FROM events WHERE kind = ?"  # text is that of the row with max
         )
-        count, _, text = self._db.execute(query, (kind,)).fetchone()
-        return int(count), text or ""
+        row = self._first(query, (kind,))
+        return (int(row[0]), row[2] or "") if row else (0, "")
 
     def refusals(self, limit: int = 20) -> list[tuple[str, tuple[int, ...], str]]:
         """(parent, ideas, reason), the newest first."""

@@ -700,7 +700,7 @@ class Workspace:
         if missing:
             raise WorkspaceError(
                 f"this is a partial clone, and has not {self.shown(missing)}",
-                hint="`git sparse-checkout disable` may bring it, or clone without --filter",
+                hint=self.git.lacking,
             )
 
     def _check_editable(self, listing: Files) -> None:
