@@ -14,7 +14,7 @@ from arf.types import Answer, Ask, Draft, Job, JobResult, Plan, Reading, Receipt
 
 if TYPE_CHECKING:
     from arf.study import Study
-    from arf.workspace import Workspace
+    from arf.workspace.workspace import Workspace
 
 
 class Strategy(ABC):
@@ -56,9 +56,9 @@ class Tried:
     """Whether the script ended otherwise than well; not if there was no slot to run it on."""
 
 
-class Desk(ABC):
+class SubmissionQueue(ABC):
     """Where a running study takes orders from agents and people. The engine's own works in its process;
-    `arf.mailbox.MailDesk` is the same from another process."""
+    `arf.submissions.remote.RemoteQueue` is the same from another process."""
 
     @abstractmethod
     async def submit(self, key: str, submissions: Sequence[Submission]) -> Sequence[Receipt]:
@@ -119,7 +119,7 @@ class Brief:
     """Whether a path, relative to the workspace, may be changed or made; None: only `files` may."""
     budget_left: Mapping[str, float] = field(factory=dict)
     """What is left of the budgets that are set: `experiments`, `seconds`, `slot_hours`, `usd`, `tokens`."""
-    desk: Desk | None = None
+    queue: SubmissionQueue | None = None
     """Where an ask for experiments may submit while it is answered; None in tests that need none."""
     extra: Mapping[str, Any] = field(factory=dict)
 
@@ -166,7 +166,7 @@ class Agent(ABC):
 
 
 @frozen(kw_only=True)
-class Standing:
+class HeldResource:
     """Something that a backend holds whether or not a job runs on it, such as a cluster of machines."""
 
     name: str
@@ -267,14 +267,14 @@ class Backend(ABC):
         """
         return ()
 
-    async def standing(self) -> Sequence[Standing]:
+    async def held_resources(self) -> Sequence[HeldResource]:
         """What is up on behalf of this study and may cost money; also in another process, after a crash."""
         return ()
 
     async def down(self) -> None:
-        """Take down all that `standing` tells. Idempotent. Called at a study's end and by `arf stop --down`.
+        """Take down all that `held_resources` tells. Idempotent.
 
-        Raises BackendError that names what is still up.
+        Called at a study's end and by `arf stop --down`. Raises BackendError that names what is still up.
         """
         return
 

@@ -12,15 +12,15 @@ from typing import Any
 import attrs
 
 from arf import __version__
-from arf.config import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
-from arf.engine import Engine, agent_brief
+from arf.config.schema import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
+from arf.engine.engine import Engine, agent_brief
 from arf.errors import ArfError, StoreError, UsageError
-from arf.jobs import write_whole
-from arf.mailbox import Mailbox
-from arf.plugins import Plugins
-from arf.store import DATABASE, STUDIES, Store, StudyLock
+from arf.plugins.registry import Plugins
+from arf.sdk.jobs import write_whole
+from arf.store.database import DATABASE, STUDIES, Store, StudyLock
 from arf.study import Study
-from arf.workspace import Workspace
+from arf.submissions.remote import Mailbox
+from arf.workspace.workspace import Workspace
 
 CONFIG_FILE = "study.yaml"
 

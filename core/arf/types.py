@@ -6,6 +6,7 @@ Identifiers of ideas, experiments and asks are integers that count from 1 within
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -14,7 +15,14 @@ from typing import Annotated
 
 from attrs import field, frozen
 
-from arf.text import printable
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+
+
+def printable(text: str) -> str:
+    """Text that others have written, as one line without escape sequences and control characters."""
+    plain = _ESCAPES.sub("", text)
+    return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
+
 
 Scalar = bool | int | float | str
 """A value that a constant of a script can have."""
@@ -391,7 +399,7 @@ class Answer:
     ideas: tuple[Draft, ...] = ()
     factors: tuple[FactorDraft, ...] = ()
     submissions: tuple[Submission, ...] = ()
-    """To an ask for experiments; what was submitted at `Brief.desk` meanwhile is not repeated here."""
+    """To an ask for experiments; what was submitted at `Brief.queue` meanwhile is not repeated here."""
     usage: Usage = Usage()
     exhausted: bool = False
     """It has nothing more for this base, now or later: do not ask again until the base changes."""

@@ -14,7 +14,7 @@ import pytest
 import rigs
 import service
 
-from arf.store import Store
+from arf.store.database import Store
 from arf.types import Verdict
 
 ARF = str(Path(sys.executable).with_name("arf"))

@@ -123,10 +123,10 @@ async def bare(directory: Path, count: int) -> list[tuple[int, float, float]]:
 
 
 async def arf(directory: Path, count: int) -> list[tuple[int, float, float]]:
-    from arf.config import load
+    from arf.config.schema import load
     from arf.launch import create
-    from arf.plugins import Plugins
-    from arf.store import Store
+    from arf.plugins.registry import Plugins
+    from arf.store.database import Store
 
     plugins = Plugins.load(disable=["report"])
     config = load(

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from attrs import evolve
 
-from arf.judge import judge
-from arf.plugins import Plugins
-from arf.store import DATABASE, Store
+from arf.judge.rule import judge
+from arf.plugins.registry import Plugins
+from arf.status.summary import summarize
+from arf.store.database import DATABASE, Store
 from arf.study import Study
-from arf.summary import summarize
 from arf.types import Experiment, ExperimentState, Idea, JobState, Role, Tier, Verdict
 
 SIZES = (100, 1_000, 10_000, 100_000)

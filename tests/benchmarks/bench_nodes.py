@@ -9,8 +9,8 @@ import logging
 import statistics
 import sys
 
-from arf.config import Budget
-from arf.plugins import Plugins
+from arf.config.schema import Budget
+from arf.plugins.registry import Plugins
 from arf_plugins.backend_sim import BadNode, ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.simulate import Simulation, simulate
 

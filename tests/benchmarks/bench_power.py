@@ -16,7 +16,7 @@ from random import Random as Chance
 from typing import Any
 
 from arf.interfaces import Strategy
-from arf.stats import noise
+from arf.judge.statistics import noise
 from arf.testing.laboratory import Ideas, Laboratory
 from arf.types import NoiseRule, Role, Tier
 from arf_plugins.strategy_greedy import Options

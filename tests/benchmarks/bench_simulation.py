@@ -10,8 +10,8 @@ import asyncio
 import sys
 import time
 
-from arf.config import Budget
-from arf.plugins import Plugins
+from arf.config.schema import Budget
+from arf.plugins.registry import Plugins
 from arf_plugins.backend_sim import ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.clock import run_virtual
 from arf_plugins.backend_sim.simulate import Simulation, simulate

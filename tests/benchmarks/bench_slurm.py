@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from arf.launch import study_directory
-from arf.store import Store
+from arf.store.database import Store
 from arf.types import Job, JobState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "slurm"))

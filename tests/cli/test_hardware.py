@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from arf.store import Store
+from arf.store.database import Store
 
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 

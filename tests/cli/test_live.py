@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from arf.cli.board import Board, Progress, Slot, read_progress
 from arf.cli.live import draw, fit
+from arf.cli.view_model import Board, Progress, Slot, read_progress
 from arf.interfaces import MetricParser
-from arf.plugins import Plugins
-from arf.text import printable
+from arf.plugins.registry import Plugins
+from arf.types import printable
 
 ARF = str(Path(sys.executable).with_name("arf"))
 SECOND_SCREEN, FIRST_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"

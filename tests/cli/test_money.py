@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arf.cli.app import run
-from arf.store import Store
+from arf.store.database import Store
 
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from arf.cli.app import COMMANDS, run
 from arf.cli.app import arf as group
 from arf.cli.demo import bundled
-from arf.config import load
-from arf.plugins import Plugins
-from arf.workspace import Workspace
+from arf.config.schema import load
+from arf.plugins.registry import Plugins
+from arf.workspace.workspace import Workspace
 
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from arf.store import Store, StudyLock, lock_owner
+from arf.store.database import Store, StudyLock, lock_owner
 
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., Any]
@@ -84,7 +84,8 @@ def test_status_and_list(arf: Arf, finished: Path) -> None:
 def test_status_reads_nothing_but_the_store(arf: Arf, finished: Path) -> None:
     code = (
         "import sys; from arf.cli.app import run; code = run(['status']); "
-        "print(code, *[m for m in ('asyncio', 'pygit2', 'yaml', 'cattrs', 'rich', 'scipy', 'arf.engine') "
+        "print(code, *[m for m in "
+        "('asyncio', 'pygit2', 'yaml', 'cattrs', 'rich', 'scipy', 'arf.engine.engine') "
         "if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(

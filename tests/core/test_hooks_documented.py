@@ -9,7 +9,7 @@ from attrs import fields
 
 from arf import hooks
 from arf.hooks import Declaration
-from arf.plugins import HOOKS, REGISTER
+from arf.plugins.registry import HOOKS, REGISTER
 from arf.testing import suites
 
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 from attrs import define, evolve, field
 
-from arf.constants import read, replace
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.study import Study
 from arf.testing.laboratory import Laboratory
 from arf.testing.suites import AgentSuite
@@ -38,6 +37,7 @@ from arf.types import (
     Usage,
     Verdict,
 )
+from arf.workspace.constants import read, replace
 from arf_plugins.agent_offline import OfflineOptions
 from arf_plugins.agent_offline.agent import OfflineAgent
 from arf_plugins.agent_offline.space import given_by, read_space
@@ -157,7 +157,7 @@ def values_of(text: str) -> dict[str, Any]:
 
 
 @define
-class Bench(Laboratory):
+class ToolContext(Laboratory):
     """A study in memory of a script whose `truth_of` is known, with the real judge and greedy strategy."""
 
     agent: Agent = field(factory=OfflineAgent)
@@ -264,8 +264,8 @@ class RandomAgent(Agent):
         return Answer(ideas=tuple(drafts))
 
 
-def simulated(agent: Agent, seed: int, n: int, sigma: float = 0.009, **settings: Any) -> Bench:
-    bench = Bench(
+def simulated(agent: Agent, seed: int, n: int, sigma: float = 0.009, **settings: Any) -> ToolContext:
+    context = ToolContext(
         Greedy(),
         agent=agent,
         seed=seed,
@@ -276,8 +276,8 @@ def simulated(agent: Agent, seed: int, n: int, sigma: float = 0.009, **settings:
         rule=NoiseRule(confirm=0),
         **settings,
     )
-    bench.run()
-    return bench
+    context.run()
+    return context
 
 
 @pytest.mark.slow
@@ -528,17 +528,17 @@ def only_depth(values: Mapping[str, Any]) -> float:
 
 def test_goes_on_in_a_direction_that_won_and_never_beyond_a_crash() -> None:
     text = "DEPTH = 4  # [1..64]\nWEIGHT_DECAY = 0.1\nDROPOUT = 0.1\n"
-    bench = simulated(OfflineAgent(), 1, 60, sigma=0.001, text=text, outcome=only_depth)
-    experiments = bench.study.experiments.values()
-    assert values_of(bench.texts[bench.study.incumbent_commit])["DEPTH"] in (11, 12)
-    crashed = [values_of(bench.texts[e.commit])["DEPTH"] for e in experiments if e.verdict is Verdict.CRASH]
+    context = simulated(OfflineAgent(), 1, 60, sigma=0.001, text=text, outcome=only_depth)
+    experiments = context.study.experiments.values()
+    assert values_of(context.texts[context.study.incumbent_commit])["DEPTH"] in (11, 12)
+    crashed = [values_of(context.texts[e.commit])["DEPTH"] for e in experiments if e.verdict is Verdict.CRASH]
     assert crashed == sorted(crashed, reverse=True)
     assert len(crashed) < 8
 
 
 def test_reasons_cite_experiments_and_expectations_come_from_results() -> None:
-    bench = simulated(OfflineAgent(), 2, 40)
-    drafts = [draft for given in bench.answers for draft in given.ideas]
+    context = simulated(OfflineAgent(), 2, 40)
+    drafts = [draft for given in context.answers for draft in given.ideas]
     assert drafts[0].reason == "LR_MULT has not been tried yet; it is one of the learning rates"
     assert drafts[0].expected is None
     later = [draft for draft in drafts if draft.expected is not None]
@@ -546,37 +546,37 @@ def test_reasons_cite_experiments_and_expectations_come_from_results() -> None:
 
 
 def test_never_gives_what_the_study_holds_however_it_came_about() -> None:
-    bench = simulated(OfflineAgent(), 3, 60)
+    context = simulated(OfflineAgent(), 3, 60)
     made: list[frozenset[Any]] = []
-    for number, one in bench.study.ideas.items():
-        made.append(frozenset(values_of(bench.texts[f"{number:040x}"]).items()))
+    for number, one in context.study.ideas.items():
+        made.append(frozenset(values_of(context.texts[f"{number:040x}"]).items()))
         assert one.constants
     assert len(set(made)) == len(made)
-    assert not [plan for plan, reason in bench.study.refusals.items() if reason == "the same code"]
+    assert not [plan for plan, reason in context.study.refusals.items() if reason == "the same code"]
 
 
 def test_a_resumed_agent_answers_as_the_one_before_would_have(tmp_path: Path) -> None:
-    bench = simulated(OfflineAgent(), 4, 40, directory=tmp_path)
-    study = bench.study
-    ask, files = Ask(n=4, base=study.incumbent_commit), {"train.py": bench.texts[study.incumbent_commit]}
+    context = simulated(OfflineAgent(), 4, 40, directory=tmp_path)
+    study = context.study
+    ask, files = Ask(n=4, base=study.incumbent_commit), {"train.py": context.texts[study.incumbent_commit]}
     brief = Brief(study=study, files=files, directory=tmp_path)
     assert study.incumbent_commit != BASE
-    before = asyncio.run(bench.agent.answer(ask, brief))
+    before = asyncio.run(context.agent.answer(ask, brief))
     after = asyncio.run(OfflineAgent().answer(ask, brief))
     assert before == after
     assert before.ideas
 
 
 def test_a_damaged_note_of_its_own_costs_knowledge_and_no_more(tmp_path: Path) -> None:
-    bench = simulated(OfflineAgent(), 4, 30, directory=tmp_path)
+    context = simulated(OfflineAgent(), 4, 30, directory=tmp_path)
     (tmp_path / "constants.json").write_text("{")
-    commit = bench.study.incumbent_commit
-    brief = Brief(study=bench.study, files={"train.py": bench.texts[commit]}, directory=tmp_path)
+    commit = context.study.incumbent_commit
+    brief = Brief(study=context.study, files={"train.py": context.texts[commit]}, directory=tmp_path)
     assert asyncio.run(OfflineAgent().answer(Ask(n=2, base=commit), brief)).ideas
 
 
 def test_predictions_rest_on_a_bounded_number_of_results() -> None:
     """So that an answer costs the same after ten experiments and after ten thousand."""
-    bench = simulated(OfflineAgent(), 5, 60)
-    history = bench.agent._history  # type: ignore[attr-defined]
+    context = simulated(OfflineAgent(), 5, 60)
+    history = context.agent._history  # type: ignore[attr-defined]
     assert len(list(history.rows(10))) <= 11

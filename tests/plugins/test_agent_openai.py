@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arf.interfaces import Brief
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.study import Study
 from arf.testing.suites.agent import BASE, SCRIPT
 from arf.types import Answer, Ask, Tier, Usage

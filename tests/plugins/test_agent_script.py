@@ -10,7 +10,7 @@ import pytest
 
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.study import Study
 from arf.testing.suites import AgentSuite
 from arf.types import Answer, Ask, AskKind, Draft, Edit, Idea, Tier

@@ -18,7 +18,7 @@ import pytest
 
 from arf.errors import BackendError
 from arf.interfaces import Backend
-from arf.jobs import handle_of
+from arf.sdk.jobs import handle_of
 from arf.testing.suites import BackendSuite
 from arf.types import Job, JobResult, JobState
 from arf_plugins.backend_local import LocalOptions, devices, processes, records, warm

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from arf.config import Budget
+from arf.config.schema import Budget
 from arf.errors import BackendError, ConflictError, UsageError
 from arf.interfaces import Brief
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.testing.fakes import FakeAgent
 from arf.types import Answer, Ask, Draft, Idea, Job, JobState, Verdict
 from arf_plugins.backend_sim import ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.backend import SimBackend
 from arf_plugins.backend_sim.clock import VirtualLoop, run_virtual
-from arf_plugins.backend_sim.dice import DiceAgent
+from arf_plugins.backend_sim.random import DiceAgent
 from arf_plugins.backend_sim.simulate import Simulated, Simulation, simulate, simulate_here
 from arf_plugins.backend_sim.thinking import ThinkingAgent
 from arf_plugins.backend_sim.workspace import SimWorkspace

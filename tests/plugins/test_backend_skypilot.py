@@ -420,17 +420,17 @@ def test_a_job_is_cancelled_while_its_cluster_cannot_be_reached(study: Study) ->
 
 def test_what_stands_is_told_and_taken_down_by_another_process(study: Study) -> None:
     study.run_jobs(study.job("a", "sleep 0.2"), study.job("b", "sleep 0.2"))
-    standing = study.run(lambda backend: backend.standing())
+    standing = study.run(lambda backend: backend.held_resources())
     assert [(one.name, one.tier, one.state) for one in standing] == [(n, "H100", "UP") for n in study.names]
     assert sum(one.usd_per_hour for one in standing) == 4.0
     study.run(lambda backend: backend.down())
     assert study.names == []
-    assert study.run(lambda backend: backend.standing()) == []
+    assert study.run(lambda backend: backend.held_resources()) == []
     study.run(lambda backend: backend.down())
 
 
 def test_a_study_that_had_no_cluster_asks_nothing(study: Study) -> None:
-    assert study.run(lambda backend: backend.standing()) == ()
+    assert study.run(lambda backend: backend.held_resources()) == ()
     study.run(lambda backend: backend.down())
     assert {call for call, _ in study.sky.calls} == {"close"}
 

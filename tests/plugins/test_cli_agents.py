@@ -18,19 +18,19 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from arf.engine import agent_brief
+from arf.engine.engine import agent_brief
 from arf.errors import AgentError
 from arf.interfaces import Brief
 from arf.study import Study
 from arf.testing.studies import run_study
 from arf.types import Answer, Ask, AskKind, Usage, WorkspaceSettings
-from arf.workspace import Workspace
+from arf.workspace.workspace import Workspace
 from arf_plugins.agent_claude_code import ClaudeCodeOptions
 from arf_plugins.agent_claude_code.agent import ClaudeCode
 from arf_plugins.agent_codex import CodexOptions
 from arf_plugins.agent_codex.agent import Codex
 from arf_plugins.cli_agents.agent import CliAgent, Heard
-from arf_plugins.cli_agents.lane import Lane
+from arf_plugins.cli_agents.agent_session import Lane
 
 FILES = {"train.py": "LEVEL = 100  # [0..1000]\nWIDTH = 4\nprint('val_bpb:', LEVEL)\n"}
 

@@ -14,7 +14,7 @@ import pytest
 
 from arf.cli.app import run as arf
 from arf.errors import ArfError
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf_plugins.compare.plan import read_comparison
 from arf_plugins.compare.runs import Outcome, Point, run_all, run_one
 from arf_plugins.compare.verdict import judge, middle

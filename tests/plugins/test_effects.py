@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.image import imread
 
-from arf.effects import Axis, Cell, Finding, Fit, fit
-from arf.stats import Noise
-from arf.store import Store
+from arf.judge.statistics import Noise
+from arf.store.database import Store
 from arf.study import Study
 from arf.testing.laboratory import Ideas, Laboratory
 from arf.types import Experiment, ExperimentState, Idea, Objective, Role, Tier
 from arf_plugins.effects.commands import as_document, effects
 from arf_plugins.effects.history import idea_effects, importance
+from arf_plugins.effects.model import Axis, Cell, Finding, Fit, fit
 from arf_plugins.effects.plots import bars_of, draw_constants, draw_pairs, draw_sizes
 from arf_plugins.effects.reading import Found, base_constants
 from arf_plugins.effects.reading import read_effects as read_study

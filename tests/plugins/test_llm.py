@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from arf.brief import NOTES
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
 from arf.launch import study_directory
-from arf.store import Store
+from arf.store.database import Store
 from arf.study import Study
 from arf.testing.studies import run_study
 from arf.testing.suites import AgentSuite
@@ -29,7 +28,8 @@ from arf_plugins.agent_anthropic import AnthropicOptions
 from arf_plugins.agent_openai import OpenAIOptions
 from arf_plugins.llm.conversation import FOLDER, Conversation
 from arf_plugins.llm.drafts import Checker, entries, read_json
-from arf_plugins.llm.tools import Bench, call
+from arf_plugins.llm.prompt import NOTES
+from arf_plugins.llm.tools import ToolContext, call
 
 LLMock = Any
 """The type of the fixture; importing it would import the server."""
@@ -324,8 +324,8 @@ def test_whatever_a_model_says_is_either_a_draft_or_a_reason(tmp_path: Path) -> 
             checker.factor(raw)
         with contextlib.suppress(UsageError):
             entries(read_json(json.dumps(raw)), checker.ask)
-        bench = Bench(checker, lambda text: None)
-        text, failed = asyncio.run(call(bench, "set_constants", raw, key="k"))
+        context = ToolContext(checker, lambda text: None)
+        text, failed = asyncio.run(call(context, "set_constants", raw, key="k"))
         assert text or not failed
 
 

@@ -1,4 +1,4 @@
-"""The registry of tools, on a bench whose desk is a fake."""
+"""The registry of tools, on a context whose queue is a fake."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from arf.changes import apply_hunks, parse_patch
-from arf.interfaces import Brief, Desk, Tried
+from arf.interfaces import Brief, SubmissionQueue, Tried
 from arf.study import Study
 from arf.types import Ask, AskKind, Draft, Receipt, Submission, SubmissionState, Tier
+from arf.workspace.patches import apply_hunks, parse_patch
 from arf_plugins.llm.drafts import Checker
-from arf_plugins.llm.tools import Bench, call, outcome, replay, tools_for, unified
+from arf_plugins.llm.tools import ToolContext, call, outcome, replay, tools_for, unified
 
 BASE = "b" * 40
 SCRIPT = "LR = 0.1  # learning rate\nDEPTH = 4\nprint(LR * DEPTH)\n"
 
 
-class FakeDesk(Desk):
+class FakeDesk(SubmissionQueue):
     """Takes everything but what is for the tier `full`; nothing of it is ever run."""
 
     def __init__(self) -> None:
@@ -72,25 +72,25 @@ class FakeDesk(Desk):
 
 
 @pytest.fixture
-def desk() -> FakeDesk:
+def queue() -> FakeDesk:
     return FakeDesk()
 
 
-def bench_for(kind: AskKind, desk: Desk | None, **more: Any) -> Bench:
+def bench_for(kind: AskKind, queue: SubmissionQueue | None, **more: Any) -> ToolContext:
     tiers = [Tier(name="cheap", slots=2), Tier(name="full", slots=1)]
     study = Study(name="s", base=BASE, base_tree="7" * 40, tiers=tiers)
-    brief = Brief(study=study, files={"train.py": SCRIPT}, budget_left={"experiments": 9}, desk=desk)
-    return Bench(Checker(brief, Ask(kind=kind, n=2, base=BASE)), lambda text: None, **more)
+    brief = Brief(study=study, files={"train.py": SCRIPT}, budget_left={"experiments": 9}, queue=queue)
+    return ToolContext(Checker(brief, Ask(kind=kind, n=2, base=BASE)), lambda text: None, **more)
 
 
-def said(bench: Bench, name: str, key: str = "", **arguments: Any) -> str:
-    text, failed = asyncio.run(call(bench, name, arguments, key=key or f"{name}{arguments}"))
+def said(context: ToolContext, name: str, key: str = "", **arguments: Any) -> str:
+    text, failed = asyncio.run(call(context, name, arguments, key=key or f"{name}{arguments}"))
     assert not failed, text
     return text
 
 
-def refused(bench: Bench, name: str, **arguments: Any) -> str:
-    text, failed = asyncio.run(call(bench, name, arguments, key=f"{name}{arguments}"))
+def refused(context: ToolContext, name: str, **arguments: Any) -> str:
+    text, failed = asyncio.run(call(context, name, arguments, key=f"{name}{arguments}"))
     assert failed, text
     return text
 
@@ -107,7 +107,7 @@ def test_each_kind_of_ask_has_its_tools() -> None:
     assert names(AskKind.IDEAS) == names(AskKind.FACTORS)
     assert names(AskKind.IDEAS) >= {"edit", "submit", "done", "try_out"}
     assert not names(AskKind.IDEAS) & {"wait", "cancel", "submissions"}
-    assert "try_out" not in names(AskKind.IDEAS, desk=False)
+    assert "try_out" not in names(AskKind.IDEAS, queue=False)
     assert "edit" not in names(AskKind.IDEAS, own_editor=True)
 
 
@@ -122,61 +122,61 @@ def test_strict_providers_get_schemas_that_they_take() -> None:
             assert set(tool.needed) <= set(schema["properties"])
 
 
-def test_edits_are_submitted_at_once_and_the_files_are_restored(desk: FakeDesk) -> None:
-    bench = bench_for(AskKind.EXPERIMENTS, desk)
-    said(bench, "set_constants", constants=[{"name": "LR", "value": 0.2}])
+def test_edits_are_submitted_at_once_and_the_files_are_restored(queue: FakeDesk) -> None:
+    context = bench_for(AskKind.EXPERIMENTS, queue)
+    said(context, "set_constants", constants=[{"name": "LR", "value": 0.2}])
     text = said(
-        bench, "submit", key="k", title="faster", tier="cheap", runs=3, budget=0.25, expected_gain=0.1
+        context, "submit", key="k", title="faster", tier="cheap", runs=3, budget=0.25, expected_gain=0.1
     )
     assert "submission 1 (faster): waits for a slot" in text
-    (submission,) = desk.taken["k"]
+    (submission,) = queue.taken["k"]
     assert submission.draft is not None
     assert submission.draft.constants == {"LR": 0.2}
     assert (submission.base, submission.tier, submission.runs, submission.budget) == (BASE, "cheap", 3, 0.25)
-    assert bench.files["train.py"] == SCRIPT
-    assert list(bench.receipts) == [1]
+    assert context.files["train.py"] == SCRIPT
+    assert list(context.receipts) == [1]
 
 
-def test_a_change_can_be_given_in_the_call(desk: FakeDesk) -> None:
-    bench = bench_for(AskKind.EXPERIMENTS, desk)
+def test_a_change_can_be_given_in_the_call(queue: FakeDesk) -> None:
+    context = bench_for(AskKind.EXPERIMENTS, queue)
     edit = {"path": "train.py", "old": "LR * DEPTH", "new": "LR + DEPTH"}
-    said(bench, "submit", key="k", title="sum", constants=[{"name": "DEPTH", "value": 8}], edits=[edit])
-    draft = desk.taken["k"][0].draft
+    said(context, "submit", key="k", title="sum", constants=[{"name": "DEPTH", "value": 8}], edits=[edit])
+    draft = queue.taken["k"][0].draft
     assert draft is not None
     assert "DEPTH = 8" in draft.edits[0].new
     assert "LR + DEPTH" in draft.edits[0].new
 
 
-def test_earlier_ideas_and_experiments_need_no_change(desk: FakeDesk) -> None:
-    bench = bench_for(AskKind.EXPERIMENTS, desk)
-    said(bench, "submit", key="a", ideas=[4, 7, 4])
-    said(bench, "submit", key="b", again=12, runs=2)
-    assert desk.taken["a"][0] == Submission(ideas=(4, 7))
-    assert desk.taken["b"][0] == Submission(again=12, runs=2)
-    assert "no change of its own" in refused(bench, "submit", again=1, ideas=[2])
+def test_earlier_ideas_and_experiments_need_no_change(queue: FakeDesk) -> None:
+    context = bench_for(AskKind.EXPERIMENTS, queue)
+    said(context, "submit", key="a", ideas=[4, 7, 4])
+    said(context, "submit", key="b", again=12, runs=2)
+    assert queue.taken["a"][0] == Submission(ideas=(4, 7))
+    assert queue.taken["b"][0] == Submission(again=12, runs=2)
+    assert "no change of its own" in refused(context, "submit", again=1, ideas=[2])
 
 
-def test_one_key_submits_once(desk: FakeDesk) -> None:
-    bench = bench_for(AskKind.EXPERIMENTS, desk)
+def test_one_key_submits_once(queue: FakeDesk) -> None:
+    context = bench_for(AskKind.EXPERIMENTS, queue)
     change = {"title": "deep", "constants": [{"name": "DEPTH", "value": 8}]}
-    said(bench, "submit", key="k", **change)
-    assert "made before" in said(bench, "submit", key="k", **change)
-    assert len(desk.taken["k"]) == len(desk.taken) == 1
-    text, failed = asyncio.run(call(bench, "submit", {**change, "title": "other"}, key="k"))
+    said(context, "submit", key="k", **change)
+    assert "made before" in said(context, "submit", key="k", **change)
+    assert len(queue.taken["k"]) == len(queue.taken) == 1
+    text, failed = asyncio.run(call(context, "submit", {**change, "title": "other"}, key="k"))
     assert failed
     assert "another submission" in text
 
 
-def test_what_the_desk_refuses_can_be_submitted_again_otherwise(desk: FakeDesk) -> None:
-    bench = bench_for(AskKind.EXPERIMENTS, desk)
-    said(bench, "set_constants", constants=[{"name": "DEPTH", "value": 8}])
-    assert "take another" in refused(bench, "submit", title="deep", tier="full")
-    assert "DEPTH = 8" in bench.files["train.py"]
-    assert not bench.receipts
-    assert "did you mean 'cheap'" in refused(bench, "submit", title="deep", tier="chaep")
-    said(bench, "submit", title="deep", tier="cheap")
+def test_what_the_desk_refuses_can_be_submitted_again_otherwise(queue: FakeDesk) -> None:
+    context = bench_for(AskKind.EXPERIMENTS, queue)
+    said(context, "set_constants", constants=[{"name": "DEPTH", "value": 8}])
+    assert "take another" in refused(context, "submit", title="deep", tier="full")
+    assert "DEPTH = 8" in context.files["train.py"]
+    assert not context.receipts
+    assert "did you mean 'cheap'" in refused(context, "submit", title="deep", tier="chaep")
+    said(context, "submit", title="deep", tier="cheap")
     assert "proposed before" in refused(
-        bench, "submit", title="deep again", constants=[{"name": "DEPTH", "value": 8}]
+        context, "submit", title="deep again", constants=[{"name": "DEPTH", "value": 8}]
     )
 
 
@@ -197,78 +197,78 @@ def test_what_the_desk_refuses_can_be_submitted_again_otherwise(desk: FakeDesk) 
     ],
 )
 def test_bad_submissions_are_told_what_is_wrong(
-    desk: FakeDesk, arguments: dict[str, Any], problem: str
+    queue: FakeDesk, arguments: dict[str, Any], problem: str
 ) -> None:
-    bench = bench_for(AskKind.EXPERIMENTS, desk)
-    assert problem in refused(bench, "submit", **arguments)
-    assert not desk.taken
+    context = bench_for(AskKind.EXPERIMENTS, queue)
+    assert problem in refused(context, "submit", **arguments)
+    assert not queue.taken
 
 
-def test_waiting_is_bounded_and_tells_its_progress(desk: FakeDesk) -> None:
+def test_waiting_is_bounded_and_tells_its_progress(queue: FakeDesk) -> None:
     told: list[tuple[float, float, str]] = []
 
     async def progress(done: float, total: float, message: str) -> None:
         told.append((done, total, message))
 
-    bench = bench_for(AskKind.EXPERIMENTS, desk, progress=progress, max_wait_s=12)
-    assert "the end of all that you submitted" in said(bench, "wait")
-    said(bench, "submit", title="deep", constants=[{"name": "DEPTH", "value": 8}])
-    got = asyncio.run(outcome(bench, "wait", {"timeout_s": 9999}, key="w"))
+    context = bench_for(AskKind.EXPERIMENTS, queue, progress=progress, max_wait_s=12)
+    assert "the end of all that you submitted" in said(context, "wait")
+    said(context, "submit", title="deep", constants=[{"name": "DEPTH", "value": 8}])
+    got = asyncio.run(outcome(context, "wait", {"timeout_s": 9999}, key="w"))
     assert got.data["timed_out"] is True
     assert got.data["submissions"][0]["state"] == "waiting"
-    assert sum(desk.waits) == 12
+    assert sum(queue.waits) == 12
     assert told[-1] == (10, 12, "0 of 1 submissions are done")
-    assert "no submission 77" in refused(bench, "wait", submissions=[77])
+    assert "no submission 77" in refused(context, "wait", submissions=[77])
 
 
-def test_submissions_are_told_and_cancelled(desk: FakeDesk) -> None:
-    bench = bench_for(AskKind.EXPERIMENTS, desk)
-    assert "no submission yet" in said(bench, "submissions")
-    said(bench, "submit", title="deep", constants=[{"name": "DEPTH", "value": 8}])
-    assert "submission 1 (deep)" in said(bench, "submissions")
-    assert "no submission 5" in refused(bench, "submissions", submissions=[5])
-    assert said(bench, "cancel", submissions=[1], experiments=[3]) == "withdrawn"
-    assert desk.cancelled == [((1,), (3,))]
-    assert "say what to cancel" in refused(bench, "cancel")
+def test_submissions_are_told_and_cancelled(queue: FakeDesk) -> None:
+    context = bench_for(AskKind.EXPERIMENTS, queue)
+    assert "no submission yet" in said(context, "submissions")
+    said(context, "submit", title="deep", constants=[{"name": "DEPTH", "value": 8}])
+    assert "submission 1 (deep)" in said(context, "submissions")
+    assert "no submission 5" in refused(context, "submissions", submissions=[5])
+    assert said(context, "cancel", submissions=[1], experiments=[3]) == "withdrawn"
+    assert queue.cancelled == [((1,), (3,))]
+    assert "say what to cancel" in refused(context, "cancel")
 
 
 @pytest.mark.parametrize("kind", AskKind)
-def test_a_change_is_tried_out_and_may_be_submitted_then(desk: FakeDesk, kind: AskKind) -> None:
-    bench = bench_for(kind, desk)
-    said(bench, "set_constants", constants=[{"name": "DEPTH", "value": 8}])
-    assert said(bench, "try_out") == "it ran for 20 s"
-    assert said(bench, "try_out", seconds=9999) == "it ran for 60 s"
-    assert desk.tried[0].constants == {"DEPTH": 8}
+def test_a_change_is_tried_out_and_may_be_submitted_then(queue: FakeDesk, kind: AskKind) -> None:
+    context = bench_for(kind, queue)
+    said(context, "set_constants", constants=[{"name": "DEPTH", "value": 8}])
+    assert said(context, "try_out") == "it ran for 20 s"
+    assert said(context, "try_out", seconds=9999) == "it ran for 60 s"
+    assert queue.tried[0].constants == {"DEPTH": 8}
     more = {"factor": "depth"} if kind is AskKind.FACTORS else {}
-    said(bench, "submit", title="deep", **more)
+    said(context, "submit", title="deep", **more)
 
 
 def test_without_a_desk_nothing_is_tried_out() -> None:
-    bench = bench_for(AskKind.IDEAS, None)
-    assert "there is no tool" in refused(bench, "try_out")
+    context = bench_for(AskKind.IDEAS, None)
+    assert "there is no tool" in refused(context, "try_out")
 
 
-def test_a_recorded_conversation_leaves_the_same_bench_and_orders_nothing(desk: FakeDesk) -> None:
+def test_a_recorded_conversation_leaves_the_same_bench_and_orders_nothing(queue: FakeDesk) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [
         ("set_constants", {"constants": [{"name": "DEPTH", "value": 8}]}),
         ("submit", {"title": "deep"}),
         ("wait", {"timeout_s": 1}),
         ("set_constants", {"constants": [{"name": "LR", "value": 0.3}]}),
     ]
-    first = bench_for(AskKind.EXPERIMENTS, desk)
+    first = bench_for(AskKind.EXPERIMENTS, queue)
     for at, (name, arguments) in enumerate(calls):
         said(first, name, key=str(at), **arguments)
-    waits = len(desk.waits)
-    second = bench_for(AskKind.EXPERIMENTS, desk)
+    waits = len(queue.waits)
+    second = bench_for(AskKind.EXPERIMENTS, queue)
     for at, (name, arguments) in enumerate(calls):
         asyncio.run(replay(second, name, arguments, key=str(at)))
     assert second.files == first.files
     assert list(second.receipts) == list(first.receipts)
-    assert (len(desk.taken), len(desk.waits)) == (1, waits)
+    assert (len(queue.taken), len(queue.waits)) == (1, waits)
 
 
-def test_the_budget_is_told_with_noise_and_slots(desk: FakeDesk) -> None:
-    got = asyncio.run(outcome(bench_for(AskKind.EXPERIMENTS, desk), "budget", {}, key="b"))
+def test_the_budget_is_told_with_noise_and_slots(queue: FakeDesk) -> None:
+    got = asyncio.run(outcome(bench_for(AskKind.EXPERIMENTS, queue), "budget", {}, key="b"))
     assert "9 experiments" in got.text
     assert "cheap: 0 of 2 slots in use, noise unknown yet" in got.text
     assert got.data["tiers"]["full"]["slots"] == 1
@@ -291,5 +291,5 @@ def test_diffs_can_be_applied_again(before: str, after: str) -> None:
     assert apply_hunks(before, file.hunks, "t.py") == after
 
 
-def test_notes_need_words(desk: FakeDesk, tmp_path: Path) -> None:
-    assert "nothing to note" in refused(bench_for(AskKind.IDEAS, desk), "write_note", text=" ")
+def test_notes_need_words(queue: FakeDesk, tmp_path: Path) -> None:
+    assert "nothing to note" in refused(bench_for(AskKind.IDEAS, queue), "write_note", text=" ")

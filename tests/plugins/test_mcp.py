@@ -19,7 +19,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from arf.errors import ArfError, UsageError
-from arf.store import lock_owner
+from arf.store.database import lock_owner
 from arf.types import AskKind
 from arf_plugins.llm.tools import tools_for
 from arf_plugins.mcp.commands import server_of
@@ -519,7 +519,7 @@ def test_a_changed_skill_is_not_overwritten(tmp_path: Path) -> None:
     assert not (tmp_path / ".claude").exists()
     file = tmp_path / ".agents" / "skills" / "arf" / "SKILL.md"
     whole = file.read_text()
-    file.write_text(whole.replace("budget", "purse", 1))
+    file.write_text(whole.replace("budget", "limiter", 1))
     refused = arf("skill", "install", cwd=tmp_path)
     assert refused.returncode == 1
     assert "was changed by hand; --force overwrites it" in refused.stderr

@@ -4,7 +4,7 @@ import math
 from typing import ClassVar
 
 from arf.interfaces import MetricParser
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.testing.suites import MetricParserSuite
 from arf.types import Reading
 from arf_plugins.metrics_jsonl import Options

@@ -6,7 +6,7 @@ import pytest
 
 from arf.errors import UsageError
 from arf.interfaces import MetricParser
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.testing.suites import MetricParserSuite
 from arf.types import Reading
 from arf_plugins.metrics_regex import Options

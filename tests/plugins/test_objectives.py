@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from arf.config import Choice, Config, dump
+from arf.config.schema import Choice, Config, dump
 from arf.errors import UsageError
-from arf.store import Store
+from arf.store.database import Store
 from arf.study import Study
 from arf.types import Direction, Experiment, ExperimentState, Idea, Objective, Role, Tier, WorkspaceSettings
 from arf_plugins.backend_sim import Effect, ObjectiveOptions, SimTier

@@ -22,8 +22,8 @@ from click.testing import CliRunner
 
 from arf.cli.studies import find_study
 from arf.errors import UsageError
-from arf.stats import FinalGain
-from arf.store import Store, StudyLock
+from arf.judge.statistics import FinalGain
+from arf.store.database import Store, StudyLock
 from arf.study import Study
 from arf.types import Direction, Experiment, ExperimentState, Idea, JobState, Objective, Role, Tier, Verdict
 from arf_plugins import report
@@ -31,8 +31,8 @@ from arf_plugins.report import commands
 from arf_plugins.report.effects import Chapter
 from arf_plugins.report.files import PAGE, PLOT, write_report
 from arf_plugins.report.page import render
+from arf_plugins.report.report_data import read_story
 from arf_plugins.report.results import RESULTS, STATUS, ResultsFile, columns, to_csv, to_json, to_tsv
-from arf_plugins.report.story import read_story
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = (

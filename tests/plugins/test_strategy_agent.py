@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from arf.config import load
+from arf.config.schema import load
 from arf.errors import AgentError
 from arf.interfaces import Brief
 from arf.launch import create, study_directory
-from arf.mailbox import MailDesk
-from arf.plugins import Plugins
-from arf.store import Store
+from arf.plugins.registry import Plugins
+from arf.store.database import Store
 from arf.study import Study
+from arf.submissions.remote import RemoteQueue
 from arf.testing.suites import StrategySuite
 from arf.types import Ask, AskKind, Draft, Idea, Order, Plan, Role, Submission, SubmissionState, Tier
 from arf_plugins.agent_external import Options as ExternalOptions
@@ -85,7 +85,9 @@ def test_external_ends_when_nothing_was_ordered_for_long() -> None:
 FLAGS = {"strategy.name": "agent", "backend.slots": 2, "limits.budget_s": 1, "limits.time_limit_s": 20}
 
 
-def run(workspace: Path, flags: dict[str, object], beside: Callable[[MailDesk], Any] | None = None) -> Store:
+def run(
+    workspace: Path, flags: dict[str, object], beside: Callable[[RemoteQueue], Any] | None = None
+) -> Store:
     plugins = Plugins.load(disable=["report"])
 
     async def main() -> None:
@@ -93,7 +95,7 @@ def run(workspace: Path, flags: dict[str, object], beside: Callable[[MailDesk], 
             workspace_file=workspace / "arf.yaml", flags={**FLAGS, **flags}, options_class=plugins.options
         )
         engine, lock = await create(workspace, config, plugins, "s")
-        other = asyncio.ensure_future(beside(MailDesk(engine.directory))) if beside else None
+        other = asyncio.ensure_future(beside(RemoteQueue(engine.directory))) if beside else None
         try:
             await engine.run()
             if other is not None:
@@ -107,7 +109,7 @@ def run(workspace: Path, flags: dict[str, object], beside: Callable[[MailDesk], 
 
 
 def test_a_whole_study_that_somebody_plans_from_outside(arf_workspace: Path) -> None:
-    async def beside(mail: MailDesk) -> None:
+    async def beside(mail: RemoteQueue) -> None:
         for depth in (5, 6, 7):
             draft = Draft(title=f"DEPTH {depth}", constants={"DEPTH": depth})
             (receipt,) = await mail.submit(f"depth {depth}", [Submission(draft=draft, runs=2)])

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from arf.config import Budget
-from arf.effects import Finding, fit, read_design
+from arf.config.schema import Budget
 from arf.interfaces import Strategy
-from arf.plugins import Plugins
-from arf.stats import noise
+from arf.judge.statistics import noise
+from arf.plugins.registry import Plugins
 from arf.study import Study
 from arf.testing.laboratory import Ideas, Laboratory
 from arf.testing.suites import StrategySuite
 from arf.types import Ask, AskKind, Experiment, Plan, Role, Tier, Verdict
 from arf_plugins.backend_sim import Effect, ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.simulate import Simulated, Simulation, simulate
+from arf_plugins.effects.model import Finding, fit, read_design
 from arf_plugins.strategy_factorial import Layout, Options
 from arf_plugins.strategy_factorial.design import design_of
 from arf_plugins.strategy_factorial.layouts import (

@@ -13,7 +13,7 @@ import pytest
 from attrs import define, evolve
 
 from arf.interfaces import Strategy
-from arf.stats import deciding_order
+from arf.judge.statistics import deciding_order
 from arf.testing.laboratory import Ideas, Laboratory
 from arf.testing.suites import StrategySuite
 from arf.types import Experiment, Plan, Role, Tier, Verdict

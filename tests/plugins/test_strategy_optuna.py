@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from arf.config import Budget
+from arf.config.schema import Budget
 from arf.interfaces import Strategy
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.study import Study
 from arf.testing.suites import StrategySuite
 from arf.types import Idea, Role

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arf.store import Store
+from arf.store.database import Store
 
 ARF = str(Path(sys.executable).with_name("arf"))
 SCRIPT = """LEVEL = 100  # the best is somewhere [0..1000, step 10]

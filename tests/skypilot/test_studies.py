@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sky_rig
 
-from arf.store import Store
+from arf.store.database import Store
 from arf.types import Experiment, JobState, Verdict
 
 ARF = str(Path(sys.executable).with_name("arf"))

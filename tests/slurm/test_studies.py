@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from arf.launch import study_directory
-from arf.store import Store
+from arf.store.database import Store
 from arf.types import ExperimentState, JobState, Verdict
 
 SCRIPT = """#!/bin/sh

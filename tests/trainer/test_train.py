@@ -174,7 +174,7 @@ def test_the_script_is_readable_and_knows_nothing_of_arf(prepare):
 
 
 def test_arf_reads_the_constants_and_their_ranges(prepare):
-    constants = pytest.importorskip("arf.constants")
+    constants = pytest.importorskip("arf.workspace.constants")
     source = (prepare.HERE / "train.py").read_text()
     found = {c.name: c for c in constants.read(source, "train.py") if c.movable}
     annotated = {m[1] for m in re.finditer(r"(?m)^([A-Z][A-Z0-9_]*) = .*# .*\[.+\]$", source)}

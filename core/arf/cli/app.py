@@ -20,7 +20,7 @@ from arf import __version__
 from arf.errors import ArfError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
 
 INTERRUPTED = 130
 
@@ -66,7 +66,7 @@ class Commands(click.Group):
     @property
     def plugins(self) -> Plugins:
         if self._plugins is None:
-            from arf.plugins import Plugins
+            from arf.plugins.registry import Plugins
 
             self._plugins = Plugins.load()
         return self._plugins

@@ -24,13 +24,13 @@ from attrs import frozen
 from arf.cli.formats import count, paint
 from arf.cli.studies import DEMO, is_meant, json_option, print_json, workspace_file
 from arf.errors import ArfError
-from arf.text import printable
+from arf.types import printable
 
 if TYPE_CHECKING:
-    from arf.config import Config
+    from arf.config.schema import Config
     from arf.interfaces import Agent, Backend, Brief
     from arf.interfaces import Finding as Checked
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
     from arf.types import Tier
 
 JOB_LIMIT_S = 60.0
@@ -98,7 +98,7 @@ def _place(named: str | None) -> Path:
 
 
 def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterator[Finding]:
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
 
     yield _python()
     yield _git()
@@ -204,9 +204,9 @@ def _import_problem(implementation: str) -> str:
 
 
 def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str | None) -> Config:
-    from arf.config import load
-    from arf.detection import detect
+    from arf.config.schema import load
     from arf.errors import WorkspaceError
+    from arf.workspace.detection import detect
 
     if not directory.is_dir():
         raise WorkspaceError(f"{directory} is no folder", hint="name the folder that holds the script")
@@ -224,7 +224,7 @@ def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str |
 
 def _defaults(plugins: Plugins, backend: str | None, agent: str | None) -> Config:
     """What a study would use if there were a workspace. Raises ArfError for an unknown name."""
-    from arf.config import load
+    from arf.config.schema import load
     from arf.types import WorkspaceSettings
 
     flags = {"backend": backend, "agent": agent}
@@ -242,7 +242,7 @@ def _shown(command: str | tuple[str, ...]) -> str:
 
 def _workspace(directory: Path, config: Config) -> Iterator[Finding]:
     from arf.launch import job_environment, with_interpreter
-    from arf.workspace import Workspace
+    from arf.workspace.workspace import Workspace
 
     settings = config.workspace
     try:
@@ -329,10 +329,10 @@ def _check_agent(agent: Agent, config: Config, directory: Path) -> None:
 
 def _brief(config: Config, directory: Path, tiers: Sequence[Tier] = ()) -> Brief | None:
     """What an agent would be told first; None where the workspace cannot be used, which is told of itself."""
-    from arf.engine import agent_brief
+    from arf.engine.engine import agent_brief
     from arf.errors import WorkspaceError
     from arf.study import Study
-    from arf.workspace import Workspace
+    from arf.workspace.workspace import Workspace
 
     try:
         workspace = Workspace.open(directory, config.workspace, clean=False)
@@ -352,8 +352,8 @@ def _brief(config: Config, directory: Path, tiers: Sequence[Tier] = ()) -> Brief
 
 def _estimate(plugins: Plugins, config: Config, directory: Path, tiers: Sequence[Tier]) -> Iterator[Finding]:
     """What a study would say before its first job."""
-    from arf.budgets import Budgets
-    from arf.estimate import cost_of_ask, estimate, lines
+    from arf.engine.budgets import Budgets
+    from arf.status.estimate import cost_of_ask, estimate, lines
 
     try:
         brief = _brief(config, directory, tiers)
@@ -418,10 +418,10 @@ async def _try_backend(backend: Backend, folder: Path, found: list[Finding], tie
 
 def _measured(directory: Path) -> Iterator[Finding]:
     """What the newest study here has measured of the hardware, and which nodes it has set aside."""
+    from arf.cli.describe import aside_lines, hardware_lines
     from arf.cli.studies import written_at
-    from arf.cli.words import aside_lines, hardware_lines
-    from arf.store import DATABASE, STUDIES, Store
-    from arf.summary import summarize
+    from arf.status.summary import summarize
+    from arf.store.database import DATABASE, STUDIES, Store
 
     folders = [file.parent for file in (directory / STUDIES).glob(f"*/{DATABASE}")]
     if not folders:

@@ -20,10 +20,10 @@ from arf.cli.studies import (
     study_option,
 )
 from arf.errors import ArfError, UsageError
-from arf.text import printable
+from arf.types import printable
 
 if TYPE_CHECKING:
-    from arf.store import Store
+    from arf.store.database import Store
     from arf.types import Experiment
 
 FOLLOW_S = 0.2
@@ -65,9 +65,9 @@ def show(experiment: str, study: str | None, as_json: bool) -> None:
 
 def _told(store: Store, experiment: Experiment) -> dict[str, Any]:
     """The experiment with its ideas, the other runs of the same code, and where its log is."""
-    from arf.cli.board import log_path
-    from arf.money import of_experiment, of_idea
-    from arf.store import study_from_json
+    from arf.cli.view_model import log_path
+    from arf.status.costs import of_experiment, of_idea
+    from arf.store.database import study_from_json
 
     ideas = [store.idea(idea) for idea in experiment.ideas]
     runs = store.replicates(experiment.tree, experiment.tier)
@@ -155,8 +155,8 @@ def log(experiment: str, study: str | None, follow: bool, tail: int | None, as_j
 
     It is the output of its last attempt.
     """
-    from arf.cli.board import log_path
-    from arf.store import Store
+    from arf.cli.view_model import log_path
+    from arf.store.database import Store
 
     if follow and as_json:
         raise UsageError("--follow and --json exclude each other", hint="leave one out")
@@ -251,7 +251,7 @@ def diff(experiment: str, study: str | None, base: bool, as_json: bool) -> None:
 def _diff(store: Store, experiment: Experiment, *, base: bool) -> dict[str, Any]:
     import pygit2
 
-    from arf.git import Repository
+    from arf.workspace.repository import Repository
 
     old = store.meta("study")["base"] if base else experiment.parent
     workspace = str(store.workspace)
@@ -326,7 +326,7 @@ def _gain(told: dict[str, Any]) -> str:
 
 
 def _best(store: Store) -> dict[str, Any]:
-    from arf.summary import summarize
+    from arf.status.summary import summarize
 
     summary = summarize(store, verdicts=0)
     if summary["best"] is None:
@@ -346,8 +346,8 @@ def _best(store: Store) -> dict[str, Any]:
 def _apply(home: Path, told: dict[str, Any]) -> list[str]:
     """Write the best to the user's files; gives their paths."""
     from arf.launch import load_study_config
-    from arf.plugins import Plugins
-    from arf.workspace import Workspace
+    from arf.plugins.registry import Plugins
+    from arf.workspace.workspace import Workspace
 
     if not told["gain"]:
         raise ArfError("nothing has beaten the baseline yet", hint="there is nothing to apply")

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
-from arf.text import printable
-from arf.types import Verdict
+from arf.types import Verdict, printable
 
 VERDICT_COLOURS = {
     Verdict.KEEP: "green",

@@ -146,7 +146,7 @@ def _is_ignored(path: Path) -> bool:
     """Whether git ignores a file, or a folder with all that is in it; false outside a repository."""
     import pygit2
 
-    from arf.git import find_repository
+    from arf.workspace.repository import find_repository
 
     try:
         repo = find_repository(path.parent)

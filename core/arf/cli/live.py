@@ -18,10 +18,10 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.style import Style
 
-from arf.cli.board import Board, Slot
+from arf.cli.describe import best_text, noise_text, proof_text, verdict_counts
 from arf.cli.formats import VERDICT_COLOURS, count, duration, number
-from arf.cli.words import best_text, noise_text, proof_text, verdict_counts
-from arf.text import printable
+from arf.cli.view_model import Board, Slot
+from arf.types import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderResult

@@ -13,7 +13,7 @@ from arf.cli.formats import paint, table
 from arf.cli.studies import json_option, print_json
 from arf.errors import UsageError, nearest
 from arf.hooks import Declaration
-from arf.plugins import PluginInfo, Plugins, PluginState
+from arf.plugins.registry import PluginInfo, Plugins, PluginState
 
 
 @click.command()

@@ -14,10 +14,10 @@ from arf.cli.studies import ARF_YAML, DEMO, find_study, is_meant, study_argument
 from arf.errors import UsageError, WorkspaceError
 
 if TYPE_CHECKING:
-    from arf.config import Config
-    from arf.engine import Engine
-    from arf.plugins import Plugins
-    from arf.store import StudyLock
+    from arf.config.schema import Config
+    from arf.engine.engine import Engine
+    from arf.plugins.registry import Plugins
+    from arf.store.database import StudyLock
 
     Begun = tuple[Engine, StudyLock]
 
@@ -91,7 +91,7 @@ def run(
             except launch.NameTakenError:
                 continue  # by a study that was begun in the same moment
 
-    from arf.cli.conduct import conduct
+    from arf.cli.session import conduct
 
     return conduct(begin, plugins, notes, style=style, verbose=verbose, resumed=False)
 
@@ -106,8 +106,8 @@ def resume(study: str | None, style: str | None, verbose: bool, **flags: Any) ->
     STUDY is a name or the beginning of one; the newest study if it is left out. Jobs that still run are taken
     up again, and nothing is run twice. A budget given here takes the place of the study's own.
     """
-    from arf.plugins import Plugins
-    from arf.store import Store
+    from arf.plugins.registry import Plugins
+    from arf.store.database import Store
 
     home = find_study(study)
     Store.open(home).close()  # what is wrong with it is told before what is missing around it
@@ -119,7 +119,7 @@ def resume(study: str | None, style: str | None, verbose: bool, **flags: Any) ->
 
         return await launch.resume(home, plugins, _dotted(flags))
 
-    from arf.cli.conduct import conduct
+    from arf.cli.session import conduct
 
     return conduct(begin, plugins, _left_out(plugins), style=style, verbose=verbose, resumed=True)
 
@@ -155,9 +155,9 @@ def _configure(
     directory: Path, config_file: str | None, overrides: tuple[str, ...], flags: Mapping[str, Any]
 ) -> tuple[Config, Plugins, list[str]]:
     """The configuration from all that was said, the plugins that it leaves in, and notes for people."""
-    from arf.config import load
-    from arf.detection import detect
-    from arf.plugins import Plugins
+    from arf.config.schema import load
+    from arf.plugins.registry import Plugins
+    from arf.workspace.detection import detect
 
     yaml = workspace_file(directory)
     files = {
@@ -200,7 +200,7 @@ def _shown(directory: Path) -> str:
 
 def _names_command(config_file: Path | None, overrides: list[tuple[str, str]]) -> bool:
     """Whether the command comes from elsewhere, so that nothing needs to be detected."""
-    from arf.layers import read_file
+    from arf.config.layers import read_file
 
     if any(key == "workspace.command" for key, _ in overrides):
         return True
@@ -217,7 +217,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _disabled(**sources: Any) -> tuple[str, ...]:
-    from arf.config import disabled_plugins
+    from arf.config.schema import disabled_plugins
 
     return disabled_plugins(**sources)
 
@@ -226,8 +226,8 @@ def free_name(workspace: Path) -> str:
     """A name for a study that workspace and repository have not: `nov23`, then `nov23-2` and so on."""
     from pygit2 import GitError
 
-    from arf.git import Repository, find_repository
-    from arf.store import STUDIES
+    from arf.store.database import STUDIES
+    from arf.workspace.repository import Repository, find_repository
 
     try:
         found = find_repository(workspace)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.formats import duration, number, paint, percentage, small, table
-from arf.cli.studies import find_study, json_option, print_json, study_argument, study_folders, written_at
-from arf.cli.words import (
+from arf.cli.describe import (
     aside_lines,
     best_text,
     cost_text,
@@ -24,11 +22,13 @@ from arf.cli.words import (
     time_text,
     verdict_counts,
 )
+from arf.cli.formats import duration, number, paint, percentage, small, table
+from arf.cli.studies import find_study, json_option, print_json, study_argument, study_folders, written_at
 from arf.errors import StoreError, UsageError
-from arf.text import printable
+from arf.types import printable
 
 if TYPE_CHECKING:
-    from arf.store import Store
+    from arf.store.database import Store
 
 WATCH_S = 1.0
 
@@ -44,8 +44,8 @@ def status(study: str | None, as_json: bool, watch: bool) -> None:
 
     STUDY is a name or the beginning of one; the newest study if it is left out.
     """
-    from arf.store import Store
-    from arf.summary import summarize
+    from arf.status.summary import summarize
+    from arf.store.database import Store
 
     store = Store.open(find_study(study))
     try:
@@ -178,7 +178,7 @@ def _watch(store: Store, *, as_json: bool) -> None:
     """Show the study until it ends or the user has seen enough, which is no interruption."""
     import time
 
-    from arf.summary import summarize
+    from arf.status.summary import summarize
 
     if not as_json and not sys.stderr.isatty():
         raise UsageError("--watch needs a terminal", hint="use --watch --json to follow from a program")
@@ -205,20 +205,20 @@ def _watch(store: Store, *, as_json: bool) -> None:
 def _watch_picture(store: Store) -> None:
     import time
 
-    from arf.cli.board import Lookout
     from arf.cli.live import Screen
+    from arf.cli.view_model import Snapshotter
     from arf.launch import load_study_config
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
 
     plugins = Plugins.load()
     config = load_study_config(store.directory, plugins)
     parser = plugins.make("parser", config.parser.name, config.parser.options)
-    lookout = Lookout(store, parser, config.limits.budget_s)
+    snapshotter = Snapshotter(store, parser, config.limits.budget_s)
     screen = Screen(sys.stderr)
     screen.open()
     try:
         while True:
-            board = lookout.look()
+            board = snapshotter.look()
             screen.show(board)
             if board.summary["pid"] is None:
                 break
@@ -244,8 +244,8 @@ def list_studies(as_json: bool) -> None:
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    from arf.store import Store
-    from arf.summary import summarize
+    from arf.status.summary import summarize
+    from arf.store.database import Store
 
     try:
         store = Store.open(folder)

@@ -32,7 +32,7 @@ def stop(study: str | None, as_json: bool, down: bool) -> None:
 
     If the arf that ran it has died, the jobs that it left are ended.
     """
-    from arf.store import lock_owner
+    from arf.store.database import lock_owner
 
     home = find_study(study)
     pid = lock_owner(home)
@@ -58,7 +58,7 @@ def stop(study: str | None, as_json: bool, down: bool) -> None:
 
 def _stop_process(home: Path, pid: int) -> None:
     """Ask the process that holds the study's lock to stop, and wait until it has let go of it."""
-    from arf.store import lock_owner
+    from arf.store.database import lock_owner
 
     try:
         if not _holds_lock(pid, home):
@@ -81,7 +81,7 @@ def _holds_lock(pid: int, home: Path) -> bool:
 
     On a shared disk the lock may be held by another machine, where the number means another process.
     """
-    from arf.store import LOCK
+    from arf.store.database import LOCK
 
     files = Path(f"/proc/{pid}/fd")
     if not Path("/proc/self/fd").is_dir():
@@ -92,7 +92,7 @@ def _holds_lock(pid: int, home: Path) -> bool:
 
 async def _end_jobs(home: Path) -> int:
     """End the jobs that a dead arf has left; gives how many there are."""
-    from arf.store import Store
+    from arf.store.database import Store
 
     store = Store.open(home)
     try:
@@ -110,11 +110,11 @@ async def _take_down(home: Path) -> list[str]:
     """Take down what the study's backend holds, and note that; gives the names of what was up."""
     from datetime import UTC, datetime
 
-    from arf.standing import note
-    from arf.store import Store
+    from arf.status.held_resources import note
+    from arf.store.database import Store
 
     async with _backend(home) as backend:
-        names = [one.name for one in await backend.standing()]
+        names = [one.name for one in await backend.held_resources()]
         await backend.down()
         store = Store.open(home)
         try:
@@ -126,8 +126,8 @@ async def _take_down(home: Path) -> list[str]:
 
 def _standing(home: Path) -> list[Any]:
     """What the backend held when it was last looked at."""
-    from arf.standing import told
-    from arf.store import Store
+    from arf.status.held_resources import told
+    from arf.store.database import Store
 
     store = Store.open(home)
     try:
@@ -140,8 +140,8 @@ def _standing(home: Path) -> list[Any]:
 async def _backend(home: Path) -> AsyncIterator[Backend]:
     """The backend of a study that nobody runs, for as long as nobody else may run it."""
     from arf.launch import load_study_config
-    from arf.plugins import Plugins
-    from arf.store import StudyLock
+    from arf.plugins.registry import Plugins
+    from arf.store.database import StudyLock
 
     plugins = Plugins.load()
     config = load_study_config(home, plugins)

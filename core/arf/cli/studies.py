@@ -12,7 +12,7 @@ import click
 from arf.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from arf.store import Store
+    from arf.store.database import Store
     from arf.types import Experiment
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def written_at(folder: Path) -> float:
 
 def read_study(name: str | None, read: Callable[[Store], T]) -> T:
     """What `read` gives for the store of a study, which is closed again."""
-    from arf.store import Store
+    from arf.store.database import Store
 
     store = Store.open(find_study(name))
     try:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, small
-from arf.cli.words import (
+from arf.cli.describe import (
     REPORT_FILES,
     aside_lines,
     best_text,
@@ -26,14 +25,14 @@ from arf.cli.words import (
     time_text,
     verdict_counts,
 )
-from arf.estimate import lines, to_json
-from arf.text import printable
-from arf.types import Role, Verdict
+from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, small
+from arf.status.estimate import lines, to_json
+from arf.types import Role, Verdict, printable
 
 if TYPE_CHECKING:
-    from arf.cli.board import Lookout
-    from arf.engine import Engine
-    from arf.estimate import Estimate
+    from arf.cli.view_model import Snapshotter
+    from arf.engine.engine import Engine
+    from arf.status.estimate import Estimate
     from arf.study import Study
     from arf.types import Experiment
 
@@ -185,10 +184,10 @@ class JsonLines(View):
 class Picture(View):
     """The live view, on a terminal. Should the terminal go away, the study goes on."""
 
-    def __init__(self, lookout: Callable[[Engine], Lookout]) -> None:
+    def __init__(self, snapshotter: Callable[[Engine], Snapshotter]) -> None:
         from arf.cli.live import Screen
 
-        self._make_lookout = lookout
+        self._make_lookout = snapshotter
         self._screen = Screen(sys.stderr)
         self._broken = False
         """There is nothing to draw on any more; the study goes on."""
@@ -198,7 +197,7 @@ class Picture(View):
 
     def open(self, engine: Engine, *, resumed: bool) -> None:
         super().open(engine, resumed=resumed)
-        self._lookout = self._make_lookout(engine)
+        self._snapshotter = self._make_lookout(engine)
         self._screen.open()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTSTP, self._suspend)
         self.tick()
@@ -225,7 +224,7 @@ class Picture(View):
             return
         self._dirty = False
         self._shown_at = now
-        board = self._lookout.look(
+        board = self._snapshotter.look(
             elapsed_s=now,
             ideas_waiting=self.engine.study.untried_count,
             stopping=self.engine.stopping,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from attrs import define, evolve, field
 
-from arf.judge import confirm_plans, judge
+from arf.judge.rule import confirm_plans, judge
 from arf.testing.suites.strategy import BASE, EPOCH, WatchedStudy, World, _tree
 from arf.types import Ask, Experiment, ExperimentState, JobState, NoiseRule, Plan, Role, Verdict
 

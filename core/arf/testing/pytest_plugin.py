@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
     from arf.study import Study
 
 pytest.register_assert_rewrite("arf.testing.suites")
@@ -71,7 +71,7 @@ def arf_workspace(tmp_path: Path) -> Path:
 @pytest.fixture
 def arf_plugins() -> Plugins:
     """What is installed; a test may `register` more without others seeing it."""
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
 
     return Plugins.load()
 

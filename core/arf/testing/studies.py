@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arf.store import Store
+    from arf.store.database import Store
 
 
 def run_study(
@@ -20,10 +20,10 @@ def run_study(
     """
     import asyncio
 
-    from arf.config import load
+    from arf.config.schema import load
     from arf.launch import create, study_directory
-    from arf.plugins import Plugins
-    from arf.store import Store
+    from arf.plugins.registry import Plugins
+    from arf.store.database import Store
 
     plugins = Plugins.load(disable=["report"])
 

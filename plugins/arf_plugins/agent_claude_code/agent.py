@@ -10,7 +10,7 @@ from arf.interfaces import Brief
 from arf.types import Usage
 from arf_plugins.agent_claude_code import ClaudeCodeOptions
 from arf_plugins.cli_agents.agent import CliAgent, Heard, Version, mcp_command
-from arf_plugins.cli_agents.lane import Lane
+from arf_plugins.cli_agents.agent_session import Lane
 
 TOOLS = "Read,Edit,Write,Glob,Grep"
 ALLOWED = "Read(./**),Edit(./**),Write(./**),mcp__arf"

@@ -12,7 +12,7 @@ from arf.interfaces import Brief
 from arf.types import Usage
 from arf_plugins.agent_codex import CodexOptions
 from arf_plugins.cli_agents.agent import CliAgent, Heard, Version, mcp_command
-from arf_plugins.cli_agents.lane import Lane
+from arf_plugins.cli_agents.agent_session import Lane
 from arf_plugins.llm.prices import price_of
 
 log = logging.getLogger(__name__)

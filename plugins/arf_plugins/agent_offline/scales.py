@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import evolve, frozen
 
-from arf.constants import Constant, check
 from arf.errors import UsageError
 from arf.types import Scalar
+from arf.workspace.constants import Constant, check
 from arf_plugins.agent_offline import names
 from arf_plugins.agent_offline.names import Family, Motion
 

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from attrs import evolve
 
-from arf.changes import parse_patch
 from arf.errors import UsageError, nearest
 from arf.types import Draft, Edit, Scalar
+from arf.workspace.patches import parse_patch
 
 _PATCHES = (".patch", ".diff")
 _LISTS = (".yaml", ".yml", ".json", ".jsonl", ".ndjson")

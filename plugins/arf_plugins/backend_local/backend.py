@@ -18,7 +18,7 @@ from attrs import define, evolve, field
 
 from arf.errors import BackendError, nearest
 from arf.interfaces import Backend
-from arf.jobs import check_job, exit_reason, handle_of, job_fields
+from arf.sdk.jobs import check_job, exit_reason, handle_of, job_fields
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_local import LocalOptions, devices, processes
 from arf_plugins.backend_local.devices import Layout, Machine, Slot

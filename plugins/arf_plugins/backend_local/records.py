@@ -25,7 +25,7 @@ from typing import Any
 from attrs import define
 
 from arf.errors import BackendError
-from arf.jobs import job_from
+from arf.sdk.jobs import job_from
 from arf.types import Job
 
 KEPT = 512

@@ -164,6 +164,6 @@ def arf_register_agents() -> list[Declaration]:
         Declaration(
             name="dice",
             summary="random values for random constants; knows nothing and learns nothing",
-            implementation="arf_plugins.backend_sim.dice:DiceAgent",
+            implementation="arf_plugins.backend_sim.random:DiceAgent",
         )
     ]

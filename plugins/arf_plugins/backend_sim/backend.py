@@ -13,10 +13,10 @@ from pathlib import Path
 
 from attrs import define, evolve, field, frozen
 
-from arf import constants
 from arf.errors import BackendError, UsageError, nearest
 from arf.interfaces import Backend
 from arf.types import Job, JobResult, JobState, Scalar, Tier
+from arf.workspace import constants
 from arf_plugins.backend_sim import BadNode, SimOptions, SimTier
 from arf_plugins.backend_sim.clock import loop_now
 from arf_plugins.objectives.choose import make_objective

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, evolve, field, frozen
 
-from arf.config import Budget, Choice, Config, Limits, Naming, Noise
-from arf.engine import Engine
+from arf.config.schema import Budget, Choice, Config, Limits, Naming, Noise
+from arf.engine.engine import Engine
 from arf.hooks import hookimpl
 from arf.interfaces import Agent, Strategy
-from arf.plugins import Plugins
-from arf.store import Store
+from arf.plugins.registry import Plugins
+from arf.store.database import Store
 from arf.study import Study
 from arf.types import Experiment, Scalar, Verdict, WorkspaceSettings
 from arf_plugins.backend_sim import SimOptions
@@ -27,7 +27,7 @@ from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import SimulatedObjective
 
 if TYPE_CHECKING:
-    from arf.workspace import Workspace
+    from arf.workspace.workspace import Workspace
 
 LOOKS = 10
 """How often the engine looks at the log of a run, which is empty until its end."""

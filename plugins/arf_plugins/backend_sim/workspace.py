@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from arf import constants
+from arf.engine.watch import LogTail
 from arf.errors import ConflictError, UsageError, nearest
-from arf.logs import LogTail
 from arf.types import Draft, Idea, Scalar, WorkspaceSettings
-from arf.workspace import Composed
+from arf.workspace.workspace import Composed, constants
 from arf_plugins.objectives.objective import SCRIPT, SimulatedObjective
 
 
@@ -34,7 +33,7 @@ class SimTree:
 
 
 class SimWorkspace:
-    """What engine and agents need of `arf.workspace.Workspace`, with the same rules and the same errors."""
+    """What engine and agents need of `arf.workspace.workspace.Workspace`, with its rules and errors."""
 
     settings = WorkspaceSettings(command=("python", SCRIPT), editable=(SCRIPT,))
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from arf.errors import ArfError, BackendError, nearest
-from arf.interfaces import Finding, Standing
-from arf.jobs import exit_reason, handle_of
-from arf.polling import PollingBackend
+from arf.interfaces import Finding, HeldResource
+from arf.sdk.jobs import exit_reason, handle_of
+from arf.sdk.polling import PollingBackend
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_skypilot import SkyPilotOptions, spelling, task
 from arf_plugins.backend_skypilot.cluster import CAPACITY_PAUSE_S, Cluster, Tally, new_token
@@ -92,7 +92,7 @@ class SkyPilotBackend(PollingBackend):
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._left_there = 0
-        self._last_standing: Sequence[Standing] = ()
+        self._last_standing: Sequence[HeldResource] = ()
         self._ssh_wanted: set[str] = set()
         self._ssh_writing: asyncio.Task[None] | None = None
 
@@ -125,7 +125,7 @@ class SkyPilotBackend(PollingBackend):
             job.log.write_bytes(b"")  # what an earlier job has written there must not be read as this one's
             self._queued[job.tier][handle] = None
         self.follow(handle)
-        self._deal()
+        self._assign()
         return handle
 
     async def wait(self, handle: str) -> JobResult:
@@ -188,7 +188,7 @@ class SkyPilotBackend(PollingBackend):
             findings.append(await self._check_tier(name, task.build(tier, self.options, template)))
         return findings
 
-    async def standing(self) -> Sequence[Standing]:
+    async def held_resources(self) -> Sequence[HeldResource]:
         prefix = self._notebook.known_prefix()
         if not prefix:
             return ()
@@ -199,7 +199,7 @@ class SkyPilotBackend(PollingBackend):
             return self._last_standing
         tiers = {name: str(fields.get("tier", "")) for name, fields in self._notebook.clusters()}
         self._last_standing = [
-            Standing(
+            HeldResource(
                 name=sight.name,
                 tier=tiers.get(sight.name, ""),
                 state=sight.state,
@@ -212,7 +212,7 @@ class SkyPilotBackend(PollingBackend):
         return self._last_standing
 
     async def down(self) -> None:
-        await self._let_go()
+        await self._detach()
         prefix = self._notebook.known_prefix()
         names = {name for name, _ in self._notebook.clusters()}
         problems: dict[str, str] = {}
@@ -242,7 +242,7 @@ class SkyPilotBackend(PollingBackend):
         cluster = self._clusters.get(node)
         if cluster is not None and not cluster.aside and self._attached_to is not None:
             self._set_aside(cluster, why)
-            self._deal()
+            self._assign()
         return True
 
     def _set_aside(self, cluster: Cluster, reason: str) -> None:
@@ -254,11 +254,11 @@ class SkyPilotBackend(PollingBackend):
             self._spawn(self._retire(cluster))
 
     async def aclose(self) -> None:
-        await self._let_go()
+        await self._detach()
         await super().aclose()
         self._sky.close()
 
-    async def _let_go(self) -> None:
+    async def _detach(self) -> None:
         """Leave the clusters to themselves: what runs there goes on."""
         if self._attached_to is not asyncio.get_running_loop():
             return
@@ -347,7 +347,7 @@ class SkyPilotBackend(PollingBackend):
                 self._note(cluster)
             done_with = cluster.aside and not cluster.jobs
             self._spawn(self._retire(cluster) if done_with else self._tend(cluster))
-        self._deal()
+        self._assign()
 
     def _cluster(self, name: str, fields: Mapping[str, Any]) -> Cluster:
         return Cluster(
@@ -396,7 +396,7 @@ class SkyPilotBackend(PollingBackend):
 
     # ---- Who gets which job -----------------------------------------------------------------
 
-    def _deal(self) -> None:
+    def _assign(self) -> None:
         """Give what waits to the clusters that have room, and see to it that there are enough of them."""
         if self._attached_to is None:
             return
@@ -556,7 +556,7 @@ class SkyPilotBackend(PollingBackend):
             cluster.changed_at = cluster.heard_at = self._now()
             for handle in [*cluster.jobs, *cluster.preparing]:
                 self._spawn(self._send(cluster, handle))
-            self._deal()
+            self._assign()
             await link.listen(lambda fields, payload: self._hear(cluster, fields, payload))
         finally:
             if cluster.link is link:
@@ -715,7 +715,7 @@ class SkyPilotBackend(PollingBackend):
         elif not cluster.ready and ("up" in line or "beat" in line):
             cluster.ready = True
             cluster.failures = 0
-            self._deal()
+            self._assign()
 
     def _take_close(self, cluster: Cluster, token: str) -> None:
         cluster.closed = token
@@ -758,7 +758,7 @@ class SkyPilotBackend(PollingBackend):
             if tally.failures >= FAILURES:
                 self._refuse(cluster.kind.tier.name, BackendError(message, hint=hint))
             self._set_aside(cluster, message)
-        self._deal()
+        self._assign()
 
     def _state(self, cluster: Cluster, handle: str, why: str, code: int | None) -> tuple[JobState, str]:
         if why == "cancel" or (why in ("term", "gone") and handle in self._cancels):
@@ -801,7 +801,7 @@ class SkyPilotBackend(PollingBackend):
             self._spawn(cluster.link.send("done", {"handle": handle}))
         if cluster.aside and not cluster.jobs:
             self._spawn(self._retire(cluster))
-        self._deal()
+        self._assign()
 
     def _end(self, handle: str, result: JobResult) -> None:
         """A job has ended: write it down, and tell whoever waits."""
@@ -852,7 +852,7 @@ class SkyPilotBackend(PollingBackend):
             else:
                 self._notebook.give(handle, "")
                 self._queued[cluster.kind.tier.name][handle] = None
-        self._deal()
+        self._assign()
 
     def _forget(self, cluster: Cluster, why: str) -> None:
         self._clusters.pop(cluster.name, None)
@@ -873,7 +873,7 @@ class SkyPilotBackend(PollingBackend):
         if cluster.link is not None:
             cluster.link.close()
         await self._take_down([cluster.name])
-        self._deal()
+        self._assign()
 
     async def _take_down(self, names: Iterable[str]) -> dict[str, str]:
         """Take clusters down at the same time; the problem of each that is still up."""
@@ -918,7 +918,7 @@ class SkyPilotBackend(PollingBackend):
 
     async def glance(self, handles: Collection[str]) -> Mapping[str, JobResult]:
         self._watch_foremen()
-        self._deal()
+        self._assign()
         self._watch_waiting()
         unknown = JobResult(state=JobState.LOST, message="this backend knows no such job")
         return {handle: self._result(handle) or unknown for handle in handles if not self._is_here(handle)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arf.errors import BackendError
-from arf.jobs import is_handle, read_fields, result_from_json, result_to_json, write_whole
+from arf.sdk.jobs import is_handle, read_fields, result_from_json, result_to_json, write_whole
 from arf.types import JobResult
 
 

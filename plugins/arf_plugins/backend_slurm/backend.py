@@ -25,8 +25,8 @@ from attrs import define, evolve, field, frozen
 
 from arf.errors import BackendError, nearest
 from arf.interfaces import Finding
-from arf.jobs import check_job, exit_reason, handle_of, job_from
-from arf.polling import PollingBackend
+from arf.sdk.jobs import check_job, exit_reason, handle_of, job_from
+from arf.sdk.polling import PollingBackend
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_slurm import SlurmOptions, SlurmTier, cluster, runner
 from arf_plugins.backend_slurm.cluster import LimitReached, Request, Sight, Unreachable
@@ -641,18 +641,18 @@ class SlurmBackend(PollingBackend):
         if sight is None:
             worker.missed += 1
             if worker.missed >= 2:
-                await self._bury(worker, None)
+                await self._forget_worker(worker, None)
             return
         worker.missed = 0
         found, worker.job_id = not worker.job_id, worker.job_id or sight.job_id
         if worker.dismissed and found and sight.live:
             await self._dismiss([worker])
         elif not sight.live:
-            await self._bury(worker, sight)
+            await self._forget_worker(worker, sight)
         elif sight.pending and not worker.slot:
             self._take_pending(worker, sight)
         elif worker.doubtful and self._now() - worker.heard_at > DOUBT_S:
-            await self._bury(worker, None)
+            await self._forget_worker(worker, None)
         elif sight.state in ("SUSPENDED", "STOPPED"):
             worker.heard_at = self._now()
         elif worker.slot and not worker.doubtful and self._now() - worker.heard_at > self.options.silent:
@@ -687,7 +687,7 @@ class SlurmBackend(PollingBackend):
                 message = f"tier {tier}: no Slurm job started within {limit_s:g} s: {reason}"
                 self._refuse(tier, BackendError(message, hint=_advice(reason)))
 
-    async def _bury(self, worker: Worker, sight: Sight | None) -> None:
+    async def _forget_worker(self, worker: Worker, sight: Sight | None) -> None:
         """Slurm no longer has it: what it was running has ended."""
         self._read(worker)
         if worker.gone:

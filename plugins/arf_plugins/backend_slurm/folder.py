@@ -14,7 +14,7 @@ from typing import Any
 from attrs import define, field
 
 from arf.errors import BackendError
-from arf.jobs import (
+from arf.sdk.jobs import (
     handle_of,
     is_handle,
     job_fields,

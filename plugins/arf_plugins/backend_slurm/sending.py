@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from arf.errors import BackendError
-from arf.jobs import read_fields, write_whole
+from arf.sdk.jobs import read_fields, write_whole
 from arf.types import Job
 from arf_plugins.backend_slurm import SlurmOptions
 from arf_plugins.parcels import parcel, unfold

@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
-from arf.brief import render, wanted
-from arf.config import is_secret_name
+from arf.config.schema import is_secret_name
 from arf.errors import AgentError, PluginError
 from arf.interfaces import Agent, Brief
 from arf.types import Answer, Ask, AskKind, Usage
 from arf_plugins.cli_agents import process
-from arf_plugins.cli_agents.lane import Lane
+from arf_plugins.cli_agents.agent_session import Lane
 from arf_plugins.cli_agents.options import CliOptions
+from arf_plugins.llm.prompt import render, wanted
 
 log = logging.getLogger(__name__)
 

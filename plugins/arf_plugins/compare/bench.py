@@ -21,10 +21,10 @@ from arf_plugins.objectives.objective import Parameter
 from arf_plugins.objectives.table import Cell, Table, pooled_sigma
 
 if TYPE_CHECKING:
-    from arf.config import Config
+    from arf.config.schema import Config
     from arf.interfaces import Backend, MetricParser
-    from arf.trees import WorkTree
-    from arf.workspace import Workspace
+    from arf.workspace.work_trees import WorkTree
+    from arf.workspace.workspace import Workspace
 
 
 @click.group()
@@ -74,9 +74,9 @@ def record(
 
 
 def _load(directory: Path, overrides: Sequence[str]) -> tuple[Config, Backend, MetricParser]:
-    from arf.config import load
-    from arf.detection import detect
-    from arf.plugins import Plugins
+    from arf.config.schema import load
+    from arf.plugins.registry import Plugins
+    from arf.workspace.detection import detect
 
     plugins = Plugins.load()
     yaml = directory / "arf.yaml"
@@ -116,7 +116,7 @@ class Recording:
         cls, directory: Path, config: Config, grids: Sequence[str], replicates: int, seed: int, output: Path
     ) -> Recording:
         """Check the grid and take up what an earlier process has recorded in `OUTPUT.part`."""
-        from arf.workspace import Workspace
+        from arf.workspace.workspace import Workspace
 
         workspace = Workspace.open(directory, config.workspace)
         parameters = tuple(_parameters(workspace, grids))
@@ -194,8 +194,8 @@ class Recording:
 
 
 def _parameters(workspace: Workspace, grids: Sequence[str]) -> Iterator[Parameter]:
-    from arf import constants
-    from arf.layers import leaf
+    from arf.config.layers import leaf
+    from arf.workspace import constants
 
     known: dict[str, constants.Constant] = {}
     for path, text in workspace.files(workspace.base_commit()).items():
@@ -293,7 +293,7 @@ class _Runner:
             click.echo(f"{len(recording.done)}/{total}  {shown}  {title or 'unchanged'}", err=True)
 
     async def _run(self, key: str, tree: WorkTree, seed: int) -> tuple[float | None, float]:
-        from arf.logs import LogTail, Watch, WatchLimits, objective_value
+        from arf.engine.watch import LogTail, Watch, WatchLimits, objective_value
 
         config = self._recording.config
         job = self._job(key, tree, config.workspace.command, seed, config.limits.time_limit_s)

@@ -20,7 +20,7 @@ from arf.types import Ask, Plan
 from arf_plugins.compare.plan import Comparison, Run, make_part
 
 if TYPE_CHECKING:
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
     from arf.study import Study
 
 MEASURES = ("experiments", "slot_hours", "wall_hours", "usd")
@@ -188,7 +188,7 @@ _loaded: list[Plugins] = []
 
 def _plugins() -> Plugins:
     """The plugins of this process, loaded once."""
-    from arf.plugins import Plugins
+    from arf.plugins.registry import Plugins
 
     if not _loaded:
         _loaded.append(Plugins.load())

@@ -12,10 +12,10 @@ from attrs import asdict
 
 from arf.cli.formats import table
 from arf.cli.studies import find_study
-from arf.effects import Design, Fit, to_json
 from arf.errors import ArfError
-from arf.store import Store
+from arf.store.database import Store
 from arf_plugins.effects.history import IdeaEffect, Importance
+from arf_plugins.effects.model import Design, Fit, to_json
 from arf_plugins.effects.reading import Found, read_effects
 from arf_plugins.effects.sections import Section, sections
 from arf_plugins.report.results import replace

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import evolve, frozen
 
-from arf.effects import Finding, holm
-from arf.stats import Noise, noise, t_tail
+from arf.judge.statistics import Noise, noise, t_tail
 from arf.study import Group, Study
 from arf.types import Role, Scalar
+from arf_plugins.effects.model import Finding, holm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from arf.effects import Design, Effect, Finding, Fit, half_normal, holm_levels
-from arf.stats import t_critical
+from arf.judge.statistics import t_critical
 from arf.types import Objective
 from arf_plugins.effects.history import IdeaEffect, Importance
+from arf_plugins.effects.model import Design, Effect, Finding, Fit, half_normal, holm_levels
 from arf_plugins.effects.reading import Found
 from arf_plugins.effects.sections import FEW_IDEAS, Picture, design_key
 from arf_plugins.report.labels import Labels

@@ -6,12 +6,12 @@ from typing import Any
 
 from attrs import frozen
 
-from arf import constants
-from arf.effects import Design, Fit, fit, read_design
-from arf.stats import noise
+from arf.judge.statistics import noise
 from arf.study import Study
 from arf.types import Idea, Scalar
+from arf.workspace import constants
 from arf_plugins.effects.history import IdeaEffect, Importance, design_labels, idea_effects, importance
+from arf_plugins.effects.model import Design, Fit, fit, read_design
 
 LARGEST = 1e100
 """Beyond it, squares overflow."""

@@ -10,8 +10,6 @@ from typing import ClassVar
 
 import attrs
 
-from arf.brief import MIN_CHARS, NOTES, Told, notes, render
-from arf.brief import seen as known_now
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Agent, Brief
 from arf.types import Answer, Ask, AskKind, Usage
@@ -22,9 +20,11 @@ from arf_plugins.llm.loop import Loop
 from arf_plugins.llm.options import ModelOptions
 from arf_plugins.llm.preflight import Preflight
 from arf_plugins.llm.prices import Price, price_of, priced
+from arf_plugins.llm.prompt import MIN_CHARS, NOTES, Told, notes, render
+from arf_plugins.llm.prompt import seen as known_now
 from arf_plugins.llm.propose import Proposal
-from arf_plugins.llm.purse import OutOfBudget, Purse
 from arf_plugins.llm.session import CHARS_PER_TOKEN, Forms, Session
+from arf_plugins.llm.spend_limiter import OutOfBudget, SpendLimiter
 from arf_plugins.llm.turns import Form, Model
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class ModelAgent(Agent):
         """Ended conversations that the next ask for experiments may go on with; the newest first."""
         self._unbilled = Usage()
         """What conversations have cost that will not be gone on with."""
-        self._purse: Purse | None = None
+        self._limiter: SpendLimiter | None = None
         self._under_way = 0
         self._asked = 0
         self._passed: dict[str, set[str]] = {}
@@ -86,28 +86,28 @@ class ModelAgent(Agent):
         return self.options.parallel
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
-        purse = self._open(brief)
-        conversation = self._resumed(ask, brief, purse) or self._new(ask, brief)
+        limiter = self._open(brief)
+        conversation = self._resumed(ask, brief, limiter) or self._new(ask, brief)
         if conversation.answer is not None:
             self._passed.setdefault(ask.base, set()).update(conversation.changes)
             got = conversation.answer
-            purse.count(got.usage)
+            limiter.count(got.usage)
             return self._told(
                 attrs.evolve(got, ideas=got.ideas[: ask.n], factors=got.factors[: ask.n]), got.usage
             )
         self._asked += 1
         self._under_way += 1
-        purse.hold(conversation)
+        limiter.hold(conversation)
         try:
-            answer = await self._run(conversation, ask, brief, purse)
+            answer = await self._run(conversation, ask, brief, limiter)
         except (OutOfBudget, Fault) as error:
             self._unfinished.insert(0, conversation)
-            raise self._error(error, self._bill(purse.tell(conversation))) from None
+            raise self._error(error, self._bill(limiter.tell(conversation))) from None
         finally:
             self._under_way -= 1
         self._worked = True
         self._keep(conversation)
-        return self._told(answer, purse.tell(conversation))
+        return self._told(answer, limiter.tell(conversation))
 
     def estimate(self, brief: Brief) -> Usage | None:
         """A brief of the usual length and half of the longest reply, uncached; None without a price."""
@@ -127,9 +127,9 @@ class ModelAgent(Agent):
 
     # ---- One ask ----------------------------------------------------------------------------
 
-    async def _run(self, conversation: Conversation, ask: Ask, brief: Brief, purse: Purse) -> Answer:
-        caps = purse.caps(brief, self.options.max_usd)
-        session = Session(self._model, self.options, conversation, self._price, purse, caps)
+    async def _run(self, conversation: Conversation, ask: Ask, brief: Brief, limiter: SpendLimiter) -> Answer:
+        caps = limiter.caps(brief, self.options.max_usd)
+        session = Session(self._model, self.options, conversation, self._price, limiter, caps)
         preflight = Preflight(brief, ask.base, self.options.preflight)
         checker = Checker(brief, ask, self._passed.setdefault(ask.base, set()))
 
@@ -171,11 +171,11 @@ class ModelAgent(Agent):
 
     # ---- What was begun before --------------------------------------------------------------
 
-    def _open(self, brief: Brief) -> Purse:
+    def _open(self, brief: Brief) -> SpendLimiter:
         """Read the archive, once: what was proposed, and what an earlier process left undone."""
-        if self._purse is not None:
-            return self._purse
-        self._purse = Purse(brief.study)
+        if self._limiter is not None:
+            return self._limiter
+        self._limiter = SpendLimiter(brief.study)
         self._archive = Archive.open(brief.directory)
         _begin_notes(brief.directory, self.options.notes_from)
         taken = {(idea.base, idea.title) for idea in brief.study.ideas.values()}
@@ -184,7 +184,7 @@ class ModelAgent(Agent):
             if conversation.answer is None:
                 if at < self.parallel:
                     self._unfinished.append(conversation)
-                    self._purse.hold(conversation)
+                    self._limiter.hold(conversation)
             elif at < self.parallel and _is_untaken(conversation, taken):
                 self._unfinished.append(conversation)
             else:
@@ -193,7 +193,7 @@ class ModelAgent(Agent):
                     self._keep(conversation, newest=False)
             if conversation.before is not None:
                 followed.add(conversation.before.name)
-        return self._purse
+        return self._limiter
 
     def _new(self, ask: Ask, brief: Brief) -> Conversation:
         assert self._archive is not None
@@ -213,7 +213,7 @@ class ModelAgent(Agent):
     def _about(self) -> dict[str, str]:
         return {"provider": self.provider, "model": self.options.model, "mode": self.options.mode}
 
-    def _resumed(self, ask: Ask, brief: Brief, purse: Purse) -> Conversation | None:
+    def _resumed(self, ask: Ask, brief: Brief, limiter: SpendLimiter) -> Conversation | None:
         """A conversation that answers this ask. What can answer none is billed with the next answer."""
         for conversation in list(self._unfinished):
             old = conversation.ask
@@ -225,9 +225,9 @@ class ModelAgent(Agent):
             if old.kind is AskKind.EXPERIMENTS or old.base not in (ask.base, brief.study.incumbent_commit):
                 self._unfinished.remove(conversation)
                 conversation.mend()
-                self._unbilled += purse.tell(conversation)
+                self._unbilled += limiter.tell(conversation)
                 if conversation.answer is not None:
-                    purse.count(conversation.answer.usage)
+                    limiter.count(conversation.answer.usage)
                     self._unbilled += conversation.answer.usage
                 self._keep(conversation)
         return None

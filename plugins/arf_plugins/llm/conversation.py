@@ -16,8 +16,8 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from arf.brief import Seen
 from arf.types import Answer, Ask, AskKind, Draft, Edit, FactorDraft, Usage
+from arf_plugins.llm.prompt import Seen
 from arf_plugins.llm.turns import Question, Reply, Spending, Stop, Turn, from_json, to_json
 
 FOLDER = "conversations"

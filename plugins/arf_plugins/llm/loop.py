@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import attrs
 from attrs import define, field
 
-from arf.brief import Told, news, wanted
 from arf.types import Answer
 from arf_plugins.llm.drafts import Checker
 from arf_plugins.llm.faults import Fault, FaultKind
 from arf_plugins.llm.preflight import Preflight
-from arf_plugins.llm.purse import OutOfBudget
+from arf_plugins.llm.prompt import Told, news, wanted
 from arf_plugins.llm.session import CHARS_PER_TOKEN, Session, estimated_tokens
-from arf_plugins.llm.tools import Bench, call, replay, tools_of
+from arf_plugins.llm.spend_limiter import OutOfBudget
+from arf_plugins.llm.tools import ToolContext, call, replay, tools_of
 from arf_plugins.llm.turns import Question, Reply, Request, Result, Results, Stop, ToolCall, Turn
 
 SYSTEM = (
@@ -45,7 +45,7 @@ class Loop:
     remember: Callable[[str], None]
     preflight: Preflight
     emphasis: str = ""
-    bench: Bench = field(init=False)
+    context: ToolContext = field(init=False)
     note: str = ""
     _same: tuple[str, str] = ("", "")
     _same_count: int = 0
@@ -53,7 +53,7 @@ class Loop:
     _trimmed: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.bench = Bench(self.checker, self.remember)
+        self.context = ToolContext(self.checker, self.remember)
 
     async def run(self) -> Answer:
         """Raises Fault, and OutOfBudget if nothing could be asked. What was submitted is never lost."""
@@ -61,7 +61,7 @@ class Loop:
         if not conversation.turns:
             conversation.add(self._follow_up() or self._question(1.0))
         at = 0
-        while not self.bench.done:
+        while not self.context.done:
             if at == len(conversation.turns) and not await self._exchange():
                 break
             turn = conversation.turns[at]
@@ -76,7 +76,7 @@ class Loop:
                 break
             if at == len(conversation.turns):
                 conversation.add(following)
-        return conversation.end(self._answer(), self.bench.changes)
+        return conversation.end(self._answer(), self.context.changes)
 
     async def _exchange(self) -> bool:
         """Have one more reply. False if the conversation must end instead."""
@@ -87,7 +87,7 @@ class Loop:
         try:
             await self._ask()
         except (Fault, OutOfBudget) as error:
-            if not self.bench.submitted and not (isinstance(error, OutOfBudget) and conversation.replies()):
+            if not self.context.submitted and not (isinstance(error, OutOfBudget) and conversation.replies()):
                 raise
             self.note = f"the conversation was broken off: {error}"[:300]
             return False
@@ -112,10 +112,10 @@ class Loop:
         turns: Sequence[Turn] = [*conversation.history, *conversation.turns]
         ask, study = self.checker.ask, self.checker.brief.study
         return Request(
-            system=PLANNING if self.bench.wants_experiments else SYSTEM,
+            system=PLANNING if self.context.wants_experiments else SYSTEM,
             turns=trimmed(turns) if self._trimmed else tuple(turns),
             max_output=self.session.options.max_output_tokens,
-            tools=tuple(tool.spec for tool in tools_of(self.bench)),
+            tools=tuple(tool.spec for tool in tools_of(self.context)),
             cache_key=f"arf-{study.name}-{ask.base[:12]}-tools",
         )
 
@@ -169,19 +169,19 @@ class Loop:
     async def _replay(self, reply: Reply) -> None:
         """Go through a reply that was acted on before the conversation was broken off."""
         for one in reply.calls:
-            if not self.bench.done:
+            if not self.context.done:
                 self._count_same(one)
-                await replay(self.bench, one.name, one.object(), key=self._key(one))
+                await replay(self.context, one.name, one.object(), key=self._key(one))
 
     async def _call(self, one: ToolCall) -> Result:
-        if self.bench.done:
+        if self.context.done:
             return Result(call=one.id, text="the conversation has ended", failed=True)
         self._count_same(one)
         key, arguments = self._key(one), one.object()
         problem = ""
         if one.name == "submit":
-            problem = await self.preflight.problem_of_submit(self.bench, arguments, key)
-        text, failed = (problem, True) if problem else await call(self.bench, one.name, arguments, key=key)
+            problem = await self.preflight.problem_of_submit(self.context, arguments, key)
+        text, failed = (problem, True) if problem else await call(self.context, one.name, arguments, key=key)
         if self._same_count >= SAME_CALLS_WARN:
             text += f"\nYou have made this very call {self._same_count} times: do something else."
         return Result(call=one.id, text=text, failed=failed)
@@ -197,13 +197,13 @@ class Loop:
 
     def _with_warning(self, results: tuple[Result, ...]) -> tuple[Result, ...]:
         left = self.session.options.max_turns - self.session.conversation.replies()
-        if self.bench.done or left not in (1, 3):
+        if self.context.done or left not in (1, 3):
             return results
         text = f"{results[-1].text}\n{left} more replies, then the conversation ends: submit what you have."
         return (*results[:-1], attrs.evolve(results[-1], text=text))
 
     def _nudge(self, reply: Reply) -> Turn | None:
-        if self._nudged or (self.bench.submitted and reply.stop is not Stop.LENGTH):
+        if self._nudged or (self.context.submitted and reply.stop is not Stop.LENGTH):
             return None
         self._nudged = True
         cut = "Your reply was cut at the limit of its length. " if reply.stop is Stop.LENGTH else ""
@@ -211,11 +211,11 @@ class Loop:
 
     def _answer(self) -> Answer:
         return Answer(
-            ideas=tuple(self.bench.ideas),
-            factors=self.bench.factors,
+            ideas=tuple(self.context.ideas),
+            factors=self.context.factors,
             usage=self.session.conversation.unbilled,
-            exhausted=self.bench.exhausted,
-            note=self.bench.note or self.note,
+            exhausted=self.context.exhausted,
+            note=self.context.note or self.note,
         )
 
 

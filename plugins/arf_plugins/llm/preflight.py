@@ -9,11 +9,11 @@ from typing import Any
 
 from attrs import frozen
 
-from arf.brief import as_data
 from arf.errors import ArfError, UsageError
 from arf.interfaces import Brief
 from arf.types import Draft
-from arf_plugins.llm.tools import Bench, outcome
+from arf_plugins.llm.prompt import as_data
+from arf_plugins.llm.tools import ToolContext, outcome
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class Preflight:
         return await asyncio.gather(*(one(draft) for draft in drafts))
 
     async def _problem(self, draft: Draft) -> str:
-        desk = self.brief.desk
-        if self.seconds is None or desk is None:
+        queue = self.brief.queue
+        if self.seconds is None or queue is None:
             return ""
         try:
-            tried = await desk.try_out(draft, self.base, self.seconds)
+            tried = await queue.try_out(draft, self.base, self.seconds)
         except UsageError as error:
             return str(error)
         except ArfError as error:
@@ -52,12 +52,14 @@ class Preflight:
             return ""
         return _problem(tried.text) if tried.broke else ""
 
-    async def problem_of_submit(self, bench: Bench, arguments: Mapping[str, Any] | None, key: str) -> str:
+    async def problem_of_submit(
+        self, context: ToolContext, arguments: Mapping[str, Any] | None, key: str
+    ) -> str:
         """As `problems`, for what a call of `submit` would hand in."""
-        if self.seconds is None or bench.desk is None or await bench.desk.known(key):
+        if self.seconds is None or context.queue is None or await context.queue.known(key):
             return ""
         change = {name: (arguments or {}).get(name) for name in ("constants", "edits")}
-        got = await outcome(bench, "try_out", {**change, "seconds": self.seconds}, key=f"{key}/try")
+        got = await outcome(context, "try_out", {**change, "seconds": self.seconds}, key=f"{key}/try")
         return _problem(got.text) if not got.failed and got.data and got.data["broke"] else ""
 
 

@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 from attrs import define, evolve, field
 
-from arf.brief import Told, wanted
 from arf.errors import UsageError
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft
 from arf_plugins.llm.drafts import FACTORS, IDEAS, Checker, entries, key_of, of_answer, read_json, said
 from arf_plugins.llm.faults import Fault, FaultKind
 from arf_plugins.llm.preflight import Preflight
-from arf_plugins.llm.purse import OutOfBudget
+from arf_plugins.llm.prompt import Told, wanted
 from arf_plugins.llm.session import Forms, Session
-from arf_plugins.llm.tools import Bench, call, tools_for
+from arf_plugins.llm.spend_limiter import OutOfBudget
+from arf_plugins.llm.tools import ToolContext, call, tools_for
 from arf_plugins.llm.turns import Form, Question, Reply, Request, Stop, ToolSpec, answering
 
 SYSTEM = (
@@ -88,12 +88,12 @@ class Proposal:
     problems: list[str] = field(factory=list)
     exhausted: bool = False
     note: str = ""
-    bench: Bench = field(init=False)
+    context: ToolContext = field(init=False)
     """Where an answer of experiments is handed in."""
     _runs: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self.bench = Bench(self.checker, self.remember)
+        self.context = ToolContext(self.checker, self.remember)
 
     async def run(self) -> Answer:
         """Raises Fault, and OutOfBudget if nothing could be asked."""
@@ -114,7 +114,7 @@ class Proposal:
                 break
             if isinstance(conversation.turns[-1], Reply):
                 conversation.add(answering(reply, self._complaint()))
-        return conversation.end(self._answer(), [*self.changes, *self.bench.changes])
+        return conversation.end(self._answer(), [*self.changes, *self.context.changes])
 
     async def _reply(self, attempt: int) -> Reply:
         """The reply of an attempt: from the record, or by asking."""
@@ -137,7 +137,7 @@ class Proposal:
 
         def request(form: Form) -> Request:
             return Request(
-                system=PLANNING if self.bench.wants_experiments else SYSTEM,
+                system=PLANNING if self.context.wants_experiments else SYSTEM,
                 turns=tuple(self.session.conversation.turns),
                 max_output=most,
                 answer=answer_tool(ask),
@@ -151,10 +151,10 @@ class Proposal:
         told = self.tell(share)
         ask = self.checker.ask
         key = key_of(ask)
-        entry: dict[str, Any] = _PLANNED if self.bench.wants_experiments else _EXAMPLE
+        entry: dict[str, Any] = _PLANNED if self.context.wants_experiments else _EXAMPLE
         if key == "factors":
             entry = {"name": "…", "levels": [_EXAMPLE]}
-        more = {"plan": "…"} if self.bench.wants_experiments else {}
+        more = {"plan": "…"} if self.context.wants_experiments else {}
         form = json.dumps({key: [entry], **more, "learned": "", "exhausted": False}, ensure_ascii=False)
         parts = [f"## What is wanted\n\n{wanted(ask)}"]
         if self.emphasis:
@@ -166,13 +166,13 @@ class Proposal:
 
     def _left(self) -> int:
         ask = self.checker.ask
-        if self.bench.wants_experiments:
+        if self.context.wants_experiments:
             return max(0, ask.n - self._runs)
         return ask.n - len(self.ideas) - len(self.factors)
 
     def _room(self) -> int:
         """How many entries may be taken. What one answer orders is "about" what was asked for, or more."""
-        if self.bench.wants_experiments:
+        if self.context.wants_experiments:
             return max(0, GENEROUS * self.checker.ask.n - self._runs)
         return self._left()
 
@@ -196,7 +196,7 @@ class Proposal:
         self.note = said(value, "plan")[:300]
         await self._take_all(found, attempt)
         is_last = isinstance(value, dict) and value.get("exhausted") is True
-        self.exhausted = is_last and (not found or self.bench.wants_experiments)
+        self.exhausted = is_last and (not found or self.context.wants_experiments)
         if not found and not self.exhausted and not self._any() and not self._may_wait():
             self.problems.append("there is nothing in the answer; set exhausted if nothing is left to try")
 
@@ -206,7 +206,7 @@ class Proposal:
         while at < len(found) and (room := self._room()) > 0:
             batch = list(enumerate(found))[at : at + room]
             at += len(batch)
-            if self.bench.wants_experiments:
+            if self.context.wants_experiments:
                 await self._order(batch, attempt)
             elif self.checker.ask.kind is AskKind.FACTORS:
                 await self._take_factors(batch)
@@ -252,7 +252,7 @@ class Proposal:
             entry = _sendable(raw)
             if not problem:
                 key = f"{self.session.conversation.name}/{attempt}.{at}"
-                text, failed = await call(self.bench, "submit", entry, key=key)
+                text, failed = await call(self.context, "submit", entry, key=key)
                 problem = text if failed else ""
             if problem:
                 self.problems.append(f"{_named(raw)}: {problem}")
@@ -281,14 +281,14 @@ class Proposal:
     def _may_wait(self) -> bool:
         """Whether it makes sense to order nothing now: results are awaited that may tell more."""
         study = self.checker.brief.study
-        return self.bench.wants_experiments and bool(study.running_count or study.waiting)
+        return self.context.wants_experiments and bool(study.running_count or study.waiting)
 
     def _any(self) -> bool:
-        return bool(self.ideas or self.factors or self.bench.receipts)
+        return bool(self.ideas or self.factors or self.context.receipts)
 
     def _complaint(self) -> str:
         lines = [f"- {problem}" for problem in self.problems[:MAX_PROBLEMS]]
-        accepted = len(self.ideas) + len(self.factors) + len(self.bench.receipts)
+        accepted = len(self.ideas) + len(self.factors) + len(self.context.receipts)
         taken = f"{accepted} can be used and must not be repeated. " if accepted else ""
         return (
             f"{taken}These cannot be used:\n" + "\n".join(lines) + "\n\n"
@@ -303,7 +303,7 @@ class Proposal:
             ideas=tuple(self.ideas),
             factors=tuple(self.factors),
             usage=self.session.conversation.unbilled,
-            exhausted=self.exhausted and (self.bench.wants_experiments or not self._any()),
+            exhausted=self.exhausted and (self.context.wants_experiments or not self._any()),
             note=note,
         )
 

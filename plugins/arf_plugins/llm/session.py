@@ -12,7 +12,7 @@ from arf_plugins.llm.conversation import Conversation
 from arf_plugins.llm.faults import Fault, FaultKind, RetryRule, retried
 from arf_plugins.llm.options import ModelOptions
 from arf_plugins.llm.prices import Price, priced
-from arf_plugins.llm.purse import Cap, OutOfBudget, Purse
+from arf_plugins.llm.spend_limiter import Cap, OutOfBudget, SpendLimiter
 from arf_plugins.llm.turns import Form, Model, Question, Reply, Request, Results, scrubbed
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Session:
     options: ModelOptions
     conversation: Conversation
     price: Price | None
-    purse: Purse
+    limiter: SpendLimiter
     caps: tuple[Cap, ...] = ()
 
     async def exchange(self, request: Request) -> Reply:
@@ -38,9 +38,9 @@ class Session:
         options = self.options
         most = self._most(request)
         self._check_own(most)
-        await self.purse.wait_for(most, self.caps)
+        await self.limiter.wait_for(most, self.caps)
         rule = RetryRule(attempts=options.attempts, first_s=options.backoff_s, max_wait_s=options.max_wait_s)
-        with self.purse.reserved(most):
+        with self.limiter.reserved(most):
             reply = scrubbed(await retried(lambda: self.model.reply(request), rule))
         self.conversation.add(reply)
         usage = reply.usage

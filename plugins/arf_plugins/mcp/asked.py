@@ -8,12 +8,12 @@ from typing import Any
 
 from attrs import define, field
 
-from arf.changes import apply_hunks, parse_patch
 from arf.errors import UsageError
 from arf.types import Ask, AskKind, Draft
+from arf.workspace.patches import apply_hunks, parse_patch
 from arf_plugins.llm.drafts import Checked
-from arf_plugins.llm.tools import Bench, Outcome, Tool, tools_for, unified
-from arf_plugins.mcp.benches import (
+from arf_plugins.llm.tools import Outcome, Tool, ToolContext, tools_for, unified
+from arf_plugins.mcp.contexts import (
     KEY,
     bench_over,
     content_key,
@@ -41,11 +41,11 @@ class Asked:
     view: StudyView
     ask: Ask
     tree: AgentTree
-    bench: Bench = field(init=False)
+    context: ToolContext = field(init=False)
     _report: Report | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.bench = bench_over(self.view, self.ask, report=self._tell)
+        self.context = bench_over(self.view, self.ask, report=self._tell)
         self._recall()
 
     @classmethod
@@ -69,10 +69,10 @@ class Asked:
             if orders and self.ask.kind is not AskKind.EXPERIMENTS:
                 return await self._propose(tool, arguments, key)
             if orders:
-                self.bench.files = files_for(self.bench, self.tree, tool, arguments)
-                key = key or content_key(self.bench, tool, arguments)
-                return await order_on_files(self.view, self.bench, self.tree, tool, arguments, key)
-            return await on_files(self.bench, self.tree, tool, arguments, key)
+                self.context.files = files_for(self.context, self.tree, tool, arguments)
+                key = key or content_key(self.context, tool, arguments)
+                return await order_on_files(self.view, self.context, self.tree, tool, arguments, key)
+            return await on_files(self.context, self.tree, tool, arguments, key)
 
         return Offered(
             name=tool.spec.name,
@@ -92,16 +92,16 @@ class Asked:
 
     async def _propose(self, tool: Tool, arguments: Mapping[str, Any], key: str) -> Outcome:
         """Take the files as an idea, and write it down before it is told to be accepted."""
-        bench, base = self.bench, self.bench.checker.brief.files
+        context, base = self.context, self.context.checker.brief.files
         after = self.tree.read(base)
-        bench.files = dict(after)
-        key = key or content_key(bench, tool, arguments)
+        context.files = dict(after)
+        key = key or content_key(context, tool, arguments)
         if self._is_known(key):
-            return Outcome(text=f"This very call was made before: {bench.submitted} are submitted.")
-        had = len(bench.changes)
-        got = await on_files(bench, self.tree, tool, arguments, key)
-        if len(bench.changes) > had:
-            draft = _last(bench, str(arguments.get("factor") or ""))
+            return Outcome(text=f"This very call was made before: {context.submitted} are submitted.")
+        had = len(context.changes)
+        got = await on_files(context, self.tree, tool, arguments, key)
+        if len(context.changes) > had:
+            draft = _last(context, str(arguments.get("factor") or ""))
             self.folder.add(
                 {
                     "title": draft.title,
@@ -118,9 +118,9 @@ class Asked:
     async def _done(self, tool: Tool, arguments: Mapping[str, Any]) -> Outcome:
         if any(record.get("done") for record in self.folder.records()):
             return Outcome(text="Thank you.")
-        got = await on_files(self.bench, self.tree, tool, arguments, "done")
+        got = await on_files(self.context, self.tree, tool, arguments, "done")
         if not got.failed:
-            self.folder.add({"done": True, "note": self.bench.note, "exhausted": self.bench.exhausted})
+            self.folder.add({"done": True, "note": self.context.note, "exhausted": self.context.exhausted})
         return got
 
     # ---- The record -------------------------------------------------------------------------
@@ -130,25 +130,25 @@ class Asked:
 
     def _recall(self) -> None:
         """Take up what an earlier server of this ask has written down, so that nothing is taken twice."""
-        bench = self.bench
+        context = self.context
         for record in self.folder.records():
             if record.get("done"):
-                bench.done = True
+                context.done = True
                 continue
-            after = _patched(bench.checker.brief.files, record["patch"])
+            after = _patched(context.checker.brief.files, record["patch"])
             try:
-                checked = bench.checker.changed(after, title=record["title"], reason=record["reason"])
+                checked = context.checker.changed(after, title=record["title"], reason=record["reason"])
             except UsageError:  # the study has it by now
                 checked = Checked(Draft(title=record["title"], patch=record["patch"]), "")
             if record["factor"]:
-                bench.levels.setdefault(record["factor"], []).append(checked.draft)
+                context.levels.setdefault(record["factor"], []).append(checked.draft)
             else:
-                bench.ideas.append(checked.draft)
-            bench.changes.append(checked.change)
+                context.ideas.append(checked.draft)
+            context.changes.append(checked.change)
 
 
-def _last(bench: Bench, factor: str) -> Draft:
-    return bench.levels[" ".join(factor.split())][-1] if bench.wants_factors else bench.ideas[-1]
+def _last(context: ToolContext, factor: str) -> Draft:
+    return context.levels[" ".join(factor.split())][-1] if context.wants_factors else context.ideas[-1]
 
 
 def _patched(files: Mapping[str, str], patch: str) -> dict[str, str]:

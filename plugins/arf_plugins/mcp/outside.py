@@ -8,16 +8,16 @@ from typing import Any
 
 from attrs import define, field
 
-from arf import brief as told
 from arf.cli.studies import find_experiment, find_study, study_folders, written_at
 from arf.errors import ArfError, UsageError
-from arf.store import Store
-from arf.summary import summarize
+from arf.status.summary import summarize
+from arf.store.database import Store
 from arf.types import Ask, AskKind
-from arf_plugins.llm.tools import Bench, Outcome, Tool, tools_for
-from arf_plugins.llm.tools.bench import checked_arguments, flag, text
+from arf_plugins.llm import prompt as told
+from arf_plugins.llm.tools import Outcome, Tool, ToolContext, tools_for
+from arf_plugins.llm.tools.context import checked_arguments, flag, text
 from arf_plugins.mcp import studies
-from arf_plugins.mcp.benches import (
+from arf_plugins.mcp.contexts import (
     KEY,
     bench_over,
     content_key,
@@ -72,13 +72,13 @@ class Outside:
             with _opened(self._home(study)) as view:
                 tree = self._tree(view)
                 ask = Ask(kind=AskKind.EXPERIMENTS, n=1, base=tree.base)
-                bench = bench_over(view, ask, report=report, told=self._told.get(view.home))
-                self._told[view.home] = bench.told
-                bench.kind = None
+                context = bench_over(view, ask, report=report, told=self._told.get(view.home))
+                self._told[view.home] = context.told
+                context.kind = None
                 if not orders:
-                    return _with_advice(await on_files(bench, tree, tool, arguments, ""), view)
-                key = key or self._content_key(bench, tree, tool, arguments)
-                got = await order_on_files(view, bench, tree, tool, arguments, key)
+                    return _with_advice(await on_files(context, tree, tool, arguments, ""), view)
+                key = key or self._content_key(context, tree, tool, arguments)
+                got = await order_on_files(view, context, tree, tool, arguments, key)
                 if got.failed:
                     return _with_advice(got, view)
                 self._last[tree.top] = (arguments, key)
@@ -94,13 +94,15 @@ class Outside:
             destructive=tool.spec.name in ("reset", "cancel"),
         )
 
-    def _content_key(self, bench: Bench, tree: AgentTree, tool: Tool, arguments: dict[str, Any]) -> str:
+    def _content_key(
+        self, context: ToolContext, tree: AgentTree, tool: Tool, arguments: dict[str, Any]
+    ) -> str:
         """A key for a call without one. A call that a client has sent again finds its files restored."""
-        bench.files = files_for(bench, tree, tool, arguments)
+        context.files = files_for(context, tree, tool, arguments)
         last, key = self._last.get(tree.top, (None, ""))
-        if last == arguments and not bench.diff():
+        if last == arguments and not context.diff():
             return key
-        return content_key(bench, tool, arguments)
+        return content_key(context, tool, arguments)
 
     def _with_hint(self, got: Outcome, view: StudyView, tree: AgentTree) -> Outcome:
         if tree.base == view.study().incumbent_commit:

@@ -13,9 +13,9 @@ from typing import Any
 from arf.cli.run import free_name
 from arf.cli.studies import DEMO, is_meant
 from arf.errors import ArfError, UsageError
-from arf.store import STUDIES, Store, lock_owner
-from arf.workspace import check_study_name
-from arf_plugins.llm.tools.bench import number, text, whole
+from arf.store.database import STUDIES, Store, lock_owner
+from arf.workspace.workspace import check_study_name
+from arf_plugins.llm.tools.context import number, text, whole
 from arf_plugins.mcp.server import Report
 
 ARF = (sys.executable, "-c", "from arf.cli import main; main()")

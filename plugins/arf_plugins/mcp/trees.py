@@ -1,4 +1,4 @@
-"""The files that an agent edits with its own tools, and the bench: what changed there is a change."""
+"""The files that an agent edits with its own tools, and the context: what changed there is a change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from arf.errors import UsageError, WorkspaceError
-from arf.workspace import Workspace
+from arf.workspace.workspace import Workspace
 
 MAX_NEW_FILE = 2_000_000
 """Bytes; what is bigger than a source file can be is an output of a run."""

@@ -8,18 +8,18 @@ from typing import Any, Self
 
 from attrs import define, field
 
-from arf import standing
-from arf.budgets import Budgets
-from arf.config import Budget
-from arf.engine import agent_brief
+from arf.config.schema import Budget
+from arf.engine.budgets import Budgets
+from arf.engine.engine import agent_brief
 from arf.errors import StoreError
 from arf.interfaces import Brief
 from arf.launch import load_study_config, study_plugins
-from arf.mailbox import MailDesk
-from arf.store import Store, lock_owner
+from arf.status import held_resources
+from arf.status.summary import summarize
+from arf.store.database import Store, lock_owner
 from arf.study import Study
-from arf.summary import summarize
-from arf.workspace import Workspace
+from arf.submissions.remote import RemoteQueue
+from arf.workspace.workspace import Workspace
 
 MAX_LOOKS = 5
 """Times that a study is read while its writer goes on, before what was read is taken for damaged."""
@@ -84,7 +84,7 @@ class StudyView:
         from attrs import evolve
 
         brief = agent_brief(self.study(), self.workspace, base, self.home)
-        return evolve(brief, budget_left=self.budget_left(), desk=MailDesk(self.home))
+        return evolve(brief, budget_left=self.budget_left(), queue=RemoteQueue(self.home))
 
     def summary(self) -> dict[str, Any]:
         return summarize(self.store)
@@ -93,6 +93,6 @@ class StudyView:
         """What is left of the budgets that are set, as of the last thing that happened."""
         elapsed_s = float(self.store.meta("elapsed_s", 0.0))
         budgets = Budgets(Budget(**self.store.meta("budget", {})), self.study(), lambda: elapsed_s)
-        budgets.standing_usd = standing.told(self.store)["usd"]
+        budgets.standing_usd = held_resources.told(self.store)["usd"]
         budgets.tried_s = float(self.store.meta("tried_s", 0.0))
         return budgets.left()

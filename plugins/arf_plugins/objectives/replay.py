@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from arf.errors import ArfError, UsageError
-from arf.store import Store
+from arf.store.database import Store
 from arf.study import Study
 from arf.types import Scalar
 from arf_plugins.objectives.objective import Parameter
@@ -79,8 +79,8 @@ def _settings(study: Study, base: dict[str, Scalar]) -> dict[str, dict[str, Scal
 
 def _base_values(workspace: Path, study: Study, home: Path) -> dict[str, Scalar]:
     """The constants of the script that a study began with, read from its commit."""
-    from arf import constants
-    from arf.git import Repository
+    from arf.workspace import constants
+    from arf.workspace.repository import Repository
 
     try:
         import pygit2

@@ -7,7 +7,7 @@ import json
 import click
 
 from arf.cli.studies import find_study
-from arf.store import Store, study_from_json
+from arf.store.database import Store, study_from_json
 from arf_plugins.report.files import write_report
 from arf_plugins.report.results import to_csv, to_json, to_tsv
 

@@ -10,8 +10,8 @@ from arf.study import Study
 from arf_plugins.effects.reading import read_effects
 from arf_plugins.report.effects import chapter
 from arf_plugins.report.page import render
+from arf_plugins.report.report_data import read_story
 from arf_plugins.report.results import RESULTS, ResultsFile, replace
-from arf_plugins.report.story import read_story
 
 PLOT = "progress.png"
 PAGE = "report.html"

@@ -13,8 +13,8 @@ from html import escape
 
 from arf.types import Experiment, Objective, Verdict
 from arf_plugins.report.effects import Chapter
+from arf_plugins.report.report_data import Story, better_by, series_of
 from arf_plugins.report.results import number, one_line
-from arf_plugins.report.story import Story, better_by, series_of
 
 MAX_DIFF_LINES = 2000
 

@@ -19,8 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from arf.types import Direction, Experiment, Role, Verdict
 from arf_plugins.report.labels import Labels
+from arf_plugins.report.report_data import Series, Story, better_by, series_of
 from arf_plugins.report.results import one_line
-from arf_plugins.report.story import Series, Story, better_by, series_of
 
 GREEN, GREY, RED, BLUE = "#2ecc71", "#9aa0a6", "#d64545", "#4a7fb5"
 MARKERS = ("o", "s", "D", "^", "v", "P")

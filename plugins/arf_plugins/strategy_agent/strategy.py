@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from arf.interfaces import Strategy
-from arf.moves import was_planned
+from arf.sdk.strategies import was_planned
 from arf.study import Study
 from arf.types import Ask, AskKind, Plan
 from arf_plugins.strategy_agent import Options

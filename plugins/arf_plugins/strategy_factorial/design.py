@@ -13,10 +13,10 @@ from itertools import combinations, product
 
 from attrs import evolve, frozen
 
-from arf.effects import Axis, Cell, Levels, fit, levels_of, read_design
-from arf.stats import Noise, noise
+from arf.judge.statistics import Noise, noise
 from arf.study import Study
 from arf.types import ExperimentState, Factor, Objective, Plan, Role, Verdict
+from arf_plugins.effects.model import Axis, Cell, Levels, fit, levels_of, read_design
 from arf_plugins.strategy_factorial import Options
 from arf_plugins.strategy_factorial.layouts import (
     Pair,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydoe import fracfact, pbdesign
 
-from arf.effects import Levels
+from arf_plugins.effects.model import Levels
 from arf_plugins.strategy_factorial import Layout
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from arf.interfaces import Strategy
-from arf.moves import incumbent_again, is_idle, left_behind, pairs_of_near_misses, was_planned
+from arf.sdk.strategies import incumbent_again, is_idle, left_behind, pairs_of_near_misses, was_planned
 from arf.study import Study
 from arf.types import Ask, AskKind, Plan
 from arf_plugins.strategy_factorial import Options

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from arf.interfaces import Strategy
-from arf.moves import ask_ahead, is_idle, left_behind, pairs_of_near_misses, was_planned
+from arf.sdk.strategies import ask_ahead, is_idle, left_behind, pairs_of_near_misses, was_planned
 from arf.study import Study
 from arf.types import Ask, Plan
 from arf_plugins.strategy_greedy import Options

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from arf.moves import Ideas, was_planned
-from arf.stats import deciding_order
+from arf.judge.statistics import deciding_order
+from arf.sdk.strategies import Ideas, was_planned
 from arf.study import Study
 from arf.types import Experiment, Plan, Role
 from arf_plugins.strategy_hybrid.worth import Gain, constants_of, gains, is_new

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from attrs import define
 
 from arf.interfaces import Strategy
-from arf.moves import ask_ahead, incumbent_again, is_idle, was_planned
+from arf.sdk.strategies import ask_ahead, incumbent_again, is_idle, was_planned
 from arf.study import Study
 from arf.types import Ask, Experiment, Plan, Role
 from arf_plugins.strategy_hybrid import Options, bundles, marginal, shrink

@@ -7,7 +7,7 @@ from itertools import islice
 from random import Random as Chance
 
 from arf.interfaces import Strategy
-from arf.moves import ask_ahead
+from arf.sdk.strategies import ask_ahead
 from arf.study import Study
 from arf.types import Ask, Plan
 from arf_plugins.strategy_random import Options

@@ -8,11 +8,11 @@ from functools import cached_property
 
 from attrs import define
 
-from arf.agreement import Agreement, agreement, share_to_promote
-from arf.moves import STRONG, held_ideas
-from arf.stats import noise
+from arf.judge.statistics import noise
+from arf.sdk.strategies import STRONG, held_ideas
 from arf.study import Study
 from arf.types import Experiment, ExperimentState, Role
+from arf_plugins.strategy_two_tier.rank_correlation import Agreement, agreement, share_to_promote
 from arf_plugins.strategy_two_tier.rungs import Rung
 
 WINDOW = 128

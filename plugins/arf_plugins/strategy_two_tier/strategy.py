@@ -13,7 +13,7 @@ from itertools import islice
 from attrs import define, field
 
 from arf.interfaces import Strategy
-from arf.moves import (
+from arf.sdk.strategies import (
     ask_ahead,
     is_combination_under_way,
     is_idle,

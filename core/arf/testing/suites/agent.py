@@ -15,11 +15,11 @@ from typing import ClassVar
 import pytest
 
 from arf.errors import AgentError, ConflictError, UsageError
-from arf.guards import wrong_answer, wrong_cost
 from arf.interfaces import Agent, Brief
+from arf.plugins.guards import wrong_answer, wrong_cost
 from arf.study import Study
 from arf.types import Answer, Ask, AskKind, Draft, Factor, FactorDraft, Idea, Tier, WorkspaceSettings
-from arf.workspace import Workspace
+from arf.workspace.workspace import Workspace
 
 SCRIPT = '''\
 """Trains a small model."""

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from arf.errors import BackendError
-from arf.guards import wrong_standing, wrong_tiers
 from arf.interfaces import Backend, Finding
-from arf.misfits import misfit
+from arf.plugins.guards import wrong_held, wrong_tiers
+from arf.plugins.type_check import misfit
 from arf.types import Job, JobResult, JobState, Tier
 
 T = TypeVar("T")
@@ -171,7 +171,7 @@ class BackendSuite(ABC):
         async def tell(backend: Backend) -> None:
             assert not misfit(await backend.check(), Sequence[Finding])
             assert not misfit(backend.notes(), Sequence[str])
-            assert not wrong_standing(await backend.standing())
+            assert not wrong_held(await backend.held_resources())
 
         async def steps(backend: Backend, tier: Tier) -> None:
             await tell(backend)
@@ -180,7 +180,7 @@ class BackendSuite(ABC):
             if self.takes_down:
                 await backend.down()
                 await backend.down()
-                assert not await backend.standing()
+                assert not await backend.held_resources()
 
         self.run(steps)
 

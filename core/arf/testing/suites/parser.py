@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import pytest
 
-from arf.guards import wrong_readings
 from arf.interfaces import MetricParser
+from arf.plugins.guards import wrong_readings
 from arf.types import Reading
 
 LONGEST = 64 * 1024

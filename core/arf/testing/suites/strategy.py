@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import pytest
 from attrs import define, evolve, field
 
-from arf.guards import wrong_decision
 from arf.interfaces import Strategy
+from arf.plugins.guards import wrong_decision
 from arf.study import Study
 from arf.types import (
     Ask,

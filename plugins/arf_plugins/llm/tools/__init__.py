@@ -1,8 +1,8 @@
 """The tools of agents: one registry for conversations that arf holds and for agents that come through MCP.
 
-A tool is a name, a schema and a function on a bench, and knows no provider. What does not order anything
-from the study's desk works in memory, so that the recorded calls of a broken-off conversation, made again,
-give the same bench; what was ordered is known to the desk by the key of its call.
+A tool is a name, a schema and a function on a context, and knows no provider. What does not order anything
+from the study's queue works in memory, so that the recorded calls of a broken-off conversation, made again,
+give the same context; what was ordered is known to the queue by the key of its call.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from attrs import frozen
 
 from arf.errors import ArfError, nearest
 from arf.types import AskKind
-from arf_plugins.llm.tools.bench import Bench, Shown, Tool, checked_arguments, unified
+from arf_plugins.llm.tools.context import Shown, Tool, ToolContext, checked_arguments, unified
 from arf_plugins.llm.tools.files import EDITOR, FILES
 from arf_plugins.llm.tools.looking import BUDGET, LOOKING
 from arf_plugins.llm.tools.ordering import ORDERING, TRY_OUT, restore_submission
 from arf_plugins.llm.tools.proposing import DONE, DONE_PLANNING, PROPOSING
 
 __all__ = [
-    "Bench",
     "Outcome",
     "Shown",
     "Tool",
+    "ToolContext",
     "call",
     "outcome",
     "replay",
@@ -36,24 +36,26 @@ __all__ = [
 MAX_RESULT_CHARS = 12_000
 
 
-def tools_for(kind: AskKind | None, *, own_editor: bool | None = None, desk: bool = True) -> tuple[Tool, ...]:
+def tools_for(
+    kind: AskKind | None, *, own_editor: bool | None = None, queue: bool = True
+) -> tuple[Tool, ...]:
     """The tools for a kind of ask; None: for somebody's own agent, who drives a study from outside.
 
     `own_editor`: without the tools that edit the copy of the files (None: as is usual for the kind).
-    `desk`: whether there is one to try changes out.
+    `queue`: whether there is one to try changes out.
     """
     without_editor = own_editor if own_editor is not None else kind is None
     tools = (*(() if without_editor else EDITOR), *FILES, *LOOKING)
     if kind is AskKind.IDEAS or kind is AskKind.FACTORS:
-        return (*tools, *((TRY_OUT,) if desk else ()), *PROPOSING, DONE)
+        return (*tools, *((TRY_OUT,) if queue else ()), *PROPOSING, DONE)
     tools = (*tools, BUDGET, TRY_OUT, *ORDERING)
     return tools if kind is None else (*tools, DONE_PLANNING)
 
 
-def tools_of(bench: Bench) -> tuple[Tool, ...]:
-    """The tools of the conversation that has this bench."""
-    own_editor = True if bench.own_editor else None
-    return tools_for(bench.kind, own_editor=own_editor, desk=bench.desk is not None)
+def tools_of(context: ToolContext) -> tuple[Tool, ...]:
+    """The tools of the conversation that has this context."""
+    own_editor = True if context.own_editor else None
+    return tools_for(context.kind, own_editor=own_editor, queue=context.queue is not None)
 
 
 @frozen(kw_only=True)
@@ -64,14 +66,14 @@ class Outcome:
     """The same as data, where that helps."""
 
 
-async def outcome(bench: Bench, name: str, arguments: Any, *, key: str) -> Outcome:
+async def outcome(context: ToolContext, name: str, arguments: Any, *, key: str) -> Outcome:
     """What a tool gives. `key`: a call with the key of an earlier one orders nothing a second time."""
-    tools = {tool.spec.name: tool for tool in tools_of(bench)}
+    tools = {tool.spec.name: tool for tool in tools_of(context)}
     if name not in tools:
         return Outcome(text=f"there is no tool {name!r}; {nearest(name, tools)}", failed=True)
     tool = tools[name]
     try:
-        said = tool.run(bench, {**checked_arguments(arguments, tool.spec.parameters), "key": key})
+        said = tool.run(context, {**checked_arguments(arguments, tool.spec.parameters), "key": key})
         if inspect.isawaitable(said):
             said = await said
     except ArfError as error:
@@ -81,21 +83,21 @@ async def outcome(bench: Bench, name: str, arguments: Any, *, key: str) -> Outco
     return Outcome(text=_cut(said))
 
 
-async def call(bench: Bench, name: str, arguments: Any, *, key: str) -> tuple[str, bool]:
+async def call(context: ToolContext, name: str, arguments: Any, *, key: str) -> tuple[str, bool]:
     """What a tool says, and whether it failed."""
-    got = await outcome(bench, name, arguments, key=key)
+    got = await outcome(context, name, arguments, key=key)
     return got.text, got.failed
 
 
-async def replay(bench: Bench, name: str, arguments: Any, *, key: str) -> None:
-    """Leave the bench as a call left it whose result is recorded. Waits for nothing, orders nothing."""
-    tool = next((tool for tool in tools_of(bench) if tool.spec.name == name), None)
+async def replay(context: ToolContext, name: str, arguments: Any, *, key: str) -> None:
+    """Leave the context as a call left it whose result is recorded. Waits for nothing, orders nothing."""
+    tool = next((tool for tool in tools_of(context) if tool.spec.name == name), None)
     if tool is None or not tool.restores:
         return
     if tool in ORDERING:
-        await restore_submission(bench, key)
+        await restore_submission(context, key)
     else:
-        await call(bench, name, arguments, key=key)
+        await call(context, name, arguments, key=key)
 
 
 def _cut(text: str) -> str:

@@ -5,27 +5,27 @@ from __future__ import annotations
 from arf.errors import UsageError, nearest
 from arf.types import Edit
 from arf_plugins.llm.drafts import CONSTANTS, edited, find_constants, set_constants
-from arf_plugins.llm.tools.bench import Arguments, Bench, text, tool, whole
+from arf_plugins.llm.tools.context import Arguments, ToolContext, text, tool, whole
 
 MAX_MATCHES = 60
 DEFAULT_LINES = 400
 
 
-def _read_file(bench: Bench, given: Arguments) -> str:
-    path = _path(bench, given["path"])
-    lines = bench.files[path].splitlines()
+def _read_file(context: ToolContext, given: Arguments) -> str:
+    path = _path(context, given["path"])
+    lines = context.files[path].splitlines()
     first = max(1, given["first_line"])
     last = min(len(lines), first + (given["lines"] or DEFAULT_LINES) - 1)
     shown = "\n".join(f"{number:5d}  {lines[number - 1]}" for number in range(first, last + 1))
     return f"{path}, lines {first} to {last} of {len(lines)}:\n{shown}"
 
 
-def _search(bench: Bench, given: Arguments) -> str:
+def _search(context: ToolContext, given: Arguments) -> str:
     """Plain text: a model's regular expression could keep the whole study busy."""
     words = [word.casefold() for word in given["text"].split("|") if word.strip()]
     found = [
         f"{path}:{number}: {line.strip()[:160]}"
-        for path, text in sorted(bench.files.items())
+        for path, text in sorted(context.files.items())
         for number, line in enumerate(text.splitlines(), 1)
         if any(word in line.casefold() for word in words)
     ]
@@ -33,40 +33,40 @@ def _search(bench: Bench, given: Arguments) -> str:
     return "\n".join(found[:MAX_MATCHES]) + more if found else "no match"
 
 
-def _edit(bench: Bench, given: Arguments) -> str:
-    path = bench.checker.path(given["path"], made=not given["old"])
-    bench.files[path] = edited(bench.files, Edit(path=path, old=given["old"], new=given["new"]))
-    return bench.state()
+def _edit(context: ToolContext, given: Arguments) -> str:
+    path = context.checker.path(given["path"], made=not given["old"])
+    context.files[path] = edited(context.files, Edit(path=path, old=given["old"], new=given["new"]))
+    return context.state()
 
 
-def _set_constants(bench: Bench, given: Arguments) -> str:
-    values = bench.checker.values(given["constants"])
-    bench.files = set_constants(bench.files, values)
-    return bench.state()
+def _set_constants(context: ToolContext, given: Arguments) -> str:
+    values = context.checker.values(given["constants"])
+    context.files = set_constants(context.files, values)
+    return context.state()
 
 
-def _reset(bench: Bench, given: Arguments) -> str:
-    bench.reset()
+def _reset(context: ToolContext, given: Arguments) -> str:
+    context.reset()
     return "The files are as at the base."
 
 
-def _check(bench: Bench, given: Arguments) -> str:
-    return f"{bench.state()}\n{bench.diff() or 'There is no change yet.'}"
+def _check(context: ToolContext, given: Arguments) -> str:
+    return f"{context.state()}\n{context.diff() or 'There is no change yet.'}"
 
 
-def _constants(bench: Bench, given: Arguments) -> str:
+def _constants(context: ToolContext, given: Arguments) -> str:
     lines = [
         f"{path}:{constant.line}: {name} = {constant.literal}  # {constant.comment}".rstrip(" #")
-        for name, where in sorted(find_constants(bench.files).items())
+        for name, where in sorted(find_constants(context.files).items())
         for path, constant in where
     ]
     return "\n".join(lines) or "There are no constants."
 
 
-def _path(bench: Bench, path: str) -> str:
+def _path(context: ToolContext, path: str) -> str:
     clean = path.strip().removeprefix("./")
-    if clean not in bench.files:
-        raise UsageError(f"there is no file {path!r} to read", hint=nearest(clean, bench.files))
+    if clean not in context.files:
+        raise UsageError(f"there is no file {path!r} to read", hint=nearest(clean, context.files))
     return clean
 
 

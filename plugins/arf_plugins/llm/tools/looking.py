@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arf import brief as told
 from arf.errors import UsageError
 from arf.study import Study
 from arf.types import Experiment, Receipt, SubmissionState
-from arf_plugins.llm.tools.bench import Arguments, Bench, Shown, flag, text, tool, whole
+from arf_plugins.llm import prompt as told
+from arf_plugins.llm.tools.context import Arguments, Shown, ToolContext, flag, text, tool, whole
 
 MAX_CHARS_OF_DIFF = 6000
 LOG_LINES = 30
 
 
-def _results(bench: Bench, given: Arguments) -> Shown:
-    study = bench.study
+def _results(context: ToolContext, given: Arguments) -> Shown:
+    study = context.study
     items = told.tried(study)
     if given["pattern"]:
         wanted = given["pattern"].casefold()
@@ -39,8 +39,8 @@ def _results(bench: Bench, given: Arguments) -> Shown:
     )
 
 
-def _experiment(bench: Bench, given: Arguments) -> Shown:
-    brief, study = bench.checker.brief, bench.study
+def _experiment(context: ToolContext, given: Arguments) -> Shown:
+    brief, study = context.checker.brief, context.study
     experiment = study.experiments.get(given["id"])
     if experiment is None:
         last = max(study.experiments, default=0)
@@ -69,18 +69,18 @@ def _experiment(bench: Bench, given: Arguments) -> Shown:
     )
 
 
-def _effects(bench: Bench, given: Arguments) -> str:
-    return told.effects(bench.study) or "There was no design yet."
+def _effects(context: ToolContext, given: Arguments) -> str:
+    return told.effects(context.study) or "There was no design yet."
 
 
-def _hardware(bench: Bench, given: Arguments) -> str:
-    return told.hardware(bench.study)
+def _hardware(context: ToolContext, given: Arguments) -> str:
+    return told.hardware(context.study)
 
 
-def _budget(bench: Bench, given: Arguments) -> Shown:
-    study = bench.study
-    left = bench.budget() if bench.budget is not None else bench.checker.brief.budget_left
-    when = "" if bench.budget is not None else " (when this conversation began)"
+def _budget(context: ToolContext, given: Arguments) -> Shown:
+    study = context.study
+    left = context.budget() if context.budget is not None else context.checker.brief.budget_left
+    when = "" if context.budget is not None else " (when this conversation began)"
     amounts = ", ".join(_amount(name, value) for name, value in sorted(left.items()))
     lines = [f"Budget left{when}: {amounts}" if left else "No budget is set: it ends when it is stopped."]
     tiers: dict[str, Any] = {}
@@ -104,14 +104,14 @@ def _amount(name: str, value: float) -> str:
     return f"${value:.2f}" if name == "usd" else f"{value:,.5g} {name.replace('_', ' ')}"
 
 
-def _notes(bench: Bench, given: Arguments) -> str:
-    return told.notes(bench.checker.brief.directory) or "There are no notes yet."
+def _notes(context: ToolContext, given: Arguments) -> str:
+    return told.notes(context.checker.brief.directory) or "There are no notes yet."
 
 
-def _note(bench: Bench, given: Arguments) -> str:
+def _note(context: ToolContext, given: Arguments) -> str:
     if not given["text"].strip():
         raise UsageError("there is nothing to note")
-    bench.remember(given["text"])
+    context.remember(given["text"])
     return "Noted."
 
 

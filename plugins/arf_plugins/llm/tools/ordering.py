@@ -1,4 +1,4 @@
-"""The tools that order experiments from a study's desk: submit, wait, cancel, try out."""
+"""The tools that order experiments from a study's queue: submit, wait, cancel, try out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from arf.errors import UsageError, nearest
 from arf.types import Draft, Edit, Receipt, Submission, SubmissionState
 from arf_plugins.llm.drafts import CONSTANTS, EDITS, Checked, edited, set_constants
-from arf_plugins.llm.tools.bench import (
+from arf_plugins.llm.tools.context import (
     MAX_WAIT_S,
     Arguments,
-    Bench,
     Shown,
+    ToolContext,
     flag,
     number,
     text,
@@ -33,29 +33,29 @@ MAX_LISTED = 40
 # ---- Submitting ---------------------------------------------------------------------------------
 
 
-async def _submit(bench: Bench, given: Arguments) -> Shown:
-    desk = bench.own_desk()
-    known = await desk.known(given["key"])
+async def _submit(context: ToolContext, given: Arguments) -> Shown:
+    queue = context.own_queue()
+    known = await queue.known(given["key"])
     if known:
         _check_same(given, known)
-        _take(bench, known)
-        return shown_receipts(_by_number(known), bench.study, _REPEATED)
-    submission, checked = _submission(bench, given)
+        _take(context, known)
+        return shown_receipts(_by_number(known), context.study, _REPEATED)
+    submission, checked = _submission(context, given)
     try:
-        receipts = await desk.submit(given["key"], [submission])
+        receipts = await queue.submit(given["key"], [submission])
     except BaseException:
-        _forget(bench, checked)
+        _forget(context, checked)
         raise
-    _take(bench, receipts)
+    _take(context, receipts)
     refused = [receipt for receipt in receipts if receipt.state is SubmissionState.REFUSED]
     if refused:
-        _forget(bench, checked)
+        _forget(context, checked)
         raise UsageError("; ".join(receipt.problem for receipt in refused))
     if checked is not None:
-        bench.changes.append(checked.change)
-        bench.reset()
+        context.changes.append(checked.change)
+        context.reset()
     back = " The files are as at the base again." if checked is not None else ""
-    return shown_receipts(_by_number(receipts), bench.study, f"Submitted.{back}")
+    return shown_receipts(_by_number(receipts), context.study, f"Submitted.{back}")
 
 
 def _check_same(given: Arguments, known: Sequence[Receipt]) -> None:
@@ -68,19 +68,19 @@ def _check_same(given: Arguments, known: Sequence[Receipt]) -> None:
 _REPEATED = "This very call was made before, so nothing new is submitted. It stands like this:"
 
 
-def _submission(bench: Bench, given: Arguments) -> tuple[Submission, Checked | None]:
-    checked = None if given["again"] else _change(bench, given, is_needed=not given["ideas"])
+def _submission(context: ToolContext, given: Arguments) -> tuple[Submission, Checked | None]:
+    checked = None if given["again"] else _change(context, given, is_needed=not given["ideas"])
     if given["again"] and (given["ideas"] or given["constants"] or given["edits"]):
         raise UsageError("a run again has no change of its own", hint="leave out `again`, or the change")
-    tiers = [tier.name for tier in bench.study.tiers]
+    tiers = [tier.name for tier in context.study.tiers]
     if given["tier"] and given["tier"] not in tiers:
-        _forget(bench, checked)
+        _forget(context, checked)
         raise UsageError(f"there is no tier {given['tier']!r}", hint=nearest(given["tier"], tiers))
     submission = Submission(
         draft=checked.draft if checked is not None else None,
         ideas=given["ideas"] or (),
         again=given["again"] or None,
-        base=bench.checker.ask.base if checked is not None else "",
+        base=context.checker.ask.base if checked is not None else "",
         tier=given["tier"] or None,
         runs=given["runs"] or 1,
         budget=given["budget"] or None,
@@ -88,17 +88,17 @@ def _submission(bench: Bench, given: Arguments) -> tuple[Submission, Checked | N
     return submission, checked
 
 
-def _change(bench: Bench, given: Arguments, *, is_needed: bool) -> Checked | None:
+def _change(context: ToolContext, given: Arguments, *, is_needed: bool) -> Checked | None:
     """The draft of the edited files, with what the call adds to them; None if nothing is changed."""
-    after = _after(bench, given)
-    if not is_needed and after == dict(bench.checker.brief.files):
+    after = _after(context, given)
+    if not is_needed and after == dict(context.checker.brief.files):
         return None
     title = titled(given)
     if not title:
         raise UsageError("the change needs a title")
     expected = float(given["expected_gain"]) or None
     try:
-        return bench.checker.changed(after, title=title, reason=reasoned(given), expected=expected)
+        return context.checker.changed(after, title=title, reason=reasoned(given), expected=expected)
     except UsageError as error:
         if not error.message.startswith("the same as idea"):
             raise
@@ -106,36 +106,36 @@ def _change(bench: Bench, given: Arguments, *, is_needed: bool) -> Checked | Non
         raise UsageError(error.message, hint=hint) from None
 
 
-def _after(bench: Bench, given: Arguments) -> dict[str, str]:
-    files = set_constants(bench.files, bench.checker.values(given["constants"]))
+def _after(context: ToolContext, given: Arguments) -> dict[str, str]:
+    files = set_constants(context.files, context.checker.values(given["constants"]))
     for item in given["edits"]:
         parts = [item.get(name) for name in ("path", "old", "new")] if isinstance(item, dict) else [None]
         if not all(isinstance(part, str) for part in parts):
             raise UsageError("each edit needs path, old and new, all of them text")
-        path = bench.checker.path(item["path"], made=not item["old"])
+        path = context.checker.path(item["path"], made=not item["old"])
         files[path] = edited(files, Edit(path=path, old=item["old"], new=item["new"]))
     return files
 
 
-def _forget(bench: Bench, checked: Checked | None) -> None:
+def _forget(context: ToolContext, checked: Checked | None) -> None:
     """Let a change that was not taken be proposed again."""
     if checked is not None:
-        bench.checker.passed.discard(checked.change)
-        bench.checker.mine.discard(checked.change)
+        context.checker.passed.discard(checked.change)
+        context.checker.mine.discard(checked.change)
 
 
-async def restore_submission(bench: Bench, key: str) -> None:
-    """What `submit` has left on the bench, when a recorded conversation is gone through again."""
-    receipts = await bench.own_desk().known(key)
-    _take(bench, receipts)
+async def restore_submission(context: ToolContext, key: str) -> None:
+    """What `submit` has left on the context, when a recorded conversation is gone through again."""
+    receipts = await context.own_queue().known(key)
+    _take(context, receipts)
     if any(receipt.state is not SubmissionState.REFUSED for receipt in receipts):
-        bench.reset()
+        context.reset()
 
 
-def _take(bench: Bench, receipts: Sequence[Receipt]) -> None:
+def _take(context: ToolContext, receipts: Sequence[Receipt]) -> None:
     for receipt in receipts:
         if receipt.state is not SubmissionState.REFUSED:
-            bench.receipts[receipt.id] = receipt
+            context.receipts[receipt.id] = receipt
 
 
 def _by_number(receipts: Sequence[Receipt]) -> dict[int, Receipt]:
@@ -145,48 +145,48 @@ def _by_number(receipts: Sequence[Receipt]) -> dict[int, Receipt]:
 # ---- Looking after them -------------------------------------------------------------------------
 
 
-async def _wait(bench: Bench, given: Arguments) -> Shown:
-    desk = bench.own_desk()
-    limit_s = min(given["timeout_s"] if given["timeout_s"] > 0 else DEFAULT_WAIT_S, bench.max_wait_s)
-    numbers = given["submissions"] or _open(bench)
+async def _wait(context: ToolContext, given: Arguments) -> Shown:
+    queue = context.own_queue()
+    limit_s = min(given["timeout_s"] if given["timeout_s"] > 0 else DEFAULT_WAIT_S, context.max_wait_s)
+    numbers = given["submissions"] or _open(context)
     if not numbers:
         return Shown(
             text="You were told the end of all that you submitted.",
             data={"submissions": [], "timed_out": False},
         )
-    if not await desk.receipts(numbers):
+    if not await queue.receipts(numbers):
         raise UsageError(f"there is no submission {', '.join(map(str, numbers))}")
     left_s, receipts = limit_s, list[Receipt]()
     while True:
         part_s = min(left_s, SLICE_S)
-        receipts = list(await desk.wait(numbers, part_s, any_done=given["any_done"]))
+        receipts = list(await queue.wait(numbers, part_s, any_done=given["any_done"]))
         left_s -= part_s
-        study = bench.study
+        study = context.study
         done = [is_done(receipt, study) for receipt in receipts]
         if all(done) or (given["any_done"] and any(done)) or left_s <= 0:
             break
-        if bench.progress is not None:
-            await bench.progress(
+        if context.progress is not None:
+            await context.progress(
                 limit_s - left_s, limit_s, f"{sum(done)} of {len(done)} submissions are done"
             )
-    _take(bench, receipts)
-    bench.told.update(receipt.id for receipt, is_over in zip(receipts, done, strict=True) if is_over)
+    _take(context, receipts)
+    context.told.update(receipt.id for receipt, is_over in zip(receipts, done, strict=True) if is_over)
     timed_out = not (all(done) or (given["any_done"] and any(done)))
     heading = "The time is over; these are not all done yet." if timed_out else "Done."
     shown = shown_receipts(_by_number(receipts), study, heading)
     return Shown(text=shown.text, data={**shown.data, "timed_out": timed_out})
 
 
-def _open(bench: Bench) -> tuple[int, ...]:
+def _open(context: ToolContext) -> tuple[int, ...]:
     """Submissions of this conversation, and those that wait, without the ones whose end was told."""
-    return tuple(sorted({*bench.receipts, *bench.study.waiting} - bench.told))
+    return tuple(sorted({*context.receipts, *context.study.waiting} - context.told))
 
 
-async def _submissions(bench: Bench, given: Arguments) -> Shown:
-    study = bench.study
-    numbers = given["submissions"] or sorted({*bench.receipts, *study.waiting})
-    receipts = list(await bench.own_desk().receipts(numbers))
-    _take(bench, receipts)
+async def _submissions(context: ToolContext, given: Arguments) -> Shown:
+    study = context.study
+    numbers = given["submissions"] or sorted({*context.receipts, *study.waiting})
+    receipts = list(await context.own_queue().receipts(numbers))
+    _take(context, receipts)
     left_out = max(0, len(receipts) - MAX_LISTED)
     heading = f"The newest {MAX_LISTED} of {len(receipts)}:" if left_out else ""
     shown = shown_receipts(_by_number(receipts[left_out:]), study, heading)
@@ -196,25 +196,25 @@ async def _submissions(bench: Bench, given: Arguments) -> Shown:
     return Shown(text=shown.text or "There is no submission yet.", data={**shown.data, "left_out": left_out})
 
 
-async def _cancel(bench: Bench, given: Arguments) -> str:
+async def _cancel(context: ToolContext, given: Arguments) -> str:
     if not given["submissions"] and not given["experiments"]:
         raise UsageError("say what to cancel: numbers of submissions, of experiments, or both")
-    text = await bench.own_desk().cancel(given["submissions"], given["experiments"])
+    text = await context.own_queue().cancel(given["submissions"], given["experiments"])
     return text or "There was nothing to cancel."
 
 
-async def _try_out(bench: Bench, given: Arguments) -> Shown:
-    checked = bench.checker.changed(_after(bench, given), title="a try")
-    _forget(bench, checked)
+async def _try_out(context: ToolContext, given: Arguments) -> Shown:
+    checked = context.checker.changed(_after(context, given), title="a try")
+    _forget(context, checked)
     draft: Draft = checked.draft
     seconds = min(given["seconds"] if given["seconds"] > 0 else TRY_OUT_S, 3 * TRY_OUT_S)
-    trying = asyncio.ensure_future(bench.own_desk().try_out(draft, bench.checker.ask.base, seconds))
+    trying = asyncio.ensure_future(context.own_queue().try_out(draft, context.checker.ask.base, seconds))
     waited_s = 0.0
     try:
         while not (await asyncio.wait([trying], timeout=SLICE_S))[0]:
             waited_s += SLICE_S
-            if bench.progress is not None:
-                await bench.progress(min(waited_s, seconds), seconds, "trying it out")
+            if context.progress is not None:
+                await context.progress(min(waited_s, seconds), seconds, "trying it out")
     finally:
         trying.cancel()
     tried = trying.result()

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from arf.errors import UsageError
 from arf.types import AskKind
-from arf_plugins.llm.tools.bench import Arguments, Bench, flag, number, text, tool
+from arf_plugins.llm.tools.context import Arguments, ToolContext, flag, number, text, tool
 
 
-def _submit(bench: Bench, given: Arguments) -> str:
-    checker = bench.checker
+def _submit(context: ToolContext, given: Arguments) -> str:
+    checker = context.checker
     title = titled(given)
     if not title:
         raise UsageError("the idea needs a title")
     factor = " ".join(given["factor"].split())
-    if bench.wants_factors:
+    if context.wants_factors:
         if not factor:
             raise UsageError("factors were asked for: say which factor this is a level of")
         checker.check_factor_name(factor)
-        if factor not in bench.levels and bench.submitted >= checker.ask.n:
+        if factor not in context.levels and context.submitted >= checker.ask.n:
             raise UsageError(f"{checker.ask.n} factors were asked for, and they are there")
-    elif bench.submitted >= checker.ask.n:
+    elif context.submitted >= checker.ask.n:
         raise UsageError(f"{checker.ask.n} ideas were asked for, and they are there; call done")
     checked = checker.changed(
-        bench.files, title=title, reason=reasoned(given), expected=float(given["expected_gain"])
+        context.files, title=title, reason=reasoned(given), expected=float(given["expected_gain"])
     )
-    if bench.wants_factors:
-        bench.levels.setdefault(factor, []).append(checked.draft)
+    if context.wants_factors:
+        context.levels.setdefault(factor, []).append(checked.draft)
     else:
-        bench.ideas.append(checked.draft)
-    bench.changes.append(checked.change)
-    bench.reset()
-    bench.done = bench.submitted >= checker.ask.n and not bench.wants_factors
-    return f"Accepted: {bench.submitted} of up to {checker.ask.n}. The files are as at the base again." + (
-        "" if bench.done else " Go on with the next, or call done."
+        context.ideas.append(checked.draft)
+    context.changes.append(checked.change)
+    context.reset()
+    context.done = context.submitted >= checker.ask.n and not context.wants_factors
+    return f"Accepted: {context.submitted} of up to {checker.ask.n}. The files are as at the base again." + (
+        "" if context.done else " Go on with the next, or call done."
     )
 
 
@@ -47,10 +47,10 @@ def reasoned(given: Arguments) -> str:
     return f"{reason}\nRisk: {risk}".strip() if risk else str(reason)
 
 
-def _done(bench: Bench, given: Arguments) -> str:
-    bench.done = True
-    bench.note = " ".join(given["note"].split())[:300]
-    bench.exhausted = given["exhausted"] and (not bench.submitted or bench.kind is AskKind.EXPERIMENTS)
+def _done(context: ToolContext, given: Arguments) -> str:
+    context.done = True
+    context.note = " ".join(given["note"].split())[:300]
+    context.exhausted = given["exhausted"] and (not context.submitted or context.kind is AskKind.EXPERIMENTS)
     return "Thank you."
 
 

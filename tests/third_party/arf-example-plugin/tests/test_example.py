@@ -10,7 +10,7 @@ from arf_example.parser import Arrow
 from arf_example.strategy import InOrder
 
 from arf.interfaces import Agent, Backend, MetricParser, Strategy
-from arf.plugins import Plugins
+from arf.plugins.registry import Plugins
 from arf.testing.suites import AgentSuite, BackendSuite, MetricParserSuite, StrategySuite
 from arf.types import Reading
 

@@ -1,0 +1,1 @@
+"""What was asked for: the schema, and the layers it comes from."""

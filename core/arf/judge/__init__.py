@@ -1,0 +1,1 @@
+"""What is accepted and what is claimed, and the statistics behind it."""

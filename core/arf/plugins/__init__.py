@@ -1,0 +1,1 @@
+"""Who exists: the registry of plugins, and what stands between them and arf."""

@@ -1,0 +1,1 @@
+"""For authors of plugins: what strategies, backends and commands share."""

@@ -1,0 +1,1 @@
+"""How agents and people hand in experiments to a running study."""

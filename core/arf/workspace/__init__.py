@@ -1,0 +1,1 @@
+"""The workspace: git, work trees, patches, the constants of scripts."""

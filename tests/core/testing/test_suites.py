@@ -1,0 +1,394 @@
+"""The suites and the fakes, on each other."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from attrs import evolve
+
+from arf.errors import AgentError, BackendError
+from arf.interfaces import Agent, Brief, MetricParser, Strategy
+from arf.study import Study
+from arf.testing.fakes import FakeAgent, FakeBackend, FakeCluster, FakeMetricParser, FakeStrategy
+from arf.testing.suites import AgentSuite, MetricParserSuite, StrategySuite
+from arf.testing.suites.agent import BASE
+from arf.types import (
+    Answer,
+    Ask,
+    AskKind,
+    Draft,
+    Edit,
+    FactorDraft,
+    Job,
+    JobState,
+    Plan,
+    Reading,
+    Submission,
+    Usage,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "third_party" / "arf-example-plugin"
+
+
+class TestFakeStrategy(StrategySuite):
+    def make(self) -> Strategy:
+        return FakeStrategy()
+
+
+class TestFakeAgent(AgentSuite):
+    gives_factors = True
+
+    def make(self) -> Agent:
+        drafts = [Draft(title=f"depth {n}", constants={"DEPTH": n}) for n in range(5, 13)]
+        return FakeAgent(drafts=drafts, factors=[FactorDraft(name="depth", levels=(drafts[0],))])
+
+
+class TestFakeMetricParser(MetricParserSuite):
+    examples: ClassVar = {
+        "loss=3.5 and lr=1e-3": [Reading(name="loss", value=3.5), Reading(name="lr", value=1e-3)],
+        "loss@10=nan": [Reading(name="loss", value=float("nan"), step=10)],
+        "nothing here": [],
+    }
+
+    def make(self) -> MetricParser:
+        return FakeMetricParser()
+
+
+def job(tmp_path: Path, key: str = "1", tier: str = "fake", time_limit_s: float = 60.0) -> Job:
+    return Job(
+        key=key,
+        directory=tmp_path,
+        command="true",
+        env={},
+        log=tmp_path / f"{key}.log",
+        tier=tier,
+        time_limit_s=time_limit_s,
+    )
+
+
+def test_a_fake_backend_writes_what_the_test_says(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = FakeBackend(outcome=lambda job: (0.001, f"key={job.key}\n", JobState.FAILED))
+        result = await backend.wait(await backend.submit(job(tmp_path)))
+        assert (result.state, result.exit_code) == (JobState.FAILED, 1)
+        assert (tmp_path / "1.log").read_text() == "key=1\n"
+        with pytest.raises(BackendError, match="fake"):
+            await backend.submit(job(tmp_path, tier="fke"))
+        assert (await backend.wait("unknown")).state is JobState.LOST
+
+    asyncio.run(main())
+
+
+def test_a_fake_backend_keeps_limits_slots_and_cancellations(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = FakeBackend(outcome=lambda job: (1000.0, "", JobState.SUCCEEDED))
+        short = await backend.submit(job(tmp_path, "short", time_limit_s=0.001))
+        long = await backend.submit(job(tmp_path, "long"))
+        queued = await backend.submit(job(tmp_path, "queued"))
+        assert (await backend.wait(short)).state is JobState.TIMED_OUT
+        for handle in (long, queued):
+            await backend.cancel(handle)
+            await backend.cancel(handle)
+            assert (await backend.wait(handle)).state is JobState.CANCELLED
+        await backend.aclose()
+        assert backend.closed
+
+    asyncio.run(main())
+
+
+def test_a_fake_cluster_outlives_its_backend(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+
+    async def start() -> str:
+        backend = FakeBackend(cluster=cluster, outcome=lambda job: (1000.0, "", JobState.SUCCEEDED))
+        done = await FakeBackend(cluster=cluster).submit(job(tmp_path, "done"))
+        assert (await backend.wait(done)).state is JobState.SUCCEEDED
+        return await backend.submit(job(tmp_path, "running"))
+
+    async def find(handle: str) -> None:
+        backend = FakeBackend(cluster=cluster)
+        assert (await backend.wait("done")).state is JobState.SUCCEEDED
+        assert (await backend.wait(handle)).state is JobState.LOST
+
+    asyncio.run(find(asyncio.run(start())))
+
+
+def test_a_fake_agent_can_fail() -> None:
+    suite = TestFakeAgent()
+    with pytest.raises(AgentError, match="away"):
+        asyncio.run(
+            FakeAgent(error=AgentError("away")).answer(
+                Ask(base=BASE), brief=_brief(suite.study(), suite.files)
+            )
+        )
+
+
+def _brief(study: Study, files: Mapping[str, str]) -> Brief:
+    return Brief(study=study, files=files)
+
+
+# ---- The suites find what is wrong --------------------------------------------------------------
+
+
+def strategy_suite(decide: Callable[[Study, Mapping[str, int]], Sequence[Plan | Ask]]) -> StrategySuite:
+    class Suite(StrategySuite):
+        def make(self) -> Strategy:
+            return FakeStrategy(decide=decide)
+
+    return Suite()
+
+
+def test_the_strategy_suite_finds_a_strategy_that_walks_over_the_history() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        assert sum(1 for _ in study.experiments.values()) >= 0
+        return FakeStrategy().decide(study, free)
+
+    with pytest.raises(AssertionError, match="indexes"):
+        strategy_suite(decide).test_a_decision_does_not_walk_over_the_whole_history()
+
+
+def test_the_strategy_suite_finds_one_that_repeats_a_refused_plan() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        if not study.ideas:
+            return FakeStrategy().decide(study, free)
+        return [Plan(parent=study.base, ideas=(1,))] if not study.running_count else []
+
+    with pytest.raises(AssertionError, match="refused"):
+        strategy_suite(decide).test_a_refused_plan_is_not_offered_again()
+
+
+def test_the_strategy_suite_finds_one_with_a_state_of_its_own() -> None:
+    seen: list[int] = []
+
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        seen.append(1)
+        return [Ask(n=len(seen), base=study.base)]
+
+    with pytest.raises(AssertionError, match="state of its own"):
+        strategy_suite(decide).test_the_same_study_gives_the_same_decision_from_any_object()
+
+
+def edit(old: str, new: str, path: str = "train.py") -> Draft:
+    return Draft(title="x", edits=(Edit(path=path, old=old, new=new),))
+
+
+@pytest.mark.parametrize(
+    ("draft", "said"),
+    [
+        (edit("not there", "y"), "not there"),
+        (edit("DEPTH = 4", "DEPTH = 4"), "changes nothing"),
+        (edit("", "y", "../x.py"), "x.py"),
+        (Draft(title="x"), "exactly one"),
+        (Draft(title="x", constants={"DEPT": 5}), "DEPT"),
+        (Draft(title="x", constants={"DEPTH": 4}), "changes nothing"),
+        (Draft(title="x", constants={"DEPTH": "8"}), "DEPTH"),
+        (Draft(title="x", patch="--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-no\n+yes\n"), "train.py"),
+        (Draft(title="x", constants={"DEPTH": 5}, expected=float("nan")), "isfinite"),
+    ],
+)
+def test_the_agent_suite_finds_a_change_that_is_none(draft: Draft, said: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        asyncio.run(agent_suite(lambda ask, brief: Answer(ideas=(draft,)), tmp_path).asked(AskKind.IDEAS, 1))
+
+
+def agent_suite(answer: Callable[[Ask, Brief], Answer], folder: Path) -> AgentSuite:
+    class Odd(Agent):
+        async def answer(self, ask: Ask, brief: Brief) -> Answer:
+            return answer(ask, brief)
+
+    class Suite(AgentSuite):
+        def make(self) -> Agent:
+            return Odd()
+
+    suite = Suite()
+    suite.folder, suite._applied_to = folder, None
+    return suite
+
+
+def changing(brief: Brief) -> Answer:
+    brief.study.stale.append(1)
+    return Answer(exhausted=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda ask, brief: None, "it is None"),
+        (lambda ask, brief: Answer(ideas=[edit("DEPTH = 4", "DEPTH = 5")]), "is a list"),
+        (lambda ask, brief: Answer(ideas=(edit("DEPTH = 4", "DEPTH = 5"),) * 2), "1 ideas were asked for"),
+        (lambda ask, brief: Answer(submissions=(Submission(again=1),)), "1 ideas were asked for"),
+        (lambda ask, brief: Answer(usage=Usage(usd=-1.0)), "no cost"),
+        (lambda ask, brief: changing(brief), "changed the study"),
+    ],
+)
+def test_the_agent_suite_finds_an_answer_that_is_none(
+    answer: Callable[[Ask, Brief], Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=said):
+        asyncio.run(agent_suite(answer, tmp_path).asked(AskKind.IDEAS, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plan: [plan, plan], "twice"),
+        (lambda plan: [evolve(plan, role="candidate")], "role is a str"),
+        (lambda plan: [evolve(plan, parent=plan.parent[:12])], "no commit"),
+        (lambda plan: [evolve(plan, tier="cpu")], "the tier 'cpu'"),
+        (lambda plan: (one for one in [plan]), "generator"),
+    ],
+)
+def test_the_strategy_suite_finds_an_unsound_plan(change: Callable[[Plan], Any], said: str) -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Any:
+        decided = FakeStrategy().decide(study, free)
+        return change(decided[0]) if decided and isinstance(decided[0], Plan) else decided
+
+    with pytest.raises(AssertionError, match=said):
+        strategy_suite(decide).test_one_tier_with_one_slot_is_enough()
+
+
+def test_the_strategy_suite_finds_one_that_changes_the_study() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        study.near_misses.append((0.0, 1))
+        return FakeStrategy().decide(study, free)
+
+    with pytest.raises(AssertionError):
+        strategy_suite(decide).test_deciding_changes_nothing()
+
+
+class Slow(FakeMetricParser):
+    def parse(self, line: str) -> Sequence[Reading]:
+        re.match(r"(\w+\s?)*:$", line)
+        return []
+
+
+class Lazy(FakeMetricParser):
+    def parse(self, line: str) -> Any:
+        return (reading for reading in super().parse(line))
+
+
+@pytest.mark.parametrize(("cls", "said"), [(Slow, "more than 0.2 s"), (Lazy, "generator")])
+def test_the_parser_suite_finds_one_that_is_slow_or_gives_no_list(
+    cls: type[FakeMetricParser], said: str
+) -> None:
+    class Suite(MetricParserSuite):
+        limit_s = 0.2
+        examples: ClassVar = {"a=1": [Reading(name="a", value=1.0)]}
+
+        def make(self) -> MetricParser:
+            return cls()
+
+    suite = Suite()
+    with suite.limited(), pytest.raises(AssertionError, match=said):
+        suite.parse(cls(), "a" * 60)
+
+
+FAULTS = {
+    "leaks arf's environment": (
+        'env=order["env"]',
+        'env={**os.environ, **order["env"]}',
+        "test_a_job_gets_its_environment_and_none_of_arfs",
+    ),
+    "ends only the main process": (
+        "os.killpg(process.pid, signal.SIGKILL)",
+        "process.kill()",
+        "test_what_a_job_leaves_in_the_background_neither_delays_its_end_nor_stays",
+    ),
+    "asks where it should force": (
+        "signal.SIGKILL",
+        "signal.SIGTERM",
+        "test_a_cancelled_job_ends_with_all_its_processes",
+    ),
+    "runs too many": (
+        "for slot in range(slots)",
+        "for slot in range(slots + 1)",
+        "test_no_more_jobs_run_at_a_time_than_there_are_slots",
+    ),
+    "counts the wait for a slot": (
+        'slot = wait_for_slot(folder, order["slots"])',
+        'began = time.monotonic(); slot = wait_for_slot(folder, order["slots"]); '
+        'order["time_limit_s"] -= time.monotonic() - began',
+        "test_waiting_for_a_slot_is_no_time_of_the_job",
+    ),
+    "keeps no limit": (
+        "time.monotonic() > deadline",
+        "False",
+        "test_a_job_over_its_limit_is_ended_with_all_its_processes",
+    ),
+}
+"""What is wrong with a backend: how the example's supervisor is changed, and the test that sees it."""
+
+
+@pytest.mark.parametrize(("right", "wrong", "test"), FAULTS.values(), ids=FAULTS.keys())
+def test_the_backend_suite_finds_a_fault(right: str, wrong: str, test: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(EXAMPLE, tmp_path / "example")
+    supervisor = copy / "arf_example" / "supervisor.py"
+    assert right in supervisor.read_text()
+    supervisor.write_text(supervisor.read_text().replace(right, wrong))
+    (copy / "tests" / "conftest.py").write_text(
+        "from test_example import TestSupervised as T\nT.timeout_s = 1.0\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        ".",
+        "-k",
+        test,
+        "tests",
+    ]
+    path = os.pathsep.join([str(copy), str(copy / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(
+        os.pathsep
+    )
+    done = subprocess.run(
+        command, cwd=copy, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"::{test}" in done.stdout
+
+
+def test_a_pytest_run_that_uses_no_fixture_imports_nothing_of_arf(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\n"
+        "def test_light():\n"
+        "    ours = {m for m in sys.modules if m.startswith('arf.')}\n"
+        "    assert ours == {'arf.testing', 'arf.testing.pytest_plugin'}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_workspace_fixture_is_a_clean_repository_that_runs(arf_workspace: Path) -> None:
+    git = subprocess.run(["git", "status", "--porcelain"], cwd=arf_workspace, capture_output=True, check=True)
+    assert git.stdout == b""
+    env = {**os.environ, "ARF_SEED": "1"}
+    done = [
+        subprocess.run(
+            [sys.executable, "train.py"], cwd=arf_workspace, env=env, capture_output=True, check=True
+        )
+        for _ in range(2)
+    ]
+    assert done[0].stdout == done[1].stdout
+    assert b"\nval_bpb:  " in done[0].stdout
