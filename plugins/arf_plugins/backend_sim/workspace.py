@@ -11,7 +11,8 @@ from pathlib import Path
 from arf.engine.watch import LogTail
 from arf.errors import ConflictError, UsageError, nearest
 from arf.types import Draft, Idea, Scalar, WorkspaceSettings
-from arf.workspace.workspace import Composed, constants
+from arf.workspace import constants
+from arf.workspace.workspace import Composed
 from arf_plugins.objectives.objective import SCRIPT, SimulatedObjective
 
 

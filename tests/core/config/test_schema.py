@@ -11,6 +11,7 @@ import attrs
 import pytest
 from attrs import field, frozen
 
+from arf.config import schema as configuration
 from arf.config.schema import (
     CHOICES,
     SECTIONS,
@@ -22,7 +23,6 @@ from arf.config.schema import (
     is_secret_name,
     load,
 )
-from arf.config.schema import schema as configuration
 from arf.errors import ConfigError, UsageError, nearest
 from arf.plugins.registry import Plugins
 from arf.types import Direction, NoiseRule, SeedMode, WorkspaceSettings

@@ -281,7 +281,7 @@ def test_no_study_there(tmp_path: Path) -> None:
 
 def test_only_one_process_holds_a_study_and_death_frees_it(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from arf.store import StudyLock\n"
+        "import sys; from pathlib import Path; from arf.store.database import StudyLock\n"
         "lock = StudyLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

@@ -8,9 +8,9 @@ import pygit2
 import pytest
 
 from arf.errors import LostError
+from arf.workspace import repository as arf_git
 from arf.workspace.packing import pack
 from arf.workspace.repository import File, Repository
-from arf.workspace.workspace import repository as arf_git
 
 
 def git(directory: Path, *arguments: str) -> str:
