@@ -9,6 +9,10 @@ from arf.hooks import Declaration, hookimpl
 from arf.types import Scalar, Seconds
 
 _SHARE = [validators.ge(0.0), validators.le(1.0)]
+_SPREAD = validators.ge(0.0)
+_PHI = [validators.ge(0.0), validators.lt(1.0)]
+
+Tails = Literal["normal", "t3", "contaminated", "lognormal"]
 
 
 @frozen(kw_only=True)
@@ -53,6 +57,97 @@ class SimTier:
         metadata={"help": "By constant: added to the value here where it is moved as far as it can be"},
     )
     bad: BadNode | None = field(default=None, metadata={"help": "One of its machines that is not well"})
+
+
+@frozen(kw_only=True)
+class DisturbanceOptions:
+    """What real machines and scripts do to readings besides white noise.
+
+    One sigma is the standard deviation of a run of the unchanged script. What has a sign is added to the
+    value: where less is better, -1 reads better.
+    """
+
+    drift: float = field(default=0.0, metadata={"help": "Sigmas that readings drift over `span_s`, evenly"})
+    step: float = field(default=0.0, metadata={"help": "Sigmas that readings jump, once"})
+    step_at: float = field(
+        default=0.5, validator=_SHARE, metadata={"help": "When they do, as a share of `span_s`"}
+    )
+    span_s: Seconds = field(
+        default=8 * 3600.0,
+        validator=validators.gt(0.0),
+        metadata={
+            "help": "Time of drifts, by the number of experiments started: as if no slot were ever idle"
+        },
+    )
+    node_offset: float = field(
+        default=0.0, validator=_SPREAD, metadata={"help": "Sigmas: standard deviation between nodes"}
+    )
+    node_speed: float = field(
+        default=0.0, validator=_SPREAD, metadata={"help": "Relative standard deviation of the nodes' speeds"}
+    )
+    ar1: float = field(
+        default=0.0,
+        validator=_PHI,
+        metadata={"help": "Correlation of a node's noise with that of its run before"},
+    )
+    ar1_share: float = field(
+        default=1.0, validator=_SHARE, metadata={"help": "Share of the variance that is so correlated"}
+    )
+    commit_noise: float = field(
+        default=0.0,
+        validator=_SPREAD,
+        metadata={"help": "Standard deviation of the logarithm of the noise between settings"},
+    )
+    tails: Tails = field(
+        default="normal",
+        validator=validators.in_(("normal", "t3", "contaminated", "lognormal")),
+        metadata={
+            "help": "Shape: t3; contaminated: 1 in 20 off by 5 sigma; lognormal: long to larger values"
+        },
+    )
+    rounding: float = field(
+        default=0.0, validator=_SPREAD, metadata={"help": "Sigmas that printed values are rounded to"}
+    )
+    speed: float = field(
+        default=0.0,
+        validator=_SPREAD,
+        metadata={"help": "Relative standard deviation of a node's speed in time (0.008 on real H200s)"},
+    )
+    speed_ar1: float = field(
+        default=0.9, validator=_PHI, metadata={"help": "Correlation of a node's speed with its run before"}
+    )
+    speed_drift: float = field(
+        default=0.0, metadata={"help": "Relative change of all speeds over `span_s`: -0.02 is 2 % slower"}
+    )
+    speed_effect: float = field(
+        default=6.0,
+        metadata={
+            "help": "fixed: time: sigmas that a reading is better for 1 % more steps (6 on real H200s)"
+        },
+    )
+    own_speed: float = field(
+        default=0.0,
+        validator=_SPREAD,
+        metadata={
+            "help": "Relative standard deviation of the settings' own speeds, which the truth includes"
+        },
+    )
+    steps: int = field(
+        default=0,
+        validator=validators.ge(0),
+        metadata={
+            "help": "Steps of a full run, printed as `num_steps`; 0: 1000 where speeds vary, else none"
+        },
+    )
+    same_seed: bool = field(
+        default=False, metadata={"help": "Whether the script ignores its seed: replicates are the same run"}
+    )
+
+    @property
+    def printed_steps(self) -> int:
+        """Steps of a full run at average speed; 0 where none are printed."""
+        varies = self.speed or self.speed_drift or self.node_speed or self.own_speed
+        return self.steps or (1000 if varies else 0)
 
 
 @frozen(kw_only=True)
@@ -142,6 +237,9 @@ class SimOptions:
     )
     straggle: float = field(
         default=3.0, validator=validators.ge(1.0), metadata={"help": "How much longer stragglers take"}
+    )
+    disturbances: DisturbanceOptions = field(
+        default=DisturbanceOptions(), metadata={"help": "Drift, nodes, speed, tails and the like"}
     )
     seed: int = field(default=0, metadata={"help": "What all of its randomness comes from"})
 

@@ -15,10 +15,12 @@ from attrs import define, evolve, field, frozen
 
 from arf.errors import BackendError, UsageError, nearest
 from arf.interfaces import Backend
-from arf.types import Job, JobResult, JobState, Scalar, Tier
+from arf.types import Direction, Job, JobResult, JobState, Scalar, Tier
 from arf.workspace import constants
-from arf_plugins.backend_sim import BadNode, SimOptions, SimTier
+from arf_plugins.backend_sim import BadNode, DisturbanceOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.clock import loop_now
+from arf_plugins.backend_sim.disturbances import Disturbances, Drawn, Place
+from arf_plugins.backend_sim.workspace import identity
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import NoCellError, SimulatedObjective
 
@@ -32,9 +34,13 @@ class Fate:
 
     seconds: float
     state: JobState
-    text: str = ""
-    """What it prints."""
+    readings: Mapping[str, float] = field(factory=dict)
+    """What it prints, the objective first."""
     message: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{name}: {value!r}\n" for name, value in self.readings.items())
 
 
 @define
@@ -107,6 +113,12 @@ class SimBackend(Backend):
         self._jobs: dict[str, _SimJob] = {}
         self._ended: dict[str, JobResult] = {}
         self._slots = {name: _Slots(list(range(1, tier.slots + 1))) for name, tier in self._tiers.items()}
+        slots = {name: tier.slots for name, tier in self._tiers.items()}
+        startup_s = next(iter(self._tiers.values())).startup_s
+        self._disturbances = Disturbances(
+            self._options.disturbances, slots, self._options.run_s + startup_s, self._options.seed
+        )
+        self._is_disturbed = self._options.disturbances != DisturbanceOptions()
 
     async def tiers(self) -> Sequence[Tier]:
         return [
@@ -150,9 +162,11 @@ class SimBackend(Backend):
             running.task.cancel()
 
     def node_of(self, slot: str) -> str:
-        """Each slot is a node. Where none is said to be `bad` they cannot be told apart: looking for a bad
+        """Each slot is a node. Where they are all alike they cannot be told apart: looking for a bad
         one costs time, and in a comparison of many studies some healthy one would be found wanting."""
-        return slot if any(tier.bad for tier in self._tiers.values()) else ""
+        o = self._options.disturbances
+        differ = o.node_offset or o.node_speed or o.speed or o.ar1
+        return slot if differ or any(tier.bad for tier in self._tiers.values()) else ""
 
     def set_aside(self, node: str, why: str) -> bool:
         tier, _, number = node.rpartition(":")
@@ -169,25 +183,27 @@ class SimBackend(Backend):
             running.task.cancel()
 
     async def _run(self, job: Job) -> JobResult:
-        chance = self._chance(job, "machine")
+        settings = self._settings(job)
+        chance = self._chance(job, identity(settings), "machine")
         tier = self._tiers[job.tier]
         if tier.queue_s:
             await asyncio.sleep(chance.expovariate(1 / tier.queue_s))
         slot = await self._slots[job.tier].take()
         try:
             started = loop_now()
-            fate = self.fate(job, chance)
+            fate = self._fate(job, settings, chance, slot)
             if tier.bad is not None and tier.bad.slot == slot:
-                fate = self._spoilt(fate, tier.bad, job)
+                fate = self._spoilt(
+                    fate, tier.bad, job, self._chance(job, identity(settings), "machine", "bad")
+                )
             await asyncio.sleep(fate.seconds)
             self._write(job.log, fate.text)
             return _result(f"{job.tier}:{slot}", fate, started)
         finally:
             self._slots[job.tier].give_back(slot)
 
-    def _spoilt(self, fate: Fate, bad: BadNode, job: Job) -> Fate:
+    def _spoilt(self, fate: Fate, bad: BadNode, job: Job, chance: random.Random) -> Fate:
         """What becomes of a job on a machine that is not well."""
-        chance = self._chance(job, "machine", "bad")
         seconds = fate.seconds * bad.slow
         what = chance.random()
         if what < bad.lost:
@@ -196,39 +212,38 @@ class SimBackend(Backend):
             return Fate(seconds=seconds * chance.random(), state=JobState.FAILED, message="a broken machine")
         if seconds > job.time_limit_s:
             return Fate(seconds=job.time_limit_s, state=JobState.TIMED_OUT)
-        if not bad.offset or not fate.text:
-            return evolve(fate, seconds=seconds)
-        name, _, value = fate.text.partition(": ")
-        return evolve(fate, seconds=seconds, text=f"{name}: {float(value) + bad.offset!r}\n")
+        metric = self._objective.objective.metric
+        readings = {name: v + bad.offset if name == metric else v for name, v in fate.readings.items()}
+        return evolve(fate, seconds=seconds, readings=readings)
 
-    def fate(self, job: Job, chance: random.Random | None = None) -> Fate:
-        """What becomes of a job: the same for the same commit, seed, tier and attempt."""
-        chance = chance or self._chance(job, "machine")
-        options = self._options
-        tier = self._tiers[job.tier]
+    def fate(self, job: Job, slot: int = 1) -> Fate:
+        """What becomes of a job: the same for the same settings, seed, tier, attempt, slot and number."""
+        settings = self._settings(job)
+        return self._fate(job, settings, self._chance(job, identity(settings), "machine"), slot)
+
+    def _fate(self, job: Job, settings: Mapping[str, Scalar], chance: random.Random, slot: int) -> Fate:
+        options, tier = self._options, self._tiers[job.tier]
+        place = Place(tier=job.tier, slot=slot, number=int(job.env.get("ARF_EXPERIMENT", 1)))
+        speed = self._disturbances.speed(place)
         share = float(job.env.get("ARF_BUDGET_SHARE", 1.0))
-        train_s = options.run_s * share / (tier.speed if options.fixed == "work" else 1.0)
+        train_s = options.run_s * share / (tier.speed * speed if options.fixed == "work" else 1.0)
         if options.jitter:
             train_s *= math.exp(chance.gauss(0.0, options.jitter))
         if chance.random() < options.stragglers:
             train_s *= options.straggle
         when = chance.random()
         preempted_s = chance.expovariate(options.preemptions / 3600) if options.preemptions else math.inf
-        settings = self._settings(job)
-        crashes = settings != self._objective.base and self._breaks(job)
+        crashes = settings != self._objective.base and self._breaks(settings)
+        why = "a simulated crash"
+        readings: Mapping[str, float] = {}
         try:
-            value = self._objective.draw(settings, job.tier, share, self._chance(job, "value"))
-            why = "crashed, as settings like this do"
+            if not crashes:
+                readings = self._read(job, settings, place, share, speed)
+                why = "crashed, as settings like this do"
         except NoCellError as error:
-            value, why = math.nan, str(error)
-        seconds = tier.startup_s + train_s
-        fate = Fate(
-            seconds=seconds,
-            state=JobState.SUCCEEDED,
-            text=f"{self._objective.objective.metric}: {value!r}\n",
-        )
-        if crashes or math.isnan(value):
-            why = why if math.isnan(value) else "a simulated crash"
+            why = str(error)
+        fate = Fate(seconds=tier.startup_s + train_s, state=JobState.SUCCEEDED, readings=readings)
+        if not readings:
             fate = Fate(seconds=tier.startup_s + when * train_s, state=JobState.FAILED, message=why)
         if fate.seconds > job.time_limit_s:
             fate = Fate(seconds=job.time_limit_s, state=JobState.TIMED_OUT)
@@ -236,21 +251,48 @@ class SimBackend(Backend):
             fate = Fate(seconds=preempted_s, state=JobState.PREEMPTED, message="a simulated preemption")
         return fate
 
-    def _breaks(self, job: Job) -> bool:
+    def _read(
+        self, job: Job, settings: Mapping[str, Scalar], place: Place, share: float, speed: float
+    ) -> Mapping[str, float]:
+        """What a run prints if nothing goes wrong; nothing where such settings crash. Raises NoCellError."""
+        objective, options = self._objective, self._options.disturbances
+        name = identity(settings)
+        chance = self._chance(job, name, "value")
+        value = objective.draw(settings, job.tier, share, chance)
+        if math.isnan(value):
+            return {}
+        machine = speed if self._options.fixed == "time" else 1.0
+        if self._is_disturbed:
+            drawn = Drawn(
+                truth=objective.truth(settings, job.tier, share),
+                value=value,
+                unit=objective.sigma(objective.base, job.tier),
+                gets_worse=1.0 if objective.objective.direction is Direction.MIN else -1.0,
+            )
+            value = self._disturbances.read(drawn, place, name, chance, machine)
+        readings = {objective.objective.metric: value}
+        if options.printed_steps:
+            own = self._disturbances.own_speed(name)
+            readings["num_steps"] = round(options.printed_steps * share * own * machine)
+        return readings
+
+    def _breaks(self, settings: Mapping[str, Scalar]) -> bool:
         """Whether a change is one of those that crash: whatever the seed and the machine."""
         if not self._options.crashes:
             return False
-        chance = random.Random(f"{self._options.seed}/crash/{job.env.get('ARF_COMMIT', '')}")
+        chance = random.Random(f"{self._options.seed}/crash/{identity(settings)}")
         return chance.random() < self._options.crashes
 
-    def _chance(self, job: Job, purpose: str, more: str = "") -> random.Random:
+    def _chance(self, job: Job, settings: str, purpose: str, more: str = "") -> random.Random:
         """Randomness that any strategy finds alike: it depends on what is run, not on when.
 
         An attempt is another go of the machine, and the same training run.
         """
-        commit, seed = job.env.get("ARF_COMMIT", ""), job.env.get("ARF_SEED", "")
+        seed = job.env.get("ARF_SEED", "")
         attempt = job.key.rpartition("-")[2] if purpose == "machine" else ""
-        return random.Random(f"{self._options.seed}/{purpose}/{job.tier}/{commit}/{seed}/{attempt}{more}")
+        if purpose == "value" and self._options.disturbances.same_seed:
+            seed = ""
+        return random.Random(f"{self._options.seed}/{purpose}/{job.tier}/{settings}/{seed}/{attempt}{more}")
 
     def _read_settings(self, job: Job) -> Mapping[str, Scalar]:
         """The constants in the Python files of the job's folder."""

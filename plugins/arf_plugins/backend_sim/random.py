@@ -37,7 +37,8 @@ class DiceAgent(Agent):
             self._memory = _Memory(brief.study)
         values = {name: found for path, text in brief.files.items() for name, found in _values(text, path)}
         drafts: list[Draft] = []
-        chance = random.Random(f"{brief.study.seed}/dice/{len(brief.study.ideas)}/{ask.base}")
+        texts = [brief.files[path] for path in sorted(brief.files)]  # a commit's name tells when it was made
+        chance = random.Random(f"{brief.study.seed}/dice/{len(brief.study.ideas)}/{texts}")
         if values:
             self._memory.catch_up()
             drafts = list(self._drafts(ask, values, chance))

@@ -16,6 +16,11 @@ from arf.workspace.workspace import Composed
 from arf_plugins.objectives.objective import SCRIPT, SimulatedObjective
 
 
+def identity(values: Mapping[str, Scalar]) -> str:
+    """The name of a setting, 40 hexadecimal digits: the same however it came about."""
+    return hashlib.sha1(json.dumps(values, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
 class SimTree:
     """A work tree that holds nothing: the backend looks a job's constants up by its commit."""
 
@@ -126,8 +131,7 @@ class SimWorkspace:
         return Composed(commit=commit, tree=commit)
 
     def _commit(self, values: Mapping[str, Scalar]) -> str:
-        """The name of a setting, which is the same however it came about."""
-        commit = hashlib.sha1(json.dumps(values, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+        commit = identity(values)
         self._settings.setdefault(commit, dict(values))
         return commit
 

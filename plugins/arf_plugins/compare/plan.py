@@ -17,7 +17,7 @@ from arf.config.schema import Budget, Limits, Noise
 from arf.errors import ConfigError, UsageError, nearest
 from arf.plugins.registry import Plugins
 from arf.types import Seconds
-from arf_plugins.backend_sim import ObjectiveOptions, SimOptions, SimTier
+from arf_plugins.backend_sim import DisturbanceOptions, ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import SimulatedObjective
 
@@ -64,6 +64,7 @@ class Machines:
     preemptions: float = field(default=0.0, validator=validators.ge(0.0))
     stragglers: float = field(default=0.0, validator=_SHARE)
     straggle: float = field(default=3.0, validator=validators.ge(1.0))
+    disturbances: DisturbanceOptions = field(factory=DisturbanceOptions)
 
     def options(self, objective: ObjectiveOptions) -> SimOptions:
         own = {f.name: getattr(self, f.name) for f in attrs.fields(Machines)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,13 @@ class OnHardware(SimulatedObjective):
 
     def sigma(self, values: Values, tier: str = "", share: float = 1.0) -> float:
         return self._inner.sigma(values, tier, share) if self._noise is None else self._noise
+
+    def draw(self, values: Values, tier: str, share: float, rng: random.Random) -> float:
+        """The objective's own noise, whatever its shape, around the truth of the tier."""
+        if self._noise is not None:
+            return super().draw(values, tier, share, rng)
+        there = self.truth(values, tier, share) - self._inner.truth(values, tier, share)
+        return self._inner.draw(values, tier, share, rng) + there
 
     def optimum(self, tier: str = "") -> float:
         hardware = self._tiers.get(tier)
