@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from arf.config import Budget
-from arf.plugins import Plugins
+from arf.config.schema import Budget
+from arf.plugins.registry import Plugins
 from arf.types import Direction, Job, Objective, Scalar
 from arf_plugins.backend_sim import DisturbanceOptions, ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.backend import SimBackend
