@@ -1,4 +1,4 @@
-"""The four things that a plugin can be. Each class states the contract; `arf.testing.suites` tests it."""
+"""The things that a plugin can be. Each class states the contract; `arf.testing.suites` tests it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from arf.types import Answer, Ask, Draft, Job, JobResult, Plan, Reading, Receipt
 if TYPE_CHECKING:
     from arf.study import Study
     from arf.workspace.workspace import Workspace
+
+
+@frozen(kw_only=True)
+class Recommendation:
+    """The patch that a strategy would ship now, and what it expects of it."""
+
+    parent: str
+    """The commit that the ideas are applied to: the study's base, or an experiment's commit."""
+    ideas: tuple[int, ...] = ()
+    """In the order in which they are applied; none: the parent as it is."""
+    gain: float
+    """Predicted gain over the baseline in units of the objective; positive is better."""
+    error: float
+    """Its standard error."""
+    worth: Mapping[int, float] = field(factory=dict)
+    """What each idea adds to the patch, in units of the objective, where that is known."""
 
 
 class Strategy(ABC):
@@ -44,6 +60,14 @@ class Strategy(ABC):
     def why_ended(self, study: Study) -> str:
         """Why it plans nothing more, for people, once a study has ended by that; empty: nothing is left."""
         return ""
+
+    def recommend(self, study: Study) -> Recommendation | None:
+        """The patch that a claim should start from; None: the incumbent.
+
+        Pure, like `decide`, and called rarely: at the end of a study, at a checkpoint, or when somebody
+        asks. It need not have run as a whole; runs of its own prune and measure it.
+        """
+        return None
 
 
 @frozen(kw_only=True)
