@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from arf.study import Study
 from arf.types import Direction, Experiment, ExperimentState, Idea, Objective, Role, Tier, WorkspaceSettings
 from arf_plugins.backend_sim import Effect, ObjectiveOptions, SimTier
 from arf_plugins.objectives.choose import make_objective
+from arf_plugins.objectives.generated import KINDS, generate
 from arf_plugins.objectives.objective import NoCellError, Parameter, SimulatedObjective, Values
 from arf_plugins.objectives.surface import shipped_surfaces
 from arf_plugins.objectives.table import Cell, Table, TableObjective, pooled_sigma, read_table
@@ -287,3 +289,71 @@ def test_options_survive_a_configuration_file() -> None:
         backend=Choice(name="sim", options=SimOptions(tiers={"a": SimTier(slots=3)})),
     )
     assert json.loads(json.dumps(dump(config))).count("slots: 3") == 1
+
+
+# ---- Generated ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_of_a_generated_kind_is_known_and_no_search_beats_it(kind: str) -> None:
+    for instance in (0, 1):
+        objective = generate(kind, instance)
+        possible = objective.possible_gain()
+        assert 10 < possible / objective.sigma(objective.base) < 60
+        found = objective.gain(objective.searched_optimum()) / possible
+        assert 0.75 < found < 1 + 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generated_kind_is_another_problem_for_each_seed_and_the_same_for_the_same(kind: str) -> None:
+    scripts = [generate(kind, instance).script for instance in (3, 3, 4)]
+    optima = [generate(kind, instance).optimum() for instance in (3, 3, 4)]
+    assert scripts[0] == scripts[1]
+    assert optima[0] == optima[1] != optima[2]
+    assert make_objective(ObjectiveOptions(kind="generated", name=kind), {}, 4).optimum() == optima[2]
+    chosen = ObjectiveOptions(kind="generated", name=kind, instance=3)
+    assert make_objective(chosen, {}, 4).optimum() == optima[0]
+
+
+def test_pairs_of_an_xor_are_worth_nothing_by_halves() -> None:
+    objective = generate("xor", 0)
+    names = [p.name for p in objective.parameters]
+    alone = {n: objective.gain(objective.truth({**objective.base, n: 1})) for n in names}
+    pairs = {
+        (a, b): objective.gain(objective.truth({**objective.base, a: 1, b: 1})) - alone[a] - alone[b]
+        for k, a in enumerate(names)
+        for b in names[k + 1 :]
+    }
+    assert sum(gain > 5 * 0.002 for gain in pairs.values()) == 3
+    assert sum(gain > 0 for gain in alone.values()) == 1
+
+
+def test_most_constants_of_a_mostly_null_do_nothing() -> None:
+    objective = generate("mostly-null", 0)
+    at_ends = [
+        {objective.truth({**objective.base, p.name: end}) for end in (p.low, p.high)}
+        for p in objective.parameters
+    ]
+    assert len(at_ends) == 50
+    assert sum(values != {1.0} for values in at_ends) == 3
+
+
+def test_beyond_the_cliff_runs_crash() -> None:
+    objective = generate("cliff", 0)
+    most = dict.fromkeys(("C01", "C02", "C03"), 5)
+    assert math.isnan(objective.truth({**objective.base, **most}))
+    assert math.isnan(objective.draw({**objective.base, **most}, "", 1.0, random.Random(0)))
+
+
+def test_an_accuracy_is_maximised_and_less_noisy_near_one() -> None:
+    objective = generate("accuracy", 0)
+    assert objective.objective.direction is Direction.MAX
+    assert objective.truth(objective.base) < objective.optimum() < 1.0
+    draws = [objective.draw(objective.base, "", 1.0, random.Random(n)) for n in range(400)]
+    accuracy = objective.truth(objective.base)
+    assert statistics.stdev(draws) == pytest.approx(math.sqrt(accuracy * (1 - accuracy) / 10_000), rel=0.15)
+
+
+def test_an_unknown_kind_is_told_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'ridge'"):
+        make(kind="generated", name="rigde")

@@ -7,12 +7,11 @@ from attrs import field, frozen, validators
 
 from arf.hooks import Declaration, hookimpl
 from arf.types import Scalar, Seconds
+from arf_plugins.objectives.tails import Tails
 
 _SHARE = [validators.ge(0.0), validators.le(1.0)]
 _SPREAD = validators.ge(0.0)
 _PHI = [validators.ge(0.0), validators.lt(1.0)]
-
-Tails = Literal["normal", "t3", "contaminated", "lognormal"]
 
 
 @frozen(kw_only=True)
@@ -174,14 +173,20 @@ class ObjectiveOptions:
 
     kind: str = field(
         default="surface",
-        metadata={"help": "surface, table, replay, or package.module:Class of your own"},
+        metadata={"help": "surface, generated, table, replay, or package.module:Class of your own"},
     )
     name: str = field(
-        default="", metadata={"help": "surface: branin, hartmann6 or a shipped one; empty: the keys below"}
+        default="",
+        metadata={
+            "help": "surface: branin, hartmann6 or a shipped one, empty: the keys below; generated: its kind"
+        },
     )
     file: str = field(
         default="bundled",
         metadata={"help": "table: its file, or `bundled`; replay: the folder of a study"},
+    )
+    instance: int | None = field(
+        default=None, metadata={"help": "generated: which one of its kind; null: the study's seed"}
     )
     noise: float | None = field(
         default=None,

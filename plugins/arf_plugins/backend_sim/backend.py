@@ -107,7 +107,9 @@ class SimBackend(Backend):
         super().__init__(options, directory or Path())
         self._options = options or SimOptions()
         self._tiers = _tiers(self._options)
-        self._objective = objective or make_objective(self._options.objective, self._tiers)
+        self._objective = objective or make_objective(
+            self._options.objective, self._tiers, self._options.seed
+        )
         self._settings = settings or self._read_settings
         self._write = write or _write_file
         self._jobs: dict[str, _SimJob] = {}

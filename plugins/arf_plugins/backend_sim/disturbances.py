@@ -14,14 +14,8 @@ from collections.abc import Mapping
 from attrs import define, field, frozen
 
 from arf.types import Seconds
-from arf_plugins.backend_sim import DisturbanceOptions, Tails
-
-CONTAMINATED = 0.05
-"""The share of `contaminated` runs that are off, to either side."""
-OFF = 5.0
-"""By so many standard deviations."""
-LOG_SD = 1.0
-"""The standard deviation of the logarithm of `lognormal` noise."""
+from arf_plugins.backend_sim import DisturbanceOptions
+from arf_plugins.objectives.tails import with_tails
 
 
 @frozen(kw_only=True)
@@ -104,7 +98,7 @@ class Disturbances:
         if o.ar1:
             slow = self._at("ar1", place, o.ar1) * drawn.unit
             noise = math.sqrt(o.ar1_share) * slow + math.sqrt(1.0 - o.ar1_share) * noise
-        noise = _with_tails(noise, drawn.unit, o.tails, chance)
+        noise = with_tails(noise, drawn.unit, o.tails, chance)
         if o.commit_noise:
             noise *= math.exp(o.commit_noise * self._by_settings("noise", settings).gauss(0.0, 1.0))
         moved = o.drift * self._progress(place)
@@ -143,23 +137,3 @@ class Disturbances:
 
     def _by_settings(self, what: str, settings: str) -> random.Random:
         return random.Random(f"{self._seed}/{what}/{settings}")
-
-
-def _with_tails(noise: float, unit: float, tails: Tails, chance: random.Random) -> float:
-    """Normal noise as noise of another shape: of the same standard deviation, but for `contaminated`.
-
-    t3 is a scale mixture of normals: N(0, 1) / sqrt(chi2(3) / 3), whose variance is 3.
-    """
-    match tails:
-        case "normal":
-            return noise
-        case "t3":
-            return noise / math.sqrt(chance.gammavariate(1.5, 2.0))
-        case "contaminated":
-            off = chance.random() < CONTAMINATED
-            return noise + (chance.choice((-OFF, OFF)) * unit if off else 0.0)
-        case "lognormal":
-            if not unit:
-                return noise
-            mean, variance = math.exp(LOG_SD**2 / 2), math.exp(LOG_SD**2)
-            return unit * (math.exp(LOG_SD * noise / unit) - mean) / (mean * math.sqrt(variance - 1.0))

@@ -154,7 +154,7 @@ async def simulate_here(
     started = time.process_time()
     (home / "agent").mkdir()
     options = evolve(simulation.options, seed=simulation.seed)
-    objective = make_objective(options.objective, options.tiers)
+    objective = make_objective(options.objective, options.tiers, options.seed)
     workspace = SimWorkspace(objective)
     logs = MemoryLogs()
     backend = SimBackend(

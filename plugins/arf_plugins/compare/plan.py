@@ -19,7 +19,6 @@ from arf.plugins.registry import Plugins
 from arf.types import Seconds
 from arf_plugins.backend_sim import DisturbanceOptions, ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.objectives.choose import make_objective
-from arf_plugins.objectives.objective import SimulatedObjective
 
 _POSITIVE = validators.gt(0.0)
 _SHARE = [validators.ge(0.0), validators.le(1.0)]
@@ -164,10 +163,6 @@ class Comparison:
                         seed=seed,
                     )
 
-    def made(self, name: str) -> SimulatedObjective:
-        """An objective on no particular hardware."""
-        return make_objective(self.objectives[name], {})
-
 
 def read_comparison(path: Path, plugins: Plugins, *, seeds: int | None = None) -> Comparison:
     """Read and check a file. Raises ConfigError or UsageError for the first thing that is wrong."""
@@ -207,7 +202,7 @@ def read_comparison(path: Path, plugins: Plugins, *, seeds: int | None = None) -
 
 def _located(objective: ObjectiveOptions, path: Path) -> ObjectiveOptions:
     """A file that it names is relative to the comparison's."""
-    if objective.kind == "surface" or objective.file == "bundled":
+    if objective.kind in ("surface", "generated") or objective.file == "bundled":
         return objective
     return evolve(objective, file=str((path.parent / Path(objective.file).expanduser()).resolve()))
 

@@ -146,7 +146,7 @@ def run_one(run: Run) -> Outcome:
         where = f"{arm.name} on {run.objective_name}, seed {run.seed}"
         raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
     tier = next(iter(arm.machines.tiers))
-    objective = make_objective(run.objective, arm.machines.tiers)
+    objective = make_objective(run.objective, arm.machines.tiers, run.seed)
     points = tuple(
         Point(
             experiments=m.experiments,

@@ -13,12 +13,17 @@ from arf_plugins.objectives.objective import SimulatedObjective, Values
 if TYPE_CHECKING:
     from arf_plugins.backend_sim import ObjectiveOptions, SimTier
 
-KINDS = ("surface", "table", "replay")
+KINDS = ("surface", "generated", "table", "replay")
 
 
-def make_objective(options: ObjectiveOptions, tiers: Mapping[str, SimTier]) -> SimulatedObjective:
-    """The objective that options describe, on the hardware of the tiers. Raises UsageError."""
-    objective = _make(options)
+def make_objective(
+    options: ObjectiveOptions, tiers: Mapping[str, SimTier], seed: int = 0
+) -> SimulatedObjective:
+    """The objective that options describe, on the hardware of the tiers. Raises UsageError.
+
+    `seed` is the study's: one that is generated is another one for each, unless it says which.
+    """
+    objective = _make(options, seed)
     if math.isnan(objective.truth(objective.base)):
         raise UsageError(
             "the unchanged script of this objective crashes",
@@ -35,11 +40,15 @@ def make_objective(options: ObjectiveOptions, tiers: Mapping[str, SimTier]) -> S
     return OnHardware(objective, tiers, options.noise)
 
 
-def _make(options: ObjectiveOptions) -> SimulatedObjective:
+def _make(options: ObjectiveOptions, seed: int) -> SimulatedObjective:
     if options.kind == "surface":
         from arf_plugins.objectives.surface import make_surface
 
         return make_surface(options)
+    if options.kind == "generated":
+        from arf_plugins.objectives.generated import generate
+
+        return generate(options.name, seed if options.instance is None else options.instance)
     if options.kind == "table":
         from arf_plugins.objectives.table import TableObjective, read_table
 
