@@ -199,8 +199,8 @@ class Naming:
     fallback: str | None = field(
         default=None,
         metadata={
-            "help": "An agent that needs no options, such as offline, which answers when the study's own "
-            "stays away. null: then the study ends once nothing is left to try."
+            "help": "An agent that needs no options, such as offline, which answers while the study's own "
+            "cannot. null: its return is waited for, while what is planned goes on."
         },
     )
 
