@@ -15,8 +15,8 @@ from attrs import define, evolve, field, frozen
 
 from arf.errors import BackendError, UsageError, nearest
 from arf.interfaces import Backend
+from arf.sdk.scripts import constants
 from arf.types import Direction, Job, JobResult, JobState, Scalar, Tier
-from arf.workspace import constants
 from arf_plugins.backend_sim import BadNode, DisturbanceOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.clock import loop_now
 from arf_plugins.backend_sim.disturbances import Disturbances, Drawn, Place

@@ -7,16 +7,14 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from arf.config.schema import Budget, Choice, Config, Limits, Naming, Noise
-from arf.engine.engine import Engine
 from arf.hooks import hookimpl
 from arf.interfaces import Agent, Strategy
-from arf.plugins.registry import Plugins
-from arf.store.database import Store
+from arf.sdk.configuration import Budget, Choice, Config, Limits, Naming, Noise
+from arf.sdk.engine import Finished, Plugins, run_in_memory
 from arf.study import Study
 from arf.types import Experiment, Scalar, Verdict, WorkspaceSettings
 from arf_plugins.backend_sim import SimOptions
@@ -25,9 +23,6 @@ from arf_plugins.backend_sim.clock import loop_now, run_virtual
 from arf_plugins.backend_sim.workspace import MemoryLogs, SimWorkspace
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import SimulatedObjective
-
-if TYPE_CHECKING:
-    from arf.workspace.workspace import Workspace
 
 LOOKS = 10
 """How often the engine looks at the log of a run, which is empty until its end."""
@@ -176,53 +171,33 @@ async def simulate_here(
         agent=Choice(name=simulation.agent),
         backend=Choice(name="sim"),
     )
-    base = workspace.base_commit()
-    study = Study(
-        name="simulated",
-        base=base,
-        base_tree=base,
-        objective=objective.objective,
-        seed=simulation.seed,
-        rule=simulation.noise,
-        tiers=tiers,
-        max_experiments=simulation.budget.max_experiments,
-    )
-    store = Store.in_memory(home, study, {"workspace": ""})
-    observers = Plugins()
     prices = {tier.name: tier.usd_per_hour for tier in tiers}
     observer = _Observer(workspace, objective, prices, tiers[0].name, loop_now())
-    observers.register(observer, "observer")
-    engine = Engine(
-        study=study,
-        store=store,
-        workspace=cast("Workspace", workspace),
-        config=config,
+    finished = await run_in_memory(
+        config,
+        home,
+        workspace=workspace,
         strategy=strategy,
         agent=agent,
         backend=backend,
         parser=plugins.make("parser", "summary"),
-        events=observers.events,
-        job_env={},
-        command="simulated",
+        observer=observer,
         now=loop_now,
         tail=logs.tail,
         watch_interval_s=options.run_s / LOOKS,
     )
-    summary = await engine.run()
-    store.close()
-    return _told(study, observer, summary, engine.elapsed_s, time.process_time() - started)
+    return _told(finished, observer, time.process_time() - started)
 
 
-def _told(
-    study: Study, observer: _Observer, summary: Mapping[str, Any], wall_s: float, cpu_s: float
-) -> Simulated:
+def _told(finished: Finished, observer: _Observer, cpu_s: float) -> Simulated:
+    study, wall_s = finished.study, finished.elapsed_s
     slot_s = sum(study.slot_s.values())
     slots = sum(tier.slots for tier in study.tiers)
     direction = study.objective
     false = [m for m in observer.moments[1:] if direction.gain(m.truth_before, m.truth) <= 0]
     lucky = observer.luckiest
     return Simulated(
-        summary=summary,
+        summary=finished.summary,
         moments=tuple(observer.moments),
         experiments=len(study.experiments),
         slot_hours=slot_s / 3600,

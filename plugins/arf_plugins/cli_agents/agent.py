@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
-from arf.config.schema import is_secret_name
 from arf.errors import AgentError, PluginError
 from arf.interfaces import Agent, Brief
+from arf.sdk.configuration import is_secret_name
 from arf.types import Answer, Ask, AskKind, Usage
 from arf_plugins.cli_agents import process
 from arf_plugins.cli_agents.agent_session import Lane

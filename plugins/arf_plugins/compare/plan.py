@@ -12,10 +12,9 @@ import attrs
 from attrs import evolve, field, frozen, validators
 
 from arf import __version__
-from arf.config.layers import Layer, read_file
-from arf.config.schema import Budget, Limits, Noise
 from arf.errors import ConfigError, UsageError, nearest
-from arf.plugins.registry import Plugins
+from arf.sdk.configuration import Budget, Layer, Limits, Noise, read_file
+from arf.sdk.engine import Plugins
 from arf.types import Seconds
 from arf_plugins.backend_sim import DisturbanceOptions, ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.objectives.choose import make_objective
@@ -224,7 +223,7 @@ def _check_plugins(told: CompareFile, layer: Layer, plugins: Plugins) -> None:
 
 def make_part(plugins: Plugins, kind: str, name: str, options: Mapping[str, Any]) -> Any:
     """A strategy or an agent with options as a file has them. Raises UsageError."""
-    from arf.config.layers import wrapped
+    from arf.sdk.configuration import wrapped
 
     cls = plugins.options(kind, name)
     if cls is None:

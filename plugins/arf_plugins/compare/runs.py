@@ -16,11 +16,12 @@ from attrs import asdict, frozen
 
 from arf.errors import ArfError, UsageError
 from arf.interfaces import Strategy
+from arf.sdk.jobs import write_whole
 from arf.types import Ask, Plan
 from arf_plugins.compare.plan import Comparison, Run, make_part
 
 if TYPE_CHECKING:
-    from arf.plugins.registry import Plugins
+    from arf.sdk.engine import Plugins
     from arf.study import Study
 
 MEASURES = ("experiments", "slot_hours", "wall_hours", "usd")
@@ -188,7 +189,7 @@ _loaded: list[Plugins] = []
 
 def _plugins() -> Plugins:
     """The plugins of this process, loaded once."""
-    from arf.plugins.registry import Plugins
+    from arf.sdk.engine import Plugins
 
     if not _loaded:
         _loaded.append(Plugins.load())
@@ -249,9 +250,7 @@ def cores() -> int:
 
 def _keep(directory: Path, run: Run, outcome: Outcome) -> Outcome:
     path = directory / f"{run.key}.json"
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(asdict(outcome), allow_nan=True), encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, json.dumps(asdict(outcome), allow_nan=True), mode=0o666, durable=False)
     return outcome
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from arf.engine.watch import last_lines
-from arf.status.tier_stats import measured
+from arf.sdk.jobs import last_lines
+from arf.sdk.statistics import measured
 from arf.types import Ask, AskKind, Direction, Experiment, Idea, Order, Role, Verdict
 
 if TYPE_CHECKING:
