@@ -112,6 +112,8 @@ class Arm:
     """What is compared with other arms."""
 
     name: str
+    searcher_name: str
+    """Its name in the file."""
     searcher: Searcher
     machines: Machines
     thinker: Thinker
@@ -201,7 +203,7 @@ def read_comparison(path: Path, plugins: Plugins, *, seeds: int | None = None) -
 
 def _located(objective: ObjectiveOptions, path: Path) -> ObjectiveOptions:
     """A file that it names is relative to the comparison's."""
-    if objective.kind in ("surface", "generated") or objective.file == "bundled":
+    if objective.kind in ("surface", "generated", "h200") or objective.file == "bundled":
         return objective
     return evolve(objective, file=str((path.parent / Path(objective.file).expanduser()).resolve()))
 
@@ -259,6 +261,7 @@ def _arms(told: CompareFile, layer: Layer) -> Iterator[Arm]:
         ]
         yield Arm(
             name=choice.name or " · ".join(shown),
+            searcher_name=parts["strategy"],
             searcher=told.strategies[parts["strategy"]],
             machines=told.machines[parts["machines"]],
             thinker=told.agents[parts["agent"]],
