@@ -85,13 +85,10 @@ class JobState(StrEnum):
 
     @property
     def is_end(self) -> bool:
-        """Whether the job runs no more."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 class ExperimentState(StrEnum):
-    """Where an experiment is."""
-
     ACCEPTED = "accepted"
     """Recorded, with its commit; its job may or may not have reached the backend."""
     RUNNING = "running"
@@ -101,8 +98,6 @@ class ExperimentState(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What became of an experiment."""
-
     KEEP = "keep"
     """Better than the incumbent by more than the noise allows (or the baseline itself)."""
     DISCARD = "discard"
@@ -117,8 +112,6 @@ class Verdict(StrEnum):
 
 
 class AskKind(StrEnum):
-    """What an agent is asked for."""
-
     IDEAS = "ideas"
     FACTORS = "factors"
     EXPERIMENTS = "experiments"
@@ -345,8 +338,6 @@ class Submission:
 
 
 class SubmissionState(StrEnum):
-    """Where a submission is."""
-
     WAITING = "waiting"
     """For a free slot."""
     ACCEPTED = "accepted"
@@ -388,12 +379,10 @@ class Order:
 
     @property
     def runs_left(self) -> int:
-        """How many of its runs still wait for a slot."""
         return self.runs - len(self.experiments) if self.state is SubmissionState.WAITING else 0
 
     @property
     def receipt(self) -> Receipt:
-        """What the author of the order may know of it."""
         return Receipt(
             id=self.id,
             title=self.title,

@@ -246,6 +246,17 @@ def test_the_doctor_is_content_with_a_workspace_that_is_well(
     assert "estimate     about 14 experiments in 7 s, at 1 s a run (limits.budget_s)" in said
 
 
+def test_the_doctor_checks_the_configuration_of_a_study(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace)
+    (workspace.parent / "night.yaml").write_text("backend: {name: local, slots: 1}\nstrategy: random\n")
+    assert run(["doctor", "--config", "../night.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "random" in said
+    assert "cpu: 1 slot" in said
+
+
 @pytest.mark.parametrize(
     ("command", "script", "check", "said"),
     [

@@ -18,7 +18,8 @@ from typing import Any
 
 from attrs import define, field
 
-from arf_plugins.backend_skypilot.sdk import Gone, JobSight, NoCapacity, Offer, Refused, Sight
+from arf_plugins.backend_skypilot.sdk import JobSight, Offer, Sight
+from arf_plugins.worker_pool.pool import Gone, NoCapacity, Refused
 
 PATH = os.environ.get("PATH", os.defpath)
 

@@ -26,8 +26,9 @@ from arf.testing.suites import BackendSuite
 from arf.types import Job, JobResult, JobState
 from arf_plugins.backend_skypilot import SkyPilotOptions, SkyTier
 from arf_plugins.backend_skypilot.backend import SkyPilotBackend
-from arf_plugins.backend_skypilot.sdk import Gone, NoCapacity, Offer, Refused, Unreachable, translated
+from arf_plugins.backend_skypilot.sdk import Offer, translated
 from arf_plugins.backend_skypilot.task import build, kind
+from arf_plugins.worker_pool.pool import Gone, NoCapacity, Refused, Unreachable
 
 T = TypeVar("T")
 
@@ -215,7 +216,7 @@ def test_a_worker_that_is_killed_loses_its_job_and_its_slot_goes_on(study: Study
     async def steps(backend: SkyPilotBackend) -> list[JobResult]:
         first = await backend.submit(study.job("first", study.hold("up")))
         await study.marked("up")
-        for pid in study.sky.processes(study.names[0], "worker"):
+        for pid in study.sky.processes(study.names[0], "node-worker"):
             os.kill(pid, signal.SIGKILL)
         lost = await backend.wait(first)
         return [lost, await backend.wait(await backend.submit(study.job("second", "true")))]
@@ -314,7 +315,7 @@ def test_a_tier_that_cannot_be_had_at_all_is_given_up(study: Study) -> None:
 
     async def steps(backend: SkyPilotBackend) -> JobResult:
         result = await backend.wait(await backend.submit(study.job("first", "true")))
-        with pytest.raises(BackendError, match="no cluster came up"):
+        with pytest.raises(BackendError, match="no node came up"):
             await backend.submit(study.job("second", "true"))
         return result
 
@@ -632,7 +633,7 @@ def test_any_of_several_accelerators_and_places_is_asked_for(study: Study) -> No
         "max_hourly_cost": 20,
     }
     made = kind("big", tier, {"resources": found}, Offer(usd_per_hour=16.0))
-    assert (made.jobs, made.clusters, made.tier.slots, made.tier.usd_per_hour) == (8, 2, 16, 2.0)
+    assert (made.jobs, made.nodes, made.tier.slots, made.tier.usd_per_hour) == (8, 2, 16, 2.0)
 
 
 class ResourcesUnavailableError(Exception):

@@ -16,8 +16,9 @@ import pytest
 
 from arf.errors import BackendError
 from arf.types import Job, JobResult, JobState
-from arf_plugins.backend_slurm import SlurmOptions, SlurmTier, cluster
+from arf_plugins.backend_slurm import SlurmOptions, SlurmTier
 from arf_plugins.backend_slurm.backend import SlurmBackend
+from arf_plugins.backend_slurm.executor import QueueWatcher
 
 T = TypeVar("T")
 CI = pytest.mark.slurm_ci
@@ -386,6 +387,26 @@ def test_workers_end_with_the_study(bench: Bench) -> None:
     bench.slurm.wait_until_empty()
 
 
+@FORMS
+def test_what_is_taken_down_has_ended_when_that_is_said(bench: Bench, form: str) -> None:
+    async def start(backend: SlurmBackend) -> str:
+        handle = await backend.submit(bench.job("job", HOLD))
+        await bench.marked("up")
+        while [one.state for one in await backend.held_resources()] != ["RUNNING"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # its hello is read at the next look
+        return handle
+
+    async def end(backend: SlurmBackend) -> JobResult:
+        assert len(await backend.held_resources()) == 1
+        await backend.down()
+        assert bench.slurm.run("squeue", "-h").strip() == ""
+        assert not await backend.held_resources()
+        return await backend.wait(handle)
+
+    handle = bench.run(start, close=False, form=form, idle=600)
+    assert bench.run(end, form=form).state in (JobState.PREEMPTED, JobState.LOST)  # it runs again, if resumed
+
+
 # ---- The controller -------------------------------------------------------------------------
 
 
@@ -547,20 +568,18 @@ def test_accounting_changes_nothing(accounted: Bench) -> None:
 
 
 def test_what_squeue_has_forgotten_the_accounting_knows(accounted: Bench) -> None:
-    async def steps() -> None:
-        job_id = accounted.slurm.run(
-            "sbatch", "--parsable", "-J", "arf-test-1", "-o", "/dev/null", "--wrap", "sleep 600"
-        ).strip()
-        accounted.slurm.run("scancel", job_id)
-        limit = time.monotonic() + PATIENCE_S
-        while True:  # the accounting lags
-            found = await cluster.accounted({job_id}, "arf-test-")
-            if found and found[0].state == "CANCELLED":
-                return
-            assert time.monotonic() < limit, found
-            await asyncio.sleep(0.2)
-
-    asyncio.run(steps())
+    job_id = accounted.slurm.run(
+        "sbatch", "--parsable", "-J", "arf-test-1", "-o", "/dev/null", "--wrap", "sleep 600"
+    ).strip()
+    accounted.slurm.run("scancel", job_id)
+    watcher = QueueWatcher("arf-test-")
+    watcher.read_info = lambda string: {}  # type: ignore[method-assign] # as if squeue had forgotten it
+    watcher.register_job(job_id)
+    limit = time.monotonic() + PATIENCE_S
+    while [sight.state for sight in watcher.sights()] != ["CANCELLED"]:  # the accounting lags
+        assert time.monotonic() < limit, watcher.sights()
+        time.sleep(0.2)
+        watcher.update()
 
 
 @pytest.mark.parametrize("form", ["pool", pytest.param("jobs", marks=pytest.mark.slow)])

@@ -52,7 +52,7 @@ def words_of(pid: int) -> str:
 def pids_of(program: str) -> list[int]:
     """The Pythons that run a program."""
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if re.match(rf"\S*python\S* -S -E \S*{program} ", words_of(pid))]
+    return [pid for pid in pids if re.match(rf"\S*python\S* -S -E \S*worker.pyz {program} ", words_of(pid))]
 
 
 # ---- Whole studies --------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_a_runner_that_is_killed_alone_leaves_nothing(bench: SentBench, form: st
     async def steps(backend: SlurmBackend) -> JobResult:
         handle = await backend.submit(bench.job("held", "touch $MARKS/up; sleep 600"))
         await bench.marked("up")
-        (runner,) = [pid for pid in pids_of("courier.py") if str(bench.path) in words_of(pid)]
+        (runner,) = [pid for pid in pids_of("remote-worker") if str(bench.path) in words_of(pid)]
         os.kill(runner, signal.SIGKILL)
         return await backend.wait(handle)
 

@@ -142,6 +142,15 @@ def test_a_greedy_study_runs_to_its_end_and_leaves_nothing(lab: Lab, form: str) 
     lab.slurm.wait_until_empty()
 
 
+@pytest.mark.slurm_ci
+@pytest.mark.parametrize("form", ["pool", "jobs"])
+def test_the_doctor_leaves_no_worker(lab: Lab, form: str) -> None:
+    lab.configure(experiments=1, backend=f"slots: 4, form: {form}")
+    output = lab.finish(lab.arf("doctor"))
+    assert output.count("a trivial job ran on h") == 2
+    assert lab.slurm.run("squeue", "-h").strip() == ""
+
+
 @CI
 def test_a_study_on_two_tiers_uses_both(lab: Lab) -> None:
     tiers = "{h100: {gres: 'gpu:h100:1', slots: 4, price: 2}, h200: {gres: 'gpu:h200:1', slots: 2, price: 3}}"

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import dropwhile
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import frozen
 
+from arf.cli.formats import count, paint
+from arf.cli.studies import DEMO, is_meant, json_option, print_json, workspace_file
 from arf.errors import ArfError
-from arf.sdk.commands import DEMO, is_meant, json_option, print_json, workspace_file
-from arf.sdk.formats import count, paint
 from arf.types import printable
 
 if TYPE_CHECKING:
@@ -60,14 +60,21 @@ class Finding:
 @click.argument("workspace", required=False)
 @click.option("--backend", metavar="B", help="The backend to check; else the workspace's.")
 @click.option("--agent", metavar="A", help="The agent to check; else the workspace's.")
+@click.option("--config", "config_file", metavar="FILE", help="A study's configuration (see configs/).")
 @json_option
-def doctor(workspace: str | None, backend: str | None, agent: str | None, as_json: bool) -> int:
+def doctor(
+    workspace: str | None, backend: str | None, agent: str | None, config_file: str | None, as_json: bool
+) -> int:
     """Check that everything works that a study of WORKSPACE needs, and run a trivial job on each tier.
 
     WORKSPACE is the current folder if it is left out. The exit code is 1 if something failed.
     """
     findings = []
-    for finding in _findings(_place(workspace), backend, agent):
+    chosen: dict[str, Any] = {
+        "config_file": Path(config_file) if config_file else None,
+        "flags": {"backend": backend, "agent": agent},
+    }
+    for finding in _findings(_place(workspace), chosen):
         findings.append(finding)
         if not as_json:
             _print(finding)
@@ -97,7 +104,8 @@ def _place(named: str | None) -> Path:
     return demo if demo.is_dir() and not is_meant(here) else here
 
 
-def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterator[Finding]:
+def _findings(directory: Path, chosen: Mapping[str, Any]) -> Iterator[Finding]:
+    """`chosen` is what the command line says of the configuration, as `config.load` takes it."""
     from arf.plugins.registry import Plugins
 
     yield _python()
@@ -106,11 +114,11 @@ def _findings(directory: Path, backend: str | None, agent: str | None) -> Iterat
     plugins = Plugins.load()
     yield from _plugins(plugins)
     try:
-        config = _config(directory, plugins, backend, agent)
+        config = _config(directory, plugins, chosen)
     except ArfError as error:
         yield _failed("settings", error)
         try:
-            config = _defaults(plugins, backend, agent)
+            config = _defaults(plugins, chosen)
         except ArfError:  # a name that no plugin has, which was told just now
             return
     else:
@@ -203,7 +211,7 @@ def _import_problem(implementation: str) -> str:
     return ""
 
 
-def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str | None) -> Config:
+def _config(directory: Path, plugins: Plugins, chosen: Mapping[str, Any]) -> Config:
     from arf.config.schema import load
     from arf.errors import WorkspaceError
     from arf.workspace.detection import detect
@@ -217,18 +225,17 @@ def _config(directory: Path, plugins: Plugins, backend: str | None, agent: str |
     return load(
         workspace_file=yaml,
         detected=detected.settings if detected else None,
-        flags={"backend": backend, "agent": agent},
         options_class=plugins.options,
+        **chosen,
     )
 
 
-def _defaults(plugins: Plugins, backend: str | None, agent: str | None) -> Config:
+def _defaults(plugins: Plugins, chosen: Mapping[str, Any]) -> Config:
     """What a study would use if there were a workspace. Raises ArfError for an unknown name."""
     from arf.config.schema import load
     from arf.types import WorkspaceSettings
 
-    flags = {"backend": backend, "agent": agent}
-    return load(detected=WorkspaceSettings(command="true"), flags=flags, options_class=plugins.options)
+    return load(detected=WorkspaceSettings(command="true"), options_class=plugins.options, **chosen)
 
 
 def _choices(config: Config) -> str:
@@ -419,7 +426,7 @@ async def _try_backend(backend: Backend, folder: Path, found: list[Finding], tie
 def _measured(directory: Path) -> Iterator[Finding]:
     """What the newest study here has measured of the hardware, and which nodes it has set aside."""
     from arf.cli.describe import aside_lines, hardware_lines
-    from arf.sdk.commands import written_at
+    from arf.cli.studies import written_at
     from arf.status.summary import summarize
     from arf.store.database import DATABASE, STUDIES, Store
 

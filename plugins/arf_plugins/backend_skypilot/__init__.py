@@ -8,6 +8,7 @@ from attrs import field, fields_dict, frozen, validators
 from arf.errors import UsageError, nearest
 from arf.hooks import Declaration, hookimpl
 from arf.types import Scalar, Seconds
+from arf_plugins.worker_pool.options import LinkedOptions
 
 _HOUR_S: float | None = 3600.0
 
@@ -64,7 +65,7 @@ def _tiers(given: Mapping[str, Any]) -> dict[str, SkyTier]:
 
 
 @frozen(kw_only=True)
-class SkyPilotOptions:
+class SkyPilotOptions(LinkedOptions):
     """What the `skypilot` backend can be told."""
 
     tiers: Mapping[str, Any] = field(
@@ -107,32 +108,6 @@ class SkyPilotOptions:
         validator=validators.optional(validators.gt(0)),
         metadata={"help": "The most that all clusters together may cost an hour; fewer are launched then"},
     )
-    python: str = field(
-        default="python3",
-        metadata={"help": "The clusters' Python, for `{python}` in the workspace's commands"},
-    )
-    pass_env: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Variables of arf's environment that jobs get too; `*` at the end matches any rest. "
-            "What the workspace sets or passes, and ARF_*, they get always"
-        },
-    )
-    send_mb: float = field(
-        default=2048.0,
-        validator=validators.ge(0),
-        metadata={"help": "The most that is sent to a cluster of what workspace.link names, in MiB"},
-    )
-    return_mb: float = field(
-        default=64.0,
-        validator=validators.ge(0),
-        metadata={"help": "The most that comes back of the files that one job writes, in MiB"},
-    )
-    idle: Seconds = field(
-        default=600.0,
-        validator=validators.ge(1),
-        metadata={"help": "How long a cluster without a job waits for the next"},
-    )
     autodown: int = field(
         default=10,
         validator=validators.gt(0),
@@ -146,28 +121,6 @@ class SkyPilotOptions:
         metadata={
             "help": "How long a tier may be without any cluster while jobs wait for it; null: for ever"
         },
-    )
-    poll: Seconds = field(
-        default=5.0,
-        validator=validators.gt(0),
-        metadata={"help": "The shortest pause between two questions to SkyPilot, for all clusters together"},
-    )
-    heartbeat: Seconds = field(
-        default=10.0,
-        validator=validators.gt(0),
-        metadata={"help": "How often a worker says that it is alive"},
-    )
-    silent: Seconds = field(
-        default=180.0,
-        validator=validators.gt(0),
-        metadata={
-            "help": "How long a cluster that SkyPilot calls up may not be reached before it is replaced"
-        },
-    )
-    grace: Seconds = field(
-        default=10.0,
-        validator=validators.ge(0),
-        metadata={"help": "Between asking a job to end (SIGTERM) and ending it (SIGKILL)"},
     )
 
 

@@ -21,7 +21,8 @@ from typing import Any
 from attrs import define, field
 
 from arf.errors import ArfError
-from arf_plugins.backend_skypilot.sdk import JobSight, Offer, Sight, SkySdk, Unreachable
+from arf_plugins.backend_skypilot.sdk import JobSight, Offer, Sight, SkySdk
+from arf_plugins.worker_pool.pool import Unreachable
 
 
 @define(eq=False)

@@ -5,7 +5,6 @@ What SkyPilot raises leaves here as one of the errors below, in one line with wh
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import logging
@@ -14,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from attrs import frozen
 
 from arf.errors import BackendError, PluginError
+from arf_plugins.worker_pool.pool import Gone, NoCapacity, Refused, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -37,22 +36,6 @@ SSH_OPTIONS = (
     "ForwardX11=no",
 )
 STATUS_S = 120.0
-
-
-class Unreachable(BackendError):
-    """SkyPilot's API server does not answer: nobody knows what it has done."""
-
-
-class NoCapacity(BackendError):
-    """No machine of that kind can be had now: no capacity, or a quota."""
-
-
-class Refused(BackendError):
-    """It will not work until somebody changes something."""
-
-
-class Gone(BackendError):
-    """There is no such cluster (any more)."""
 
 
 @frozen(kw_only=True)
@@ -131,34 +114,6 @@ class Sky(Protocol):
 
     def close(self) -> None:
         """Let go of what is held here. It can be used again."""
-
-
-async def in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What a blocking call gives. Its thread ends with the process: the call may take an hour."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def work() -> None:
-        result, error = None, None
-        try:
-            result = call(*args, **kwargs)
-        except BaseException as caught:  # it belongs to whoever waits
-            error = caught
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-
-    threading.Thread(target=work, name=f"sky-{getattr(call, '__name__', 'call')}", daemon=True).start()
-    return await future
 
 
 class SkySdk:

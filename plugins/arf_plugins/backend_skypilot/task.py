@@ -13,23 +13,17 @@ from arf.errors import BackendError, UsageError
 from arf.types import Tier
 from arf_plugins.backend_skypilot import SkyPilotOptions, SkyTier
 from arf_plugins.backend_skypilot.sdk import Offer
+from arf_plugins.worker_pool.remote_node import NodeKind
 
 NOT_THE_USERS = ("name", "run", "num_nodes")
 
 
 @frozen(kw_only=True)
-class Kind:
-    """A tier, and the clusters that it is made of."""
+class SkyKind(NodeKind):
+    """A tier, and the clusters that it is made of, each of one node."""
 
-    tier: Tier
     task: Mapping[str, Any]
     """As in SkyPilot's YAML, without `run`."""
-    jobs: int
-    """At a time, on one cluster."""
-    gpus: int
-    """On one cluster."""
-    clusters: int
-    spot: bool
     usd_per_hour: float
     """Of one cluster."""
 
@@ -109,7 +103,7 @@ def build(tier: SkyTier, options: SkyPilotOptions, template: Mapping[str, Any]) 
     return task
 
 
-def kind(name: str, tier: SkyTier, task: Mapping[str, Any], offer: Offer) -> Kind:
+def kind(name: str, tier: SkyTier, task: Mapping[str, Any], offer: Offer) -> SkyKind:
     """What a tier's clusters are. Raises BackendError if its numbers do not fit."""
     resources = task["resources"]
     gpus = min((_count(word) for word in _names(resources.get("accelerators"))), default=0)
@@ -122,7 +116,7 @@ def kind(name: str, tier: SkyTier, task: Mapping[str, Any], offer: Offer) -> Kin
     usd = tier.price if tier.price is not None else offer.usd_per_hour or 0.0
     words = ", ".join(_names(resources.get("accelerators"))) or "no GPU"
     spot = " spot" if resources.get("use_spot") else ""
-    return Kind(
+    return SkyKind(
         tier=Tier(
             name=name,
             slots=tier.slots,
@@ -134,7 +128,7 @@ def kind(name: str, tier: SkyTier, task: Mapping[str, Any], offer: Offer) -> Kin
         task=task,
         jobs=jobs,
         gpus=gpus,
-        clusters=math.ceil(tier.slots / jobs),
+        nodes=math.ceil(tier.slots / jobs),
         spot=bool(resources.get("use_spot")),
         usd_per_hour=usd,
     )
@@ -157,7 +151,7 @@ def _count(word: str) -> int:
     return int(float(word.partition(":")[2].rstrip("+") or 1))
 
 
-def within_price(kinds: Sequence[Kind], most: float | None) -> list[Kind]:
+def within_price(kinds: Sequence[SkyKind], most: float | None) -> list[SkyKind]:
     """The tiers with as many clusters as a price an hour allows, given out in turn. Raises BackendError."""
     from attrs import evolve
 
@@ -169,7 +163,7 @@ def within_price(kinds: Sequence[Kind], most: float | None) -> list[Kind]:
     while growing:
         growing = False
         for i, one in enumerate(kinds):
-            if counts[i] < one.clusters and one.usd_per_hour <= left:
+            if counts[i] < one.nodes and one.usd_per_hour <= left:
                 counts[i] += 1
                 left -= one.usd_per_hour
                 growing = True
@@ -180,7 +174,7 @@ def within_price(kinds: Sequence[Kind], most: float | None) -> list[Kind]:
             hint="raise backend.max_usd_per_hour, or set `spot: true`",
         )
     return [
-        evolve(one, clusters=n, tier=evolve(one.tier, slots=min(one.tier.slots, n * one.jobs)))
+        evolve(one, nodes=n, tier=evolve(one.tier, slots=min(one.tier.slots, n * one.jobs)))
         for one, n in zip(kinds, counts, strict=True)
         if n
     ]

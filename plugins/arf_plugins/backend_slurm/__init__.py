@@ -7,6 +7,7 @@ from attrs import field, frozen, validators
 
 from arf.hooks import Declaration, hookimpl
 from arf.types import Scalar, Seconds
+from arf_plugins.worker_pool.options import PoolOptions
 
 
 @frozen(kw_only=True)
@@ -39,7 +40,7 @@ class SlurmTier:
 
 
 @frozen(kw_only=True)
-class SlurmOptions:
+class SlurmOptions(PoolOptions):
     """What the `slurm` backend can be told."""
 
     form: Literal["pool", "jobs"] = field(
@@ -114,52 +115,10 @@ class SlurmOptions:
             "help": "Where nodes have what workspace.link names, such as `data: /datasets/x`, if code is sent"
         },
     )
-    send_mb: float = field(
-        default=2048.0,
-        validator=validators.ge(0),
-        metadata={"help": "The most that is sent of one thing that workspace.link names, in MiB"},
-    )
-    return_mb: float = field(
-        default=64.0,
-        validator=validators.ge(0),
-        metadata={"help": "The most that comes back of the files that one job writes, in MiB, if sent"},
-    )
     worker_time: Seconds = field(
         default=14400.0,
         validator=validators.ge(60),
         metadata={"help": "How long a worker may hold its slot, at most; then another takes its place"},
-    )
-    idle: Seconds = field(
-        default=600.0,
-        validator=validators.ge(1),
-        metadata={"help": "How long a worker without a job keeps its slot"},
-    )
-    start_timeout: Seconds | None = field(
-        default=None,
-        validator=validators.optional(validators.gt(0)),
-        metadata={"help": "How long a job may wait in Slurm's queue; null: for ever"},
-    )
-    poll: Seconds = field(
-        default=5.0,
-        validator=validators.gt(0),
-        metadata={
-            "help": "The shortest pause between two questions to the controller, for all jobs together"
-        },
-    )
-    heartbeat: Seconds = field(
-        default=10.0,
-        validator=validators.gt(0),
-        metadata={"help": "How often a worker says that it is alive"},
-    )
-    silent: Seconds = field(
-        default=180.0,
-        validator=validators.gt(0),
-        metadata={"help": "How long a worker that Slurm calls running may be silent before it is ended"},
-    )
-    grace: Seconds = field(
-        default=10.0,
-        validator=validators.ge(0),
-        metadata={"help": "Between asking a job to end (SIGTERM) and ending it (SIGKILL)"},
     )
 
 

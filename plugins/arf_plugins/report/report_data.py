@@ -9,7 +9,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from arf.sdk.studies import StudyReader
+from arf.status.summary import summarize
+from arf.store.database import Store
 from arf.study import Study
 from arf.types import Experiment, Objective
 
@@ -71,18 +72,19 @@ def read_story(directory: Path, study: Study | None = None) -> Story:
 
     `study` is the study if it is at hand: loading it is most of the work.
     """
-    with StudyReader.open(directory) as reader:
-        study = study or reader.study()
+    store = Store.open(directory)
+    try:
+        study = study or store.load()
         experiments = tuple(study.experiments.values())
-        kept = tuple(reader.kept())
-        workspace = str(reader.workspace_directory)
+        kept = tuple(store.kept())
+        workspace = str(store.workspace)
         means = _means(experiments)
         diff, problem = _diff(workspace, study.base, kept[-1].commit) if len(kept) > 1 else ("", "")
         return Story(
             directory=directory,
             study=study,
             objective=study.objective,
-            summary=reader.summary(),
+            summary=summarize(store),
             experiments=experiments,
             kept=kept,
             reference={
@@ -92,9 +94,11 @@ def read_story(directory: Path, study: Study | None = None) -> Story:
             diff=diff,
             diff_problem=problem,
             events=tuple(
-                (at.isoformat(timespec="seconds"), kind, text) for at, kind, text in reader.events(50)
+                (at.isoformat(timespec="seconds"), kind, text) for at, kind, text in store.events(50)
             ),
         )
+    finally:
+        store.close()
 
 
 def _means(experiments: tuple[Experiment, ...]) -> dict[tuple[str, Series], tuple[float, int]]:

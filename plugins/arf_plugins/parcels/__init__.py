@@ -1,1 +1,0 @@
-"""Work trees for nodes that share no folder with arf: how they are sent there, and what comes back."""
