@@ -8,7 +8,8 @@
     ├── PluginError          a plugin is broken, missing, or lacks an extra
     ├── StoreError           a study's database is damaged, newer than arf, or in use
     ├── BackendError         a backend cannot run jobs
-    └── AgentError           an agent cannot answer; `retry_after_s` where it said when it could
+    └── AgentError           exit code 3: an agent cannot answer; `retry_after_s` where it said when it could
+        └── SpentError       … since the rest of a budget does not pay for it: the study ends in order
 
 Anything else that escapes is a bug in arf and keeps its traceback.
 """
@@ -87,9 +88,11 @@ class BackendError(ArfError):
 class AgentError(ArfError):
     """An agent cannot answer.
 
-    `retry_after_s` is when it may be asked again; None means never. `usage` is what the ask has cost
-    nevertheless.
+    `retry_after_s` is when it may be asked again; None means never: a wrong key, no credit, an unknown model.
+    `usage` is what the ask has cost nevertheless.
     """
+
+    exit_code = 3
 
     def __init__(
         self,
@@ -102,6 +105,12 @@ class AgentError(ArfError):
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
         self.usage = usage
+
+
+class SpentError(AgentError):
+    """What is left of a budget does not pay for another answer: an end in order, not a failure."""
+
+    exit_code = 0
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

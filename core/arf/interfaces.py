@@ -145,6 +145,8 @@ class Brief:
     """What is left of the budgets that are set: `experiments`, `seconds`, `slot_hours`, `usd`, `tokens`."""
     queue: SubmissionQueue | None = None
     """Where an ask for experiments may submit while it is answered; None in tests that need none."""
+    complaint: str = ""
+    """Why nothing in the agent's last answers could be used; empty if something could."""
     extra: Mapping[str, Any] = field(factory=dict)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import attrs
 
 from arf import __version__
+from arf.atomic import write_whole
 from arf.config.schema import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
 from arf.engine.engine import Engine, agent_brief
 from arf.errors import ArfError, StoreError, UsageError
 from arf.plugins.registry import Plugins
-from arf.sdk.jobs import write_whole
 from arf.store.database import DATABASE, STUDIES, Store, StudyLock
 from arf.study import Study
 from arf.submissions.remote import Mailbox

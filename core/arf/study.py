@@ -56,6 +56,7 @@ class Group:
 
     @property
     def n(self) -> int:
+        """How many runs there are."""
         return len(self.values)
 
     @property
@@ -175,6 +176,7 @@ class Study:
 
     @property
     def untried_count(self) -> int:
+        """How many ideas no experiment has applied yet."""
         return len(self._untried)
 
     @property
@@ -194,6 +196,7 @@ class Study:
 
     @property
     def running_count(self) -> int:
+        """How many experiments were accepted and have not ended."""
         return len(self._running)
 
     def running_on(self, tier: str) -> int:
@@ -269,9 +272,11 @@ class Study:
         return self._groups[(experiment.tree, experiment.tier, experiment.budget)]
 
     def incumbent_group(self, tier: str, budget: float | None = None) -> Group | None:
+        """The runs of the incumbent on a tier; None if there is none."""
         return self.group(self.incumbent_tree, tier, budget)
 
     def baseline_group(self, tier: str, budget: float | None = None) -> Group | None:
+        """The runs of the unchanged script on a tier; None if there is none."""
         return self.group(self.base_tree, tier, budget)
 
     def group_at(self, commit: str, tier: str, budget: float | None = None) -> Group | None:
@@ -309,19 +314,23 @@ class Study:
     # ---- What the engine tells --------------------------------------------------------------
 
     def add_idea(self, idea: Idea) -> None:
+        """Record a new idea. Only the engine does."""
         self._ideas[idea.id] = idea
         self._untried[idea.id] = None
         self.happened += 1
 
     def add_factor(self, factor: Factor) -> None:
+        """Record a new factor. Only the engine does."""
         self._factors.setdefault(factor.ask, []).append(factor)
         self.happened += 1
 
     def open_ask(self, ask_id: int, ask: Ask) -> None:
+        """Record that an agent was asked. Only the engine does."""
         self._asks[ask_id] = ask
         self.happened += 1
 
     def close_ask(self, ask_id: int, usage: Usage, exhausted: bool) -> None:
+        """Record the end of an ask and its cost. Only the engine does."""
         ask = self._asks.pop(ask_id)
         if exhausted:
             self._exhausted.add(ask.base)
@@ -340,6 +349,7 @@ class Study:
         self.happened += 1
 
     def refuse(self, parent: str, ideas: tuple[int, ...], reason: str) -> None:
+        """Record that a plan cannot be run, and why. Only the engine does."""
         self._refusals[(parent, ideas)] = reason
         for idea in ideas:
             self._untried.pop(idea, None)

@@ -85,10 +85,13 @@ class JobState(StrEnum):
 
     @property
     def is_end(self) -> bool:
+        """Whether the job runs no more."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 class ExperimentState(StrEnum):
+    """Where an experiment is."""
+
     ACCEPTED = "accepted"
     """Recorded, with its commit; its job may or may not have reached the backend."""
     RUNNING = "running"
@@ -98,6 +101,8 @@ class ExperimentState(StrEnum):
 
 
 class Verdict(StrEnum):
+    """What became of an experiment."""
+
     KEEP = "keep"
     """Better than the incumbent by more than the noise allows (or the baseline itself)."""
     DISCARD = "discard"
@@ -112,6 +117,8 @@ class Verdict(StrEnum):
 
 
 class AskKind(StrEnum):
+    """What an agent is asked for."""
+
     IDEAS = "ideas"
     FACTORS = "factors"
     EXPERIMENTS = "experiments"
@@ -338,6 +345,8 @@ class Submission:
 
 
 class SubmissionState(StrEnum):
+    """Where a submission is."""
+
     WAITING = "waiting"
     """For a free slot."""
     ACCEPTED = "accepted"
@@ -379,10 +388,12 @@ class Order:
 
     @property
     def runs_left(self) -> int:
+        """How many of its runs still wait for a slot."""
         return self.runs - len(self.experiments) if self.state is SubmissionState.WAITING else 0
 
     @property
     def receipt(self) -> Receipt:
+        """What the author of the order may know of it."""
         return Receipt(
             id=self.id,
             title=self.title,

@@ -218,6 +218,16 @@ def test_an_idea_that_the_table_lacks_costs_no_run(plugins: Plugins) -> None:
     assert "odd" not in titles
 
 
+def test_changes_that_do_nothing_are_counted_and_claims_are_held_against_the_truth(plugins: Plugins) -> None:
+    both = Draft(title="both", constants={"ALPHA": 0.9, "THETA": 0.7})  # THETA does nothing
+    done = run(plugins, n=40, agent=FakeAgent(drafts=[both]))
+    assert (done.changes, done.useless_changes) == (2, 1)
+    assert done.claim is not None
+    assert done.claim.true_gain == pytest.approx(0.012)
+    assert done.claim.is_made
+    assert not done.claim.is_false
+
+
 def test_thinking_takes_virtual_time(plugins: Plugins) -> None:
     study = run(plugins, n=8).study
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from arf.cli.app import run as arf
 from arf.errors import ArfError
 from arf.plugins.registry import Plugins
+from arf_plugins.backend_sim.simulate import Claim
+from arf_plugins.compare.overall import overall, scaling
 from arf_plugins.compare.plan import read_comparison
 from arf_plugins.compare.runs import Outcome, Point, run_all, run_one
 from arf_plugins.compare.verdict import judge, middle
@@ -47,16 +50,28 @@ def write(tmp_path: Path, text: str = FILE) -> Path:
     return path
 
 
-def outcome(arm: str, seed: int, *gains: tuple[float, float], reason: str = "max_time") -> Outcome:
+def outcome(
+    arm: str,
+    seed: int,
+    *gains: tuple[float, float],
+    reason: str = "max_time",
+    claim: Claim | None = None,
+    changes: tuple[int, int] = (0, 0),
+    searcher: str = "",
+    slots: int = 1,
+    optimum: float = 0.0,
+) -> Outcome:
     """A study of 10 hours on one slot that keeps gains at times; the possible gain is 1."""
     points = [
-        Point(experiments=10 * t, slot_hours=t, wall_hours=t, usd=2 * t, truth=1.0 - gain)
+        Point(experiments=10 * t, slot_hours=slots * t, wall_hours=t, usd=2 * t, truth=1.0 - gain)
         for t, gain in ((0.0, 0.0), *gains)
     ]
     end = Point(experiments=100, slot_hours=10.0, wall_hours=10.0, usd=20.0, truth=points[-1].truth)
     return Outcome(
-        arm=arm, objective="o", seed=seed, base=1.0, optimum=0.0, sign=1, points=tuple(points), total=end,
-        utilisation=1.0, keeps=len(gains), false_keeps=0, lucky_reading=None, lucky_truth=None, cpu_s=0.0,
+        arm=arm, objective="o", seed=seed, base=1.0, optimum=optimum, sign=1, points=tuple(points), total=end,
+        utilisation=1.0, keeps=len(gains), false_keeps=0, changes=changes[0], useless_changes=changes[1],
+        claim=claim,
+        searcher=searcher or arm, slots=slots, lucky_reading=None, lucky_truth=None, cpu_s=0.0,
         reason=reason,
     )  # fmt: skip
 
@@ -332,6 +347,37 @@ def test_paired_tests_agree_with_known_answers() -> None:
     assert test.p_holm == pytest.approx(2 * 4 / 1024)  # two tests: equal time, equal slot-hours
     same = judge([outcome("a", 0), outcome("b", 0)], reference="a", target=0.5).tests[0]
     assert (same.p, same.effect) == (1.0, 0.0)
+
+
+def test_claims_useless_changes_and_runs_to_the_target_over_all_objectives() -> None:
+    true, none = Claim(low=0.5, high=1.5, true_gain=0.9), Claim(low=-0.1, high=0.2, true_gain=0.3)
+    outcomes = [
+        outcome("a", 0, (1.0, 0.9), claim=true, changes=(4, 1)),
+        outcome("a", 1, (2.0, 0.9), claim=none, changes=(2, 0)),
+        outcome("a", 2, (3.0, 0.5), changes=(2, 1)),
+        evolve(outcome("a", 0, claim=Claim(low=0.1, high=0.3, true_gain=0.0), optimum=1.0), objective="null"),
+    ]
+    (arm,) = overall(outcomes, 0.8)
+    assert arm.gain == pytest.approx((0.9 + 0.9 + 0.5) / 3)
+    assert (arm.experiments, arm.slot_hours) == (20, 2.0)
+    assert (arm.claims, arm.false_claims, arm.studies) == (2, 1, 4)
+    assert (arm.covered, arm.intervals) == (1, 3)
+    assert arm.useless == pytest.approx(2 / 8)
+
+
+def test_more_slots_are_compared_with_fewer_of_the_same_strategy() -> None:
+    outcomes = [
+        *(outcome("one", seed, (8.0, 0.9), searcher="s", slots=1) for seed in range(3)),
+        *(outcome("many", seed, (1.0, 0.9), searcher="s", slots=16) for seed in range(3)),
+        *(
+            outcome("never", seed, (1.0, 0.1), searcher="t", slots=slots)
+            for seed in (0, 1)
+            for slots in (1, 4)
+        ),
+    ]
+    first, second = scaling(outcomes, 0.8)
+    assert (first.few, first.many, first.faster, first.dearer) == (1, 16, 8.0, 2.0)
+    assert (second.searcher, second.faster, second.few_hours) == ("t", None, math.inf)
 
 
 # ---- Recording ------------------------------------------------------------------------------------

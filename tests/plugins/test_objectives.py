@@ -18,6 +18,7 @@ from arf.types import Direction, Experiment, ExperimentState, Idea, Objective, R
 from arf_plugins.backend_sim import Effect, ObjectiveOptions, SimTier
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.generated import KINDS, generate
+from arf_plugins.objectives.h200 import H200Objective
 from arf_plugins.objectives.objective import NoCellError, Parameter, SimulatedObjective, Values
 from arf_plugins.objectives.surface import shipped_surfaces
 from arf_plugins.objectives.table import Cell, Table, TableObjective, pooled_sigma, read_table
@@ -357,3 +358,61 @@ def test_an_accuracy_is_maximised_and_less_noisy_near_one() -> None:
 def test_an_unknown_kind_is_told_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'ridge'"):
         make(kind="generated", name="rigde")
+
+
+# ---- autoresearch on an H200 ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def h200() -> H200Objective:
+    return H200Objective()
+
+
+def test_the_unchanged_script_is_worth_what_878_runs_of_it_were(h200: H200Objective) -> None:
+    assert h200.truth(h200.base) == pytest.approx(0.99139, abs=0.0008)
+    assert h200.also_prints(h200.base)["num_steps"] == pytest.approx(1020, rel=0.03)
+    assert h200.also_prints(h200.base)["peak_vram_mb"] / 1024 == pytest.approx(44.0, rel=0.03)
+    assert h200.sigma(h200.base) == pytest.approx(0.0001, rel=0.3)
+
+
+RECORDED = [  # the best of CMA-ES and of TPE, and a change of two constants
+    (
+        {
+            "DEPTH": 7, "ASPECT_RATIO": 92, "TOTAL_BATCH_SIZE": 131072, "DEVICE_BATCH_SIZE": 64,
+            "EMBEDDING_LR": 1.8238582, "UNEMBEDDING_LR": 0.0035381448, "MATRIX_LR": 0.020479346,
+            "SCALAR_LR": 0.27825703, "WEIGHT_DECAY": 0.18742179, "WARMUP_RATIO": 0.070644574,
+            "WARMDOWN_RATIO": 0.63900294, "FINAL_LR_FRAC": 0.066265274,
+        },
+        0.974085,
+    ),
+    (
+        {
+            "DEPTH": 10, "ASPECT_RATIO": 58, "WINDOW_PATTERN": "SLSL", "TOTAL_BATCH_SIZE": 65536,
+            "DEVICE_BATCH_SIZE": 32, "EMBEDDING_LR": 0.27053322, "UNEMBEDDING_LR": 0.0019987826,
+            "MATRIX_LR": 0.020993675, "SCALAR_LR": 0.21264707, "WEIGHT_DECAY": 0.062136543,
+            "WARMUP_RATIO": 0.0091904426, "WARMDOWN_RATIO": 0.62344101, "FINAL_LR_FRAC": 0.05073001,
+        },
+        0.974459,
+    ),
+    ({"MATRIX_LR": 0.033, "WEIGHT_DECAY": 0.21}, 0.99165),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "value"), RECORDED)
+def test_recorded_settings_are_worth_what_they_were(h200: H200Objective, changed: Any, value: float) -> None:
+    assert h200.truth({**h200.base, **changed}) == pytest.approx(value, abs=0.003)
+
+
+def test_what_is_too_big_runs_out_of_memory_soon(h200: H200Objective) -> None:
+    big = {**h200.base, "DEPTH": 24, "ASPECT_RATIO": 128, "DEVICE_BATCH_SIZE": 256}
+    assert math.isnan(h200.draw(big, "", 1.0, random.Random(0)))
+    assert h200.seconds_to_crash(big) == 32.0
+    assert h200.optimum() < 0.974 < h200.truth(h200.base)
+
+
+def test_worse_settings_are_noisier_and_short_runs_are_unknown(h200: H200Objective) -> None:
+    slow = {**h200.base, "MATRIX_LR": 0.2, "EMBEDDING_LR": 0.01}
+    assert h200.truth(slow) > 1.03
+    assert h200.sigma(slow) > 3 * h200.sigma(h200.base)
+    with pytest.raises(NoCellError):
+        h200.truth(h200.base, "", 0.5)

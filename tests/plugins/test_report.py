@@ -20,9 +20,9 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
-from arf.cli.studies import find_study
 from arf.errors import UsageError
 from arf.judge.statistics import FinalGain
+from arf.sdk.commands import find_study
 from arf.store.database import Store, StudyLock
 from arf.study import Study
 from arf.types import Direction, Experiment, ExperimentState, Idea, JobState, Objective, Role, Tier, Verdict

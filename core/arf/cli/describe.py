@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arf.cli.formats import count, duration, number, percentage, small
+from arf.sdk.formats import count, duration, number, percentage, small
 from arf.types import printable
 
 LITTLE = 0.005

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import frozen
 
-from arf.cli.formats import count, paint
-from arf.cli.studies import DEMO, is_meant, json_option, print_json, workspace_file
 from arf.errors import ArfError
+from arf.sdk.commands import DEMO, is_meant, json_option, print_json, workspace_file
+from arf.sdk.formats import count, paint
 from arf.types import printable
 
 if TYPE_CHECKING:
@@ -426,7 +426,7 @@ async def _try_backend(backend: Backend, folder: Path, found: list[Finding], tie
 def _measured(directory: Path) -> Iterator[Finding]:
     """What the newest study here has measured of the hardware, and which nodes it has set aside."""
     from arf.cli.describe import aside_lines, hardware_lines
-    from arf.cli.studies import written_at
+    from arf.sdk.commands import written_at
     from arf.status.summary import summarize
     from arf.store.database import DATABASE, STUDIES, Store
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.formats import VERDICT_COLOURS, count, duration, moment, number, paint, small
-from arf.cli.studies import (
+from arf.errors import ArfError, UsageError
+from arf.sdk.commands import (
     find_experiment,
     find_study,
     json_option,
@@ -19,7 +19,7 @@ from arf.cli.studies import (
     study_argument,
     study_option,
 )
-from arf.errors import ArfError, UsageError
+from arf.sdk.formats import VERDICT_COLOURS, count, duration, moment, number, paint, small
 from arf.types import printable
 
 if TYPE_CHECKING:

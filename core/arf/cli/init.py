@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from arf.cli.studies import ARF_YAML
 from arf.errors import UsageError, nearest
+from arf.sdk.commands import ARF_YAML
 
 _TEMPLATE = """\
 # What arf is told of this workspace. Every key can be overridden: `arf run -o limits.budget_s=60`.

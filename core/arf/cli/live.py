@@ -19,8 +19,8 @@ from rich.segment import Segment
 from rich.style import Style
 
 from arf.cli.describe import best_text, noise_text, proof_text, verdict_counts
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number
 from arf.cli.view_model import Board, Slot
+from arf.sdk.formats import VERDICT_COLOURS, count, duration, number
 from arf.types import printable
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import attrs
 import click
 
-from arf.cli.formats import paint, table
-from arf.cli.studies import json_option, print_json
 from arf.errors import UsageError, nearest
 from arf.hooks import Declaration
 from arf.plugins.registry import PluginInfo, Plugins, PluginState
+from arf.sdk.commands import json_option, print_json
+from arf.sdk.formats import paint, table
 
 
 @click.command()

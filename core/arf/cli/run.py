@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.studies import ARF_YAML, DEMO, find_study, is_meant, study_argument, workspace_file
 from arf.errors import UsageError, WorkspaceError
+from arf.sdk.commands import ARF_YAML, DEMO, find_study, is_meant, study_argument, workspace_file
 
 if TYPE_CHECKING:
     from arf.config.schema import Config
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from arf.store.database import StudyLock
 
     Begun = tuple[Engine, StudyLock]
-
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 
 def _view_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,6 +81,8 @@ def run(
 
         if config.study.name:
             return await launch.create(directory, config, plugins, config.study.name)
+        from arf.sdk.studies import free_name
+
         while True:
             try:
                 return await launch.create(directory, config, plugins, free_name(directory))
@@ -220,25 +218,3 @@ def _disabled(**sources: Any) -> tuple[str, ...]:
     from arf.config.schema import disabled_plugins
 
     return disabled_plugins(**sources)
-
-
-def free_name(workspace: Path) -> str:
-    """A name for a study that workspace and repository have not: `nov23`, then `nov23-2` and so on."""
-    from pygit2 import GitError
-
-    from arf.store.database import STUDIES
-    from arf.workspace.repository import Repository, find_repository
-
-    try:
-        found = find_repository(workspace)
-    except GitError:  # told when the workspace is opened
-        found = None
-    git = Repository(found) if found is not None else None
-    now = datetime.now()
-    day = f"{_MONTHS[now.month - 1]}{now.day}"
-    names = itertools.chain([day], (f"{day}-{number}" for number in itertools.count(2)))
-    return next(
-        name
-        for name in names
-        if not (workspace / STUDIES / name).exists() and (git is None or not git.has_study(name))
-    )

@@ -12,9 +12,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arf.cli.app import INTERRUPTED
-from arf.cli.formats import count
 from arf.cli.views import JsonLines, Picture, Plain, View, say
 from arf.hooks import hookimpl
+from arf.sdk.formats import count
 
 if TYPE_CHECKING:
     from arf.engine.engine import Engine

@@ -22,9 +22,9 @@ from arf.cli.describe import (
     time_text,
     verdict_counts,
 )
-from arf.cli.formats import duration, number, paint, percentage, small, table
-from arf.cli.studies import find_study, json_option, print_json, study_argument, study_folders, written_at
 from arf.errors import StoreError, UsageError
+from arf.sdk.commands import find_study, json_option, print_json, study_argument, study_folders, written_at
+from arf.sdk.formats import duration, number, paint, percentage, small, table
 from arf.types import printable
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.cli.formats import count
-from arf.cli.studies import find_study, json_option, print_json, study_argument
 from arf.errors import ArfError
+from arf.sdk.commands import find_study, json_option, print_json, study_argument
+from arf.sdk.formats import count
 
 if TYPE_CHECKING:
     from arf.interfaces import Backend

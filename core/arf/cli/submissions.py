@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from arf.cli.studies import find_study, json_option, print_json, study_option
 from arf.errors import UsageError
+from arf.sdk.commands import find_study, json_option, print_json, study_option
 
 if TYPE_CHECKING:
     from arf.store.database import Store

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from arf.cli.studies import written_at
 from arf.engine.watch import last_lines
+from arf.sdk.commands import written_at
 from arf.status.summary import summarize
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Board:
         """What is left of each budget: the share that is left, and a text; the scarcest first."""
         budget, summary = self.summary["budget"], self.summary
         left: list[tuple[float, str]] = []
-        from arf.cli.formats import count, duration
+        from arf.sdk.formats import count, duration
 
         if (most := budget.get("max_time")) is not None:
             rest = max(0.0, most - self.elapsed_s)

@@ -25,7 +25,7 @@ from arf.cli.describe import (
     time_text,
     verdict_counts,
 )
-from arf.cli.formats import VERDICT_COLOURS, count, duration, number, paint, small
+from arf.sdk.formats import VERDICT_COLOURS, count, duration, number, paint, small
 from arf.status.estimate import lines, to_json
 from arf.types import Role, Verdict, printable
 

@@ -41,6 +41,7 @@ class Leaf:
 
 
 def leaf(text: str, *, quoted: bool = False) -> Leaf:
+    """A value from a command line, read as YAML reads a plain scalar; `quoted` keeps it text."""
     return Leaf(text if quoted else _resolve(text), text)
 
 

@@ -60,18 +60,24 @@ def _in_range(low: float, high: float = math.inf, *, above: bool = False, below:
 
 
 _POSITIVE = _in_range(0, above=True)
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_study_name(name: str) -> str:
+    """The name, if it can name a folder and a git branch. Raises UsageError otherwise."""
+    if not _STUDY_NAME.fullmatch(name) or name.endswith((".lock", ".")) or ".." in name:
+        raise UsageError(
+            f"{name!r} cannot name a study",
+            hint="use letters, digits, `.`, `_` and `-`, with a letter or digit first, 100 at most",
+        )
+    return name
 
 
 def _study_name(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
-    """A study's name is a folder and a part of git refs."""
-    if value is None:
-        return
-    good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value)
-    if not good or ".." in value or value.endswith((".", ".lock")):
-        raise ValueError(
-            f"'{attribute.name}' cannot be {value!r}: up to 64 letters, digits, '-', '_' and single '.', "
-            "a letter or digit first, and no '.' or '.lock' last"
-        )
+    try:
+        check_study_name(value or "unnamed")
+    except UsageError as error:
+        raise ValueError(f"'{attribute.name}' cannot be {value!r}: {error.hint}") from None
 
 
 @frozen(kw_only=True)
@@ -199,8 +205,8 @@ class Naming:
     fallback: str | None = field(
         default=None,
         metadata={
-            "help": "An agent that needs no options, such as offline, which answers when the study's own "
-            "stays away. null: then the study ends once nothing is left to try."
+            "help": "An agent that needs no options, such as offline, which answers while the study's own "
+            "cannot. null: its return is waited for, while what is planned goes on."
         },
     )
 

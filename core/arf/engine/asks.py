@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from arf.engine.availability import Availability, Member
 from arf.engine.ledger import Ledger
 from arf.engine.submissions import OrderBook, Submitted, message
 from arf.errors import AgentError, ArfError, ConflictError, UsageError
@@ -22,12 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BARREN_ANSWERS = 5
-"""Answers in a row without anything usable, after which the agent is taken to have nothing more."""
-MAX_FAILURES = 5
-"""Failures in a row that are waited out."""
-RETRY_S = 10.0
-"""The first wait after a failure; it doubles with each."""
+COMPLAINTS = 5
+"""How many of the problems of an unusable answer the agent is told."""
 NEWS_SHARE = 0.5
 """An agent that plans and has ordered nothing is asked again when so much of what ran has its verdict."""
 
@@ -44,9 +42,7 @@ class Made:
 @frozen
 class Answered:
     ask_id: int
-    agent: Agent
-    name: str
-    """The agent's."""
+    member: Member
     answer: Answer
     error: AgentError | None
     ideas: tuple[Made, ...] = ()
@@ -55,7 +51,7 @@ class Answered:
 
 
 class Thinker:
-    """The agent of a study, and the one that takes over when it stays away."""
+    """The agents of a study: the one that it was begun with, and the one that stands in for it."""
 
     def __init__(
         self,
@@ -69,26 +65,28 @@ class Thinker:
         workspace: Workspace,
         brief: Callable[[str, str, int], Brief],
         tell: Callable[[Answered], None],
+        has_time_budget: bool,
     ) -> None:
-        self._agent = agent
-        self._name = name
-        self._fallback = fallback
-        self._fallback_name = fallback_name
-        self._all = [one for one in (agent, fallback) if one is not None]
+        self._own = Member(agent, name)
+        standing_in = None if fallback is None else Member(fallback, fallback_name)
+        self._availability = Availability(
+            self._own, standing_in, now=lambda: asyncio.get_running_loop().time()
+        )
+        self._has_time_budget = has_time_budget
         self._ledger = ledger
         self._study = ledger.study
         self._book = book
         self._workspace = workspace
         self._brief = brief
         self._tell = tell
+        self._asked: dict[int, Member] = {}
+        """Who was given an open ask."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._usable_at: dict[int, int] = {}
         """How much was usable when an ask for experiments was opened: they may be ordered meanwhile."""
         self._ideas = 0
-        self._barren_answers = 0
-        self._failures = 0
-        self._back_at = 0.0
-        self._is_away = False
+        self._answering = self._own
+        """Who was asked last, to say so once when it changes."""
         self.last_words = ""
         """What the agent said when it had nothing more; empty if nothing."""
         self._news_at = 0
@@ -104,7 +102,7 @@ class Thinker:
                 output_tokens=usage.output_tokens // closed,
                 usd=usage.usd / closed,
             )
-        return cost_of_ask(self._agent, self._name, brief)
+        return cost_of_ask(self._own.agent, self._own.name, brief)
 
     # ---- Asking -----------------------------------------------------------------------------
 
@@ -115,27 +113,33 @@ class Thinker:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether it cannot answer now, and will be asked again."""
-        return bool(self._back_at) and not self._is_away
+        """Whether an agent cannot answer now, and will be asked again."""
+        return self._availability.is_awaited
 
-    def is_back(self, now: float, *, give_up: bool) -> bool:
-        """Whether the wait for it is over by now, or given up; true once."""
-        if not self._back_at or (now < self._back_at and not give_up):
-            return False
-        self._back_at = 0.0
-        return True
+    @property
+    def gone(self) -> AgentError | None:
+        """Why no agent can be asked ever again; None while one can."""
+        return self._availability.gone
 
-    def open(self, ask: Ask, opened: int) -> int | None:
-        """Record an ask, and give its number; None if the agent is busy or away, for another try later.
+    def is_back(self, *, give_up: bool) -> bool:
+        """Whether a wait for an agent is over by now, or given up; true once."""
+        return self._availability.release(give_up=give_up)
 
-        `opened` is how many were recorded and not yet started.
-        """
-        busy = len(self._tasks) + opened >= max(1, self._agent.parallel)
-        if busy or self._is_away or self._back_at or self._study.exhausted(ask.base):
+    def open(self, ask: Ask) -> int | None:
+        """Record an ask, and give its number; None if every agent is busy or away, for another try later."""
+        if self._study.exhausted(ask.base):
+            return None
+        busy = Counter(id(member) for member in self._asked.values())
+        member = self._availability.choose(ask.base, busy)
+        if member is None:
             return None
         if ask.kind is AskKind.EXPERIMENTS and self._under_way and self._verdicts < self._news_at:
             return None
+        if member is not self._answering:
+            log.warning("%s answers from now on", member.name)
+            self._answering = member
         number = self._ledger.open_ask(ask)
+        self._asked[number] = member
         if ask.kind is AskKind.EXPERIMENTS:
             self._usable_at[number] = self._usable
         return number
@@ -160,9 +164,12 @@ class Thinker:
     async def think(self, number: int, ask: Ask) -> None:
         """Have an ask answered, make commits of what is answered, and tell."""
         answer, failure = Answer(), None
-        agent, name = self._agent, self._name  # another may have taken over by the end
+        member = self._asked[number]
+        brief = self._brief(ask.base, member.name, number)
         try:
-            answer = await agent.answer(ask, self._brief(ask.base, name, number))
+            answer = await member.agent.answer(
+                ask, evolve(brief, complaint=self._availability.complaint(member))
+            )
         except AgentError as error:
             failure = error
         except ArfError as error:
@@ -170,7 +177,7 @@ class Thinker:
         ideas = await self._make(answer.ideas, ask)
         factors = [(factor.name, await self._make(factor.levels, ask)) for factor in answer.factors]
         submissions = await self._book.make(answer.submissions)
-        self._tell(Answered(number, agent, name, answer, failure, ideas, tuple(factors), submissions))
+        self._tell(Answered(number, member, answer, failure, ideas, tuple(factors), submissions))
 
     async def _make(self, drafts: Sequence[Draft], ask: Ask) -> tuple[Made, ...]:
         """Commit drafts, one at a time, so that a job that ends meanwhile does not wait for all of them."""
@@ -191,31 +198,39 @@ class Thinker:
         """Record an answer."""
         if self._tasks.pop(item.ask_id, None) is None:
             return  # it was given up
+        del self._asked[item.ask_id]
         ask = self._study.open_asks[item.ask_id]
         note, usage = item.answer.note, item.answer.usage
         before = self._usable_at.pop(item.ask_id, self._usable)
+        exhausted = item.answer.exhausted
         if item.error is not None:
             note, usage = str(item.error), item.error.usage or usage
-            self._failed(item.agent, item.error)
+            self._failed(item.member, item.error)
         else:
-            self._failures = 0
             self._record(item, ask)
-            self._count_barren(ask, before)
-        exhausted = item.answer.exhausted or self._barren_answers >= MAX_BARREN_ANSWERS
+            exhausted = self._is_unusable(item, ask, before) or exhausted
+        if exhausted:
+            exhausted = self._availability.finished(item.member, ask.base)
         self._ledger.close_ask(item.ask_id, usage, note, exhausted=exhausted)
         if exhausted:
             self.last_words = note
         if note:
             self._ledger.event("agent", note)
 
-    def _count_barren(self, ask: Ask, before: int) -> None:
-        """Take note of an answer without anything usable. One that awaits results is no such answer."""
+    def _is_unusable(self, item: Answered, ask: Ask, before: int) -> bool:
+        """Take note of how usable an answer was; whether the agent is taken to have nothing more.
+
+        An answer that awaits results is not an unusable one.
+        """
         if self._usable != before:
-            self._barren_answers = 0
+            self._availability.answered(item.member)
         elif ask.kind is AskKind.EXPERIMENTS and self._under_way:
             self._news_at = self._verdicts + math.ceil(NEWS_SHARE * self._under_way)
-        else:
-            self._barren_answers += 1
+        elif not item.answer.exhausted:
+            complaint = _complaint(item)
+            log.info("nothing in the answer of %s was usable: %s", item.member.name, complaint)
+            return self._availability.was_unusable(item.member, complaint, for_ever=self._has_time_budget)
+        return False
 
     def _record(self, item: Answered, ask: Ask) -> None:
         for made in item.ideas:
@@ -226,7 +241,7 @@ class Thinker:
             if usable:
                 self._ledger.add_factor(Factor(name=name, levels=usable, ask=item.ask_id))
         for submitted in item.submissions:
-            self._book.take(f"ask/{item.ask_id}", submitted, item.name, item.ask_id)
+            self._book.take(f"ask/{item.ask_id}", submitted, item.member.name, item.ask_id)
 
     def _take_idea(self, item: Answered, base: str, made: Made) -> int | None:
         """The id of the idea that a draft became; None if it cannot be used, which is recorded."""
@@ -235,34 +250,18 @@ class Thinker:
             log.info("idea refused: %s: %s", made.draft.title, made.problem)
             return None
         self._ideas += 1
-        idea = self._ledger.add_idea(made.draft, base, made.commit, item.name, item.ask_id)
+        idea = self._ledger.add_idea(made.draft, base, made.commit, item.member.name, item.ask_id)
         self._workspace.keep_idea(self._study.name, idea.id, idea.commit)
         return idea.id
 
     # ---- Absence ----------------------------------------------------------------------------
 
-    def _failed(self, agent: Agent, error: AgentError) -> None:
-        if agent is not self._agent:
-            return  # it was replaced meanwhile
-        self._failures += 1
-        delay_s = error.retry_after_s
-        if delay_s is None or self._failures >= MAX_FAILURES:
-            self._replace(error)
-            return
-        log.warning("the agent cannot answer now, and is asked again later: %s", error)
-        wait_s = max(delay_s, RETRY_S * 2 ** (self._failures - 1))
-        self._back_at = asyncio.get_running_loop().time() + wait_s
-
-    def _replace(self, error: AgentError) -> None:
-        """It stays away: the one that the user has named for that takes over, if there is one."""
-        if self._fallback is None:
-            self._is_away = True
-            log.warning("the agent is not asked any more: %s", error)
-            return
-        log.warning("%s answers from now on: %s", self._fallback_name, error)
-        self._agent, self._name, self._fallback = self._fallback, self._fallback_name, None
-        self._failures = self._barren_answers = 0
-        self._back_at = 0.0
+    def _failed(self, member: Member, error: AgentError) -> None:
+        wait_s = self._availability.failed(member, error)
+        if wait_s is None:
+            log.warning("%s is not asked any more: %s", member.name, error)
+        else:
+            log.warning("%s cannot answer now, and is asked again in %.0f s: %s", member.name, wait_s, error)
 
     def give_up(self) -> None:
         """Wait for no answer any more."""
@@ -270,6 +269,7 @@ class Thinker:
         self.cancel()
         for number in list(self._tasks):
             del self._tasks[number]
+            del self._asked[number]
             self._ledger.close_ask(number, Usage(), "not answered in time", exhausted=False)
 
     # ---- Beginning and end ------------------------------------------------------------------
@@ -284,5 +284,17 @@ class Thinker:
             task.cancel()
 
     async def aclose(self) -> None:
-        for agent in self._all:
-            await agent.aclose()
+        for member in self._availability.members:
+            await member.agent.aclose()
+
+
+def _complaint(item: Answered) -> str:
+    """What was wrong with an answer in which nothing was usable, for the agent."""
+    made = [*item.ideas, *(level for _, levels in item.factors for level in levels)]
+    problems = [f"{one.draft.title}: {one.problem}" for one in made if one.problem]
+    problems += [one.problem for one in item.submissions if one.problem]
+    return "; ".join(problems[:COMPLAINTS]) or item.answer.note or "it held no idea"
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()

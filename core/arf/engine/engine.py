@@ -27,7 +27,7 @@ from arf.engine.ledger import Ledger
 from arf.engine.runs import Ready, Run, Trees, read_result, tried_out
 from arf.engine.submissions import OrderBook, Submitted
 from arf.engine.watch import LogTail, Normal, Watch, WatchLimits, counted_metrics, last_lines
-from arf.errors import ArfError, ConflictError, LostError, StoreError, UsageError, WorkspaceError
+from arf.errors import ArfError, ConflictError, LostError, SpentError, StoreError, UsageError, WorkspaceError
 from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge.rule import confirm_plans, judge
 from arf.judge.statistics import CONFIRM, final_gain
@@ -196,6 +196,7 @@ class Engine:
             workspace=workspace,
             brief=self._brief,
             tell=self._tell_answer,
+            has_time_budget=config.budget.max_time is not None,
         )
         self._slots = {tier.name: tier.slots for tier in study.tiers}
         self._nodes = Nodes(study, backend.node_of, store.meta("nodes"))
@@ -469,7 +470,7 @@ class Engine:
         moved = False
         for item in wanted:
             if isinstance(item, Ask):
-                number = self._thinker.open(item, len(asked))
+                number = self._thinker.open(item)
                 if number is not None:
                     asked.append((number, item))
                     moved = True
@@ -876,7 +877,7 @@ class Engine:
                 if problem:
                     run.problem = problem
                     self._spawn(self._cancel(run.handle))
-            is_back = self._thinker.is_back(now, give_up=self._budgets.is_time_up)
+            is_back = self._thinker.is_back(give_up=self._budgets.is_time_up)
             is_used_up = not self._search_over and bool(self._budgets.exceeded())
             if is_back or is_used_up or self._is_answer_late():
                 self._wake.set()
@@ -1171,6 +1172,11 @@ class Engine:
             self._fail(error)
         if self.study.incumbent_experiment is not None:
             self.workspace.publish_best(self.study.name, self.study.incumbent_commit)
+        gone = self._thinker.gone
+        if isinstance(gone, SpentError):
+            self._search_over = self._search_over or str(gone)
+        elif not (self._stopping or self._search_over):
+            self._fatal = self._fatal or gone
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
         reason = str(self._fatal or self._stopping or self._search_over or self._why_ended())
         gain = final_gain(self.study)

@@ -1,1 +1,6 @@
-"""For authors of plugins: what strategies, backends and commands share."""
+"""What authors of plugins import beside the interfaces. The built-ins use nothing else of arf.
+
+Strategies use `strategies` and `statistics`; agents `scripts`; backends `jobs` and `polling`; commands
+`commands`, `studies` and `formats`. Programs that run scripts or whole studies themselves use
+`configuration`, `workspaces`, `runs` and `engine`.
+"""

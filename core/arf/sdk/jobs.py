@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import signal
 from collections.abc import Mapping
@@ -12,8 +11,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from arf.atomic import write_whole
+from arf.config.schema import is_secret_name
+from arf.engine.watch import last_lines
 from arf.errors import BackendError
 from arf.types import Job, JobResult, JobState
+
+__all__ = [
+    "check_job",
+    "exit_reason",
+    "handle_of",
+    "is_handle",
+    "is_secret_name",
+    "job_fields",
+    "job_from",
+    "last_lines",
+    "read_fields",
+    "result_from_json",
+    "result_to_json",
+    "write_whole",
+]
 
 _HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,99}")
 
@@ -86,6 +103,7 @@ def job_from(fields: dict[str, Any]) -> Job:
 
 
 def result_to_json(result: JobResult) -> dict[str, Any]:
+    """An end as JSON, for what reads it later or elsewhere."""
     return {
         "state": str(result.state),
         "code": result.exit_code,
@@ -97,6 +115,7 @@ def result_to_json(result: JobResult) -> dict[str, Any]:
 
 
 def result_from_json(fields: Mapping[str, Any]) -> JobResult:
+    """The end that `result_to_json` wrote."""
     started, ended = fields.get("started"), fields.get("ended")
     return JobResult(
         state=JobState(fields["state"]),
@@ -106,17 +125,6 @@ def result_from_json(fields: Mapping[str, Any]) -> JobResult:
         slot=fields.get("slot", ""),
         message=fields.get("message", ""),
     )
-
-
-def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Write a file whole or not at all, on disk when it returns; if it is new, `mode` is as in `os.open`."""
-    part = path.with_name(f".{path.name}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read_fields(path: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Laboratory(World):
     """Without those that confirm the best."""
 
     def new_study(self) -> WatchedStudy:
+        """A study in which nothing has happened."""
         return WatchedStudy(
             name="laboratory",
             base=BASE,
@@ -80,6 +81,7 @@ class Laboratory(World):
         return False if full else super().carry_out(item)
 
     def give_verdicts(self) -> None:
+        """Judge what has ended, as the engine does."""
         for number, verdict, reason in judge(self.study).verdicts:
             self.tell("put", evolve(self.study.experiments[number], verdict=verdict, reason=reason))
 
@@ -104,6 +106,7 @@ class Laboratory(World):
         return self.truth(ideas) + self.sigma * self.scatter(ideas) * deviation
 
     def tell(self, method: str, *arguments: object) -> None:
+        """Call a method of the study by its name."""
         getattr(self.study, method)(*arguments)
 
     # ---- What came of it --------------------------------------------------------------------
@@ -120,4 +123,5 @@ class Laboratory(World):
         return [(e, old - new) for e, old, new in zip(kept[1:], truths[:-1], truths[1:], strict=True)]
 
     def runs_of(self, role: Role) -> int:
+        """How many experiments had a role."""
         return len(self.study.by_role(role))

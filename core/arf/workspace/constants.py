@@ -70,6 +70,7 @@ class Constant:
 
     @property
     def movable(self) -> bool:
+        """Whether an idea may set it by name."""
         return not self.fixed
 
 

@@ -50,6 +50,8 @@ def apply_edit(text: str, edit: Edit) -> str:
 
 @define
 class Hunk:
+    """One changed place of a file."""
+
     start: int | None
     """The line of the old file that it says it starts at, from 1; None if it does not say."""
     lines: list[tuple[str, str]] = field(factory=list)
@@ -59,10 +61,12 @@ class Hunk:
 
     @property
     def old(self) -> list[str]:
+        """The lines as they were."""
         return [text for mark, text in self.lines if mark != "+"]
 
     @property
     def new(self) -> list[str]:
+        """The lines as they become."""
         return [text for mark, text in self.lines if mark != "-"]
 
 

@@ -24,6 +24,7 @@ import pygit2
 from attrs import frozen
 from pygit2.enums import FileMode, FileStatus, RepositoryOpenFlag
 
+from arf.config.schema import check_study_name
 from arf.errors import ConflictError, LostError, UsageError, WorkspaceError, nearest
 from arf.types import Draft, Idea, Scalar, SeedMode, WorkspaceSettings
 from arf.workspace import constants
@@ -43,17 +44,6 @@ _CACHED = 2048
 _LFS = b"version https://git-lfs.github.com/spec/"
 _SEED_ONLY = "it changes only a seed, and seeds are arf's to set"
 _SEED_HINT = "a lucky seed is no progress; change what the code does"
-_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
-
-
-def check_study_name(name: str) -> str:
-    """The name, if it can name a folder and a git branch. Raises UsageError otherwise."""
-    if not _STUDY_NAME.match(name) or name.endswith((".lock", ".")) or ".." in name:
-        raise UsageError(
-            f"{name!r} cannot name a study",
-            hint="use letters, digits, `.`, `_` and `-`, with a letter or digit first, 100 at most",
-        )
-    return name
 
 
 @frozen(kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from attrs import define, frozen
 
+from arf.sdk.jobs import write_whole
 from arf.study import GroupKey, Study
 from arf.types import Experiment, ExperimentState, Role, Scalar, Verdict
 from arf_plugins.agent_offline.scales import same
@@ -253,9 +253,7 @@ class History:
     def _save(self) -> None:
         if self._file is None or not self._file.parent.is_dir():
             return
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(self._known), encoding="utf-8")
-        os.replace(partial, self._file)
+        write_whole(self._file, json.dumps(self._known), mode=0o666, durable=False)
 
 
 def _load(file: Path | None) -> dict[str, Values]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from attrs import frozen
 
-from arf.workspace.seeds import is_seed_name
+from arf.sdk.scripts import is_seed_name
 
 
 class Motion(StrEnum):

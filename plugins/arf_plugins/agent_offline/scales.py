@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from attrs import evolve, frozen
 
 from arf.errors import UsageError
+from arf.sdk.scripts import Constant, constants
 from arf.types import Scalar
-from arf.workspace.constants import Constant, check
 from arf_plugins.agent_offline import names
 from arf_plugins.agent_offline.names import Family, Motion
 
@@ -127,7 +127,9 @@ class Ordered(Scale):
         settled: Scalar = int(value) if whole else float(value)
         tied = isinstance(self.constant.multiple_of, str)  # that is judged with the others
         try:
-            check([evolve(self.constant, multiple_of=None) if tied else self.constant], {self.name: settled})
+            constants.check(
+                [evolve(self.constant, multiple_of=None) if tied else self.constant], {self.name: settled}
+            )
         except UsageError:
             return None
         return settled

@@ -10,9 +10,8 @@ from itertools import repeat
 from attrs import evolve, frozen
 
 from arf.errors import UsageError, nearest
+from arf.sdk.scripts import Constant, constants
 from arf.types import Draft, Edit, Scalar
-from arf.workspace import constants
-from arf.workspace.constants import Constant
 from arf_plugins.agent_offline import names
 from arf_plugins.agent_offline.scales import Scale, scale_of
 

@@ -12,8 +12,8 @@ import yaml
 from attrs import evolve
 
 from arf.errors import UsageError, nearest
+from arf.sdk.scripts import parse_patch
 from arf.types import Draft, Edit, Scalar
-from arf.workspace.patches import parse_patch
 
 _PATCHES = (".patch", ".diff")
 _LISTS = (".yaml", ".yml", ".json", ".jsonl", ".ndjson")

@@ -23,7 +23,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from arf.engine.watch import last_lines
+from arf.sdk.jobs import last_lines
 from arf.types import Job
 from arf_plugins.backend_local import processes
 from arf_plugins.backend_local.processes import MARK, ExitWatch, PidFd

@@ -173,7 +173,7 @@ class ObjectiveOptions:
 
     kind: str = field(
         default="surface",
-        metadata={"help": "surface, generated, table, replay, or package.module:Class of your own"},
+        metadata={"help": "surface, generated, h200, table, replay, or package.module:Class of your own"},
     )
     name: str = field(
         default="",

@@ -15,8 +15,8 @@ from attrs import define, evolve, field, frozen
 
 from arf.errors import BackendError, UsageError, nearest
 from arf.interfaces import Backend
+from arf.sdk.scripts import constants
 from arf.types import Direction, Job, JobResult, JobState, Scalar, Tier
-from arf.workspace import constants
 from arf_plugins.backend_sim import BadNode, DisturbanceOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.clock import loop_now
 from arf_plugins.backend_sim.disturbances import Disturbances, Drawn, Place
@@ -246,7 +246,9 @@ class SimBackend(Backend):
             why = str(error)
         fate = Fate(seconds=tier.startup_s + train_s, state=JobState.SUCCEEDED, readings=readings)
         if not readings:
-            fate = Fate(seconds=tier.startup_s + when * train_s, state=JobState.FAILED, message=why)
+            known_s = None if crashes else self._objective.seconds_to_crash(settings)
+            crash_s = when * train_s if known_s is None else known_s
+            fate = Fate(seconds=tier.startup_s + crash_s, state=JobState.FAILED, message=why)
         if fate.seconds > job.time_limit_s:
             fate = Fate(seconds=job.time_limit_s, state=JobState.TIMED_OUT)
         if fate.seconds > preempted_s:
@@ -272,10 +274,10 @@ class SimBackend(Backend):
                 gets_worse=1.0 if objective.objective.direction is Direction.MIN else -1.0,
             )
             value = self._disturbances.read(drawn, place, name, chance, machine)
-        readings = {objective.objective.metric: value}
-        if options.printed_steps:
-            own = self._disturbances.own_speed(name)
-            readings["num_steps"] = round(options.printed_steps * share * own * machine)
+        readings = {objective.objective.metric: value, **objective.also_prints(settings, share)}
+        steps = readings.get("num_steps", options.printed_steps * share)
+        if steps:
+            readings["num_steps"] = round(steps * self._disturbances.own_speed(name) * machine)
         return readings
 
     def _breaks(self, settings: Mapping[str, Scalar]) -> bool:

@@ -10,9 +10,9 @@ from functools import lru_cache
 from attrs import define, field
 
 from arf.interfaces import Agent, Brief
+from arf.sdk.scripts import constants
 from arf.study import Study
 from arf.types import Answer, Ask, Draft, Scalar, Usage
-from arf.workspace import constants
 
 STEPS = 20
 """Values that a range is cut into."""

@@ -7,16 +7,14 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from arf.config.schema import Budget, Choice, Config, Limits, Naming, Noise
-from arf.engine.engine import Engine
 from arf.hooks import hookimpl
 from arf.interfaces import Agent, Strategy
-from arf.plugins.registry import Plugins
-from arf.store.database import Store
+from arf.sdk.configuration import Budget, Choice, Config, Limits, Naming, Noise
+from arf.sdk.engine import Finished, Plugins, run_in_memory
 from arf.study import Study
 from arf.types import Experiment, Scalar, Verdict, WorkspaceSettings
 from arf_plugins.backend_sim import SimOptions
@@ -26,9 +24,8 @@ from arf_plugins.backend_sim.workspace import MemoryLogs, SimWorkspace
 from arf_plugins.objectives.choose import make_objective
 from arf_plugins.objectives.objective import SimulatedObjective
 
-if TYPE_CHECKING:
-    from arf.workspace.workspace import Workspace
-
+USELESS = 0.05
+"""A change of a patch is worth nothing if without it the true value is worse by less than so many sigmas."""
 LOOKS = 10
 """How often the engine looks at the log of a run, which is empty until its end."""
 
@@ -63,6 +60,31 @@ class Moment:
 
 
 @frozen(kw_only=True)
+class Claim:
+    """A gain with its interval, beside the truth."""
+
+    low: float
+    high: float
+    """The 95 % interval of the gain over the unchanged script, in units of the objective."""
+    true_gain: float
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it says that there is a gain at all."""
+        return self.low > 0.0
+
+    @property
+    def is_false(self) -> bool:
+        """Whether it says so, and there is none."""
+        return self.is_made and self.true_gain <= 0.0
+
+    @property
+    def covers(self) -> bool:
+        """Whether the true gain is in the interval."""
+        return self.low <= self.true_gain <= self.high
+
+
+@frozen(kw_only=True)
 class Simulated:
     """How a simulated study went."""
 
@@ -77,6 +99,12 @@ class Simulated:
     """Slot time inside of experiments over slot time at hand."""
     false_keeps: int
     """Keeps of something that is not truly better than what it replaced."""
+    changes: int
+    """Constants of the final patch."""
+    useless_changes: int
+    """Those of them without which it is truly no worse, by `USELESS` of the noise or more."""
+    claim: Claim | None
+    """What was said at the end; None if nothing was."""
     best_reading: float | None
     """The luckiest reading of all: what `keep if lower` would believe."""
     best_reading_truth: float | None
@@ -104,12 +132,18 @@ class _Observer:
         ):
             self.luckiest = experiment
         if experiment.verdict is Verdict.KEEP:
-            self.moments.append(self._moment(study, experiment))
+            self._note(study, experiment.commit)
+        if self.moments:  # a rule may also go back to what it had, or take something that was judged before
+            self._note(study, study.incumbent_commit)
+
+    def _note(self, study: Study, commit: str) -> None:
+        if not self.moments or self.moments[-1].settings != self.workspace.values(commit):
+            self.moments.append(self._moment(study, commit))
 
     def truth(self, commit: str) -> float:
         return self.objective.truth(self.workspace.values(commit), self.tier)
 
-    def _moment(self, study: Study, experiment: Experiment) -> Moment:
+    def _moment(self, study: Study, commit: str) -> Moment:
         now = loop_now()
         slot_s = dict(study.slot_s)
         for number in study.running:
@@ -118,7 +152,7 @@ class _Observer:
                 held = (now - running.started_at).total_seconds()
                 slot_s[running.tier] = slot_s.get(running.tier, 0.0) + held
         base = self.workspace.base_commit()
-        truth = self.truth(experiment.commit)
+        truth = self.truth(commit)
         return Moment(
             experiments=len(study.experiments) - study.running_count,
             slot_hours=sum(slot_s.values()) / 3600,
@@ -126,7 +160,7 @@ class _Observer:
             usd=study.usage.usd + sum(self.prices[tier] * s / 3600 for tier, s in slot_s.items()),
             truth=truth,
             truth_before=self.moments[-1].truth if self.moments else self.truth(base),
-            settings=dict(self.workspace.values(experiment.commit)),
+            settings=dict(self.workspace.values(commit)),
         )
 
 
@@ -176,53 +210,34 @@ async def simulate_here(
         agent=Choice(name=simulation.agent),
         backend=Choice(name="sim"),
     )
-    base = workspace.base_commit()
-    study = Study(
-        name="simulated",
-        base=base,
-        base_tree=base,
-        objective=objective.objective,
-        seed=simulation.seed,
-        rule=simulation.noise,
-        tiers=tiers,
-        max_experiments=simulation.budget.max_experiments,
-    )
-    store = Store.in_memory(home, study, {"workspace": ""})
-    observers = Plugins()
     prices = {tier.name: tier.usd_per_hour for tier in tiers}
     observer = _Observer(workspace, objective, prices, tiers[0].name, loop_now())
-    observers.register(observer, "observer")
-    engine = Engine(
-        study=study,
-        store=store,
-        workspace=cast("Workspace", workspace),
-        config=config,
+    finished = await run_in_memory(
+        config,
+        home,
+        workspace=workspace,
         strategy=strategy,
         agent=agent,
         backend=backend,
         parser=plugins.make("parser", "summary"),
-        events=observers.events,
-        job_env={},
-        command="simulated",
+        observer=observer,
         now=loop_now,
         tail=logs.tail,
         watch_interval_s=options.run_s / LOOKS,
     )
-    summary = await engine.run()
-    store.close()
-    return _told(study, observer, summary, engine.elapsed_s, time.process_time() - started)
+    return _told(finished, observer, time.process_time() - started)
 
 
-def _told(
-    study: Study, observer: _Observer, summary: Mapping[str, Any], wall_s: float, cpu_s: float
-) -> Simulated:
+def _told(finished: Finished, observer: _Observer, cpu_s: float) -> Simulated:
+    study, wall_s = finished.study, finished.elapsed_s
     slot_s = sum(study.slot_s.values())
     slots = sum(tier.slots for tier in study.tiers)
     direction = study.objective
     false = [m for m in observer.moments[1:] if direction.gain(m.truth_before, m.truth) <= 0]
     lucky = observer.luckiest
+    useless = _useless(observer)
     return Simulated(
-        summary=summary,
+        summary=finished.summary,
         moments=tuple(observer.moments),
         experiments=len(study.experiments),
         slot_hours=slot_s / 3600,
@@ -231,8 +246,34 @@ def _told(
         + sum(observer.prices[tier] * seconds / 3600 for tier, seconds in study.slot_s.items()),
         utilisation=slot_s / (slots * wall_s) if wall_s else 0.0,
         false_keeps=len(false),
+        changes=len(useless),
+        useless_changes=sum(useless.values()),
+        claim=_claim(finished.summary, observer),
         best_reading=lucky.value if lucky else None,
         best_reading_truth=observer.truth(lucky.commit) if lucky else None,
         cpu_s=cpu_s,
         study=study,
     )
+
+
+def _useless(observer: _Observer) -> dict[str, bool]:
+    """By constant of the final patch: whether taking it back makes nothing worse."""
+    if not observer.moments:
+        return {}
+    objective, final = observer.objective, observer.moments[-1]
+    least = USELESS * objective.sigma(objective.base, observer.tier)
+    found = {}
+    for name, base in objective.base.items():
+        if final.settings[name] != base:
+            without = objective.truth({**final.settings, name: base}, observer.tier)
+            found[name] = objective.objective.gain(without, final.truth) < least  # False where it crashes
+    return found
+
+
+def _claim(summary: Mapping[str, Any], observer: _Observer) -> Claim | None:
+    final = summary["final"]
+    if final is None or final["low"] is None or final["high"] is None:
+        return None
+    base = observer.truth(observer.workspace.base_commit())
+    true_gain = observer.objective.objective.gain(base, observer.moments[-1].truth)
+    return Claim(low=final["low"], high=final["high"], true_gain=true_gain)

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from arf.engine.watch import LogTail
 from arf.errors import ConflictError, UsageError, nearest
+from arf.sdk.engine import LogTail
+from arf.sdk.scripts import constants
+from arf.sdk.workspaces import Composed
 from arf.types import Draft, Idea, Scalar, WorkspaceSettings
-from arf.workspace import constants
-from arf.workspace.workspace import Composed
 from arf_plugins.objectives.objective import SCRIPT, SimulatedObjective
 
 

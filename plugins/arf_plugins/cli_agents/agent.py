@@ -10,18 +10,20 @@ import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
-from arf.config.schema import is_secret_name
 from arf.errors import AgentError, PluginError
 from arf.interfaces import Agent, Brief
+from arf.sdk.configuration import is_secret_name
 from arf.types import Answer, Ask, AskKind, Usage
 from arf_plugins.cli_agents import process
 from arf_plugins.cli_agents.agent_session import Lane
+from arf_plugins.cli_agents.limits import reset_s
 from arf_plugins.cli_agents.options import CliOptions
 from arf_plugins.llm.prompt import render, wanted
 
@@ -191,7 +193,7 @@ class CliAgent(Agent):
             why = f": {ended.stderr}" if ended.stderr and not heard.problem else ""
             raise AgentError(
                 f"{self.provider} {problem}{why}",
-                retry_after_s=None if heard.lasting else RETRY_S,
+                retry_after_s=None if heard.lasting else _retry_after_s(problem, heard),
                 usage=heard.usage,
                 hint=heard.hint,
             )
@@ -240,6 +242,12 @@ class CliAgent(Agent):
             if not is_secret_name(name) or name.startswith(self.own_secrets)
         }
         return {**env, **self.environment()}
+
+
+def _retry_after_s(problem: str, heard: Heard) -> float:
+    """When to ask again: once the limit that was reached has ended, if that is what is wrong."""
+    reset = reset_s(f"{problem} {heard.said}", datetime.now().astimezone())
+    return RETRY_S if reset is None else max(RETRY_S, reset)
 
 
 def mcp_command(lane: Lane) -> Sequence[str]:

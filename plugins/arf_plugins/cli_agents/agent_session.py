@@ -10,8 +10,8 @@ from typing import Any
 
 from arf.errors import AgentError, UsageError
 from arf.interfaces import Brief
+from arf.sdk.workspaces import Workspace
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Usage
-from arf.workspace.workspace import Workspace
 from arf_plugins.llm.drafts import Checker
 from arf_plugins.mcp.folder import AskFolder
 from arf_plugins.mcp.trees import AgentTree

@@ -9,22 +9,20 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from attrs import frozen
 
 from arf import __version__
 from arf.errors import ArfError, UsageError, nearest
-from arf.types import Draft, Job, JobState, Scalar
+from arf.types import Draft, Scalar
 from arf_plugins.objectives.objective import Parameter
 from arf_plugins.objectives.table import Cell, Table, pooled_sigma
 
 if TYPE_CHECKING:
-    from arf.config.schema import Config
-    from arf.interfaces import Backend, MetricParser
-    from arf.workspace.work_trees import WorkTree
-    from arf.workspace.workspace import Workspace
+    from arf.sdk.runs import Runs
+    from arf.sdk.workspaces import Workspace, WorkTree
 
 
 @click.group()
@@ -57,15 +55,18 @@ def record(
     """
     if replicates < 2:
         raise UsageError("--replicates must be 2 or more", hint="the noise is measured from replicates")
+    from arf.sdk.runs import Runs
+
     directory = workspace.resolve()
-    config, backend, parser = _load(directory, overrides)
-    recording = Recording.begin(directory, config, grids, replicates, seed, output)
+    recording = Recording.begin(
+        Runs.open(directory, overrides, directory / ".arf" / "bench"), grids, replicates, seed, output
+    )
     click.echo(
         f"arf: {len(recording.cells)} cells, {replicates} runs each; {len(recording.done)} of "
         f"{len(recording.cells) * replicates} runs are recorded",
         err=True,
     )
-    asyncio.run(_record(recording, backend, parser))
+    asyncio.run(_record(recording))
     table = recording.table()
     output.write_text(table.to_json(), encoding="utf-8")
     recording.part.unlink()
@@ -73,37 +74,11 @@ def record(
     click.echo(f"{output}: {len(table.cells)} cells, sigma {sigma:.4g}")
 
 
-def _load(directory: Path, overrides: Sequence[str]) -> tuple[Config, Backend, MetricParser]:
-    from arf.config.schema import load
-    from arf.plugins.registry import Plugins
-    from arf.workspace.detection import detect
-
-    plugins = Plugins.load()
-    yaml = directory / "arf.yaml"
-    config = load(
-        workspace_file=yaml if yaml.is_file() else None,
-        detected=None if yaml.is_file() else detect(directory).settings,
-        overrides=[_pair(text) for text in overrides],
-        options_class=plugins.options,
-    )
-    home = directory / ".arf" / "bench"
-    backend = plugins.make("backend", config.backend.name, config.backend.options, home / "backend")
-    return config, backend, plugins.make("parser", config.parser.name, config.parser.options)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"-o {text}: there is no `=`", hint="write -o key.path=value")
-    return key.strip(), value
-
-
 @frozen(kw_only=True)
 class Recording:
     """What is to be run, and what has been."""
 
-    workspace: Workspace
-    config: Config
+    runs: Runs
     parameters: tuple[Parameter, ...]
     replicates: int
     seed: int
@@ -112,19 +87,12 @@ class Recording:
     """(value or None, seconds) of each run, by cell and replicate."""
 
     @classmethod
-    def begin(
-        cls, directory: Path, config: Config, grids: Sequence[str], replicates: int, seed: int, output: Path
-    ) -> Recording:
+    def begin(cls, runs: Runs, grids: Sequence[str], replicates: int, seed: int, output: Path) -> Recording:
         """Check the grid and take up what an earlier process has recorded in `OUTPUT.part`."""
-        from arf.workspace.workspace import Workspace
-
-        workspace = Workspace.open(directory, config.workspace)
+        workspace = runs.workspace
         parameters = tuple(_parameters(workspace, grids))
         part = output.with_name(output.name + ".part")
-        self = cls(
-            workspace=workspace, config=config, parameters=parameters, replicates=replicates, seed=seed,
-            part=part, done={},
-        )  # fmt: skip
+        self = cls(runs=runs, parameters=parameters, replicates=replicates, seed=seed, part=part, done={})
         head = {
             "base": workspace.base_commit(),
             "grid": {p.name: list(p.levels) for p in parameters},
@@ -179,14 +147,14 @@ class Recording:
             )
         provenance = {
             "arf": __version__,
-            "base": self.workspace.base_commit(),
-            "command": self.config.workspace.command,
-            "env": dict(self.config.workspace.env),
+            "base": self.runs.workspace.base_commit(),
+            "command": self.runs.config.workspace.command,
+            "env": dict(self.runs.config.workspace.env),
             "replicates": self.replicates,
             "seed": self.seed,
         }
         return Table(
-            objective=self.config.objective,
+            objective=self.runs.config.objective,
             parameters=self.parameters,
             cells=tuple(cells),
             provenance=provenance,
@@ -194,8 +162,8 @@ class Recording:
 
 
 def _parameters(workspace: Workspace, grids: Sequence[str]) -> Iterator[Parameter]:
-    from arf.config.layers import leaf
-    from arf.workspace import constants
+    from arf.sdk.configuration import leaf
+    from arf.sdk.scripts import constants
 
     known: dict[str, constants.Constant] = {}
     for path, text in workspace.files(workspace.base_commit()).items():
@@ -228,101 +196,41 @@ def _parameters(workspace: Workspace, grids: Sequence[str]) -> Iterator[Paramete
         yield Parameter(name=name, base=base, levels=tuple(levels), about=known[name].text)
 
 
-async def _record(recording: Recording, backend: Backend, parser: MetricParser) -> None:
-    home = recording.workspace.directory / ".arf" / "bench"
-    (home / "logs").mkdir(parents=True, exist_ok=True)
-    tiers = await backend.tiers()
+async def _record(recording: Recording) -> None:
+    runs = recording.runs
+    tiers = await runs.backend.tiers()
     queue = recording.wanted()
-    runner = _Runner(recording, backend, parser, home, tiers[0].name)
     try:
-        await runner.set_up()
+        await runs.set_up(tiers[0].name)
         async with asyncio.TaskGroup() as group:
             for slot in range(tiers[0].slots):
-                group.create_task(runner.work(slot, queue))
+                group.create_task(_work(recording, runs.tree(str(slot)), tiers[0].name, queue))
     except* ArfError as failures:
         raise failures.exceptions[0] from None
     finally:
-        await backend.aclose()
+        await runs.backend.aclose()
 
 
-class _Runner:
-    def __init__(
-        self, recording: Recording, backend: Backend, parser: MetricParser, home: Path, tier: str
-    ) -> None:
-        self._recording = recording
-        self._backend = backend
-        self._parser = parser
-        self._home = home
-        self._tier = tier
-
-    async def set_up(self) -> None:
-        setup = self._recording.config.workspace.setup
-        if not setup:
-            return
-        tree = self._recording.workspace.work_tree(self._home / "trees" / "setup")
-        tree.fill(self._recording.workspace.base_commit(), 0)
-        limit_s = self._recording.config.workspace.setup_time_limit_s
-        job = self._job("setup", tree, setup, 0, limit_s)
-        result = await self._backend.wait(await self._backend.submit(job))
-        if result.state is not JobState.SUCCEEDED:
-            raise ArfError(f"the set-up command failed ({result.state})", hint=f"its log is {job.log}")
-
-    async def work(self, slot: int, queue: list[tuple[tuple[int, ...], int]]) -> None:
-        """Run what is in the queue, one after the other, in a work tree of its own."""
-        recording = self._recording
-        tree = recording.workspace.work_tree(self._home / "trees" / str(slot))
-        base = recording.workspace.base_commit()
-        while queue:
-            cell, replicate = queue.pop()
-            values = {
-                p.name: v for p, v in zip(recording.parameters, recording.values(cell).values(), strict=True)
-            }
-            changed = {p.name: values[p.name] for p in recording.parameters if values[p.name] != p.base}
-            title = ", ".join(f"{name} = {value}" for name, value in changed.items())
-            commit = base
-            if changed:
-                draft = Draft(title=title, constants=changed)
-                commit = recording.workspace.make_idea(draft, base, message=title)
-            seed = recording.run_seed(cell, replicate)
-            tree.fill(commit, seed)
-            key = f"{'-'.join(map(str, cell))}.{replicate}"
-            value, seconds = await self._run(key, tree, seed)
-            recording.add(cell, replicate, value, seconds)
-            total = len(recording.cells) * recording.replicates
-            shown = "failed" if value is None else f"{value:.6f}"
-            click.echo(f"{len(recording.done)}/{total}  {shown}  {title or 'unchanged'}", err=True)
-
-    async def _run(self, key: str, tree: WorkTree, seed: int) -> tuple[float | None, float]:
-        from arf.engine.watch import LogTail, Watch, WatchLimits, objective_value
-
-        config = self._recording.config
-        job = self._job(key, tree, config.workspace.command, seed, config.limits.time_limit_s)
-        result = await self._backend.wait(await self._backend.submit(job))
-        seconds = 0.0
-        if result.started_at is not None and result.ended_at is not None:
-            seconds = (result.ended_at - result.started_at).total_seconds()
-        if result.state is not JobState.SUCCEEDED or tree.tampered():
-            return None, seconds
-        watch = Watch(tail=LogTail(job.log), parser=self._parser, objective=config.objective)
-        watch.finish(0.0, WatchLimits(log_bytes=2**28, stall_s=None, diverge_factor=None))
-        return objective_value(config.objective, watch.objectives)[0], seconds
-
-    def _job(
-        self, key: str, tree: WorkTree, command: str | tuple[str, ...], seed: int, limit_s: float
-    ) -> Job:
-        from arf.launch import job_environment, with_interpreter
-
-        settings = self._recording.config.workspace
-        env: dict[str, Any] = {
-            **job_environment(self._recording.workspace, settings.env, settings.pass_env),
-            "ARF_SEED": str(seed),
-        }
-        return Job(
-            key=f"{os.getpid()}-{key}",
-            directory=tree.cwd,
-            command=with_interpreter(command),
-            env=env,
-            log=self._home / "logs" / f"{key}.log",
-            tier=self._tier,
-            time_limit_s=limit_s,
+async def _work(
+    recording: Recording, tree: WorkTree, tier: str, queue: list[tuple[tuple[int, ...], int]]
+) -> None:
+    """Run what is in the queue, one after the other, in a work tree of its own."""
+    workspace = recording.runs.workspace
+    base = workspace.base_commit()
+    while queue:
+        cell, replicate = queue.pop()
+        values = recording.values(cell)
+        changed = {p.name: values[p.name] for p in recording.parameters if values[p.name] != p.base}
+        title = ", ".join(f"{name} = {value}" for name, value in changed.items())
+        commit = (
+            workspace.make_idea(Draft(title=title, constants=changed), base, message=title)
+            if changed
+            else base
         )
+        key = f"{'-'.join(map(str, cell))}.{replicate}"
+        seed = recording.run_seed(cell, replicate)
+        value, seconds = await recording.runs.run(key, commit, seed, tree=tree, tier=tier)
+        recording.add(cell, replicate, value, seconds)
+        total = len(recording.cells) * recording.replicates
+        shown = "failed" if value is None else f"{value:.6f}"
+        click.echo(f"{len(recording.done)}/{total}  {shown}  {title or 'unchanged'}", err=True)

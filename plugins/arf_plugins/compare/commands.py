@@ -25,7 +25,7 @@ def compare(file: Path, output: Path | None, seeds: int | None, jobs: int | None
     What is done is kept in the folder of the results, run by run: the same command goes on where it was
     interrupted. docs/simulation.md says what a file may hold, and how to read the results.
     """
-    from arf.plugins.registry import Plugins
+    from arf.sdk.engine import Plugins
     from arf_plugins.compare.files import to_json, write_results
     from arf_plugins.compare.plan import read_comparison
     from arf_plugins.compare.runs import cores, run_all

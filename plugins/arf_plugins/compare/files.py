@@ -56,15 +56,18 @@ def _runs_csv(outcomes: Sequence[Outcome], target: float) -> str:
     writer.writerow(
         ["objective", "arm", "seed", "base", "optimum", "truth", "share_of_gain", *MEASURES]
         + [f"{measure}_to_target" for measure in MEASURES]
-        + ["utilisation", "keeps", "false_keeps", "lucky_reading", "lucky_truth", "cpu_s", "reason"]
+        + ["utilisation", "keeps", "false_keeps", "changes", "useless_changes"]
+        + ["claim_low", "claim_high", "true_gain", "lucky_reading", "lucky_truth", "cpu_s", "reason"]
     )
     for run in outcomes:
         spent = [run.spent_for(measure, target) for measure in MEASURES]
         columns: list[object] = [run.objective, run.arm, run.seed, run.base, run.optimum, run.total.truth]
         columns += [run.gain(run.total.truth), *(getattr(run.total, measure) for measure in MEASURES)]
         columns += ["" if math.isinf(x) else x for x in spent]
-        columns += [run.utilisation, run.keeps, run.false_keeps, run.lucky_reading, run.lucky_truth]
-        columns += [round(run.cpu_s, 3), run.reason]
+        columns += [run.utilisation, run.keeps, run.false_keeps, run.changes, run.useless_changes]
+        claim = run.claim
+        columns += [claim.low, claim.high, claim.true_gain] if claim else ["", "", ""]
+        columns += [run.lucky_reading, run.lucky_truth, round(run.cpu_s, 3), run.reason]
         writer.writerow(columns)
     return out.getvalue()
 
@@ -96,6 +99,8 @@ def to_json(comparison: Comparison, outcomes: Sequence[Outcome], verdict: Verdic
             for race in verdict.races
         ],
         "tests": [asdict(test) for test in verdict.tests],
+        "overall": [_without_infinity(asdict(one)) for one in verdict.overall],
+        "scaling": [_without_infinity(asdict(one)) for one in verdict.scaling],
         "runs": [asdict(outcome) for outcome in outcomes],
     }
 
@@ -111,7 +116,11 @@ def _records(table: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _finite(value: Middle) -> dict[str, Any]:
-    return {k: None if math.isinf(v) else v for k, v in asdict(value).items()}
+    return _without_infinity(asdict(value))
+
+
+def _without_infinity(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in record.items()}
 
 
 _STYLE = """

@@ -12,10 +12,9 @@ import attrs
 from attrs import evolve, field, frozen, validators
 
 from arf import __version__
-from arf.config.layers import Layer, read_file
-from arf.config.schema import Budget, Limits, Noise
 from arf.errors import ConfigError, UsageError, nearest
-from arf.plugins.registry import Plugins
+from arf.sdk.configuration import Budget, Layer, Limits, Noise, read_file
+from arf.sdk.engine import Plugins
 from arf.types import Seconds
 from arf_plugins.backend_sim import DisturbanceOptions, ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.objectives.choose import make_objective
@@ -113,6 +112,8 @@ class Arm:
     """What is compared with other arms."""
 
     name: str
+    searcher_name: str
+    """Its name in the file."""
     searcher: Searcher
     machines: Machines
     thinker: Thinker
@@ -202,7 +203,7 @@ def read_comparison(path: Path, plugins: Plugins, *, seeds: int | None = None) -
 
 def _located(objective: ObjectiveOptions, path: Path) -> ObjectiveOptions:
     """A file that it names is relative to the comparison's."""
-    if objective.kind in ("surface", "generated") or objective.file == "bundled":
+    if objective.kind in ("surface", "generated", "h200") or objective.file == "bundled":
         return objective
     return evolve(objective, file=str((path.parent / Path(objective.file).expanduser()).resolve()))
 
@@ -224,7 +225,7 @@ def _check_plugins(told: CompareFile, layer: Layer, plugins: Plugins) -> None:
 
 def make_part(plugins: Plugins, kind: str, name: str, options: Mapping[str, Any]) -> Any:
     """A strategy or an agent with options as a file has them. Raises UsageError."""
-    from arf.config.layers import wrapped
+    from arf.sdk.configuration import wrapped
 
     cls = plugins.options(kind, name)
     if cls is None:
@@ -260,6 +261,7 @@ def _arms(told: CompareFile, layer: Layer) -> Iterator[Arm]:
         ]
         yield Arm(
             name=choice.name or " · ".join(shown),
+            searcher_name=parts["strategy"],
             searcher=told.strategies[parts["strategy"]],
             machines=told.machines[parts["machines"]],
             thinker=told.agents[parts["agent"]],

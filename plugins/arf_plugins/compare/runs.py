@@ -16,11 +16,13 @@ from attrs import asdict, frozen
 
 from arf.errors import ArfError, UsageError
 from arf.interfaces import Strategy
+from arf.sdk.jobs import write_whole
 from arf.types import Ask, Plan
+from arf_plugins.backend_sim.simulate import Claim
 from arf_plugins.compare.plan import Comparison, Run, make_part
 
 if TYPE_CHECKING:
-    from arf.plugins.registry import Plugins
+    from arf.sdk.engine import Plugins
     from arf.study import Study
 
 MEASURES = ("experiments", "slot_hours", "wall_hours", "usd")
@@ -57,16 +59,29 @@ class Outcome:
     utilisation: float
     keeps: int
     false_keeps: int
+    changes: int
+    """Constants of the final patch."""
+    useless_changes: int
+    """Those without which it is truly no worse."""
+    claim: Claim | None
+    """What the study said at its end."""
+    searcher: str
+    """The strategy, by its name in the file."""
+    slots: int
     lucky_reading: float | None
     lucky_truth: float | None
     cpu_s: float
     reason: str
 
-    def gain(self, truth: float) -> float:
-        """A true value as a share of the possible gain; of the plain gain where nothing can be gained."""
+    @property
+    def possible(self) -> float:
+        """The gain that is possible, in units of the objective; 0 where nothing can be gained."""
         possible = self.sign * (self.base - self.optimum)
-        gain = self.sign * (self.base - truth)
-        return gain / possible if possible > 1e-12 else gain
+        return possible if possible > 1e-12 else 0.0
+
+    def gain(self, truth: float) -> float:
+        """A true value as a share of the possible gain; the plain gain where nothing can be gained."""
+        return self.sign * (self.base - truth) / (self.possible or 1.0)
 
     def best_at(self, measure: str, x: float) -> float:
         """The share of the possible gain of what was kept when so much was spent."""
@@ -176,6 +191,11 @@ def run_one(run: Run) -> Outcome:
         utilisation=done.utilisation,
         keeps=max(0, len(points) - 1),
         false_keeps=done.false_keeps,
+        changes=done.changes,
+        useless_changes=done.useless_changes,
+        claim=done.claim,
+        searcher=arm.searcher_name,
+        slots=sum(tier.slots for tier in arm.machines.tiers.values()),
         lucky_reading=done.best_reading,
         lucky_truth=done.best_reading_truth,
         cpu_s=done.cpu_s,
@@ -188,7 +208,7 @@ _loaded: list[Plugins] = []
 
 def _plugins() -> Plugins:
     """The plugins of this process, loaded once."""
-    from arf.plugins.registry import Plugins
+    from arf.sdk.engine import Plugins
 
     if not _loaded:
         _loaded.append(Plugins.load())
@@ -249,9 +269,7 @@ def cores() -> int:
 
 def _keep(directory: Path, run: Run, outcome: Outcome) -> Outcome:
     path = directory / f"{run.key}.json"
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(asdict(outcome), allow_nan=True), encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, json.dumps(asdict(outcome), allow_nan=True), mode=0o666, durable=False)
     return outcome
 
 

@@ -31,13 +31,67 @@ class Grid:
 def grids(outcomes: Sequence[Outcome], verdict: Verdict) -> list[Grid]:
     """All tables, in the order in which they are read."""
     return [
+        _overall(verdict),
         *(_gains(verdict, equal) for equal in EQUAL),
         _targets(verdict),
+        *([_scaling(verdict)] if verdict.scaling else []),
         *([_races(verdict)] if verdict.races else []),
         _ranks(verdict),
         _tests(verdict),
         _conduct(outcomes, verdict),
     ]
+
+
+def _overall(verdict: Verdict) -> Grid:
+    rows: list[tuple[str, ...]] = [
+        (
+            "arm", "true gain", "runs to target", "slot-hours to target", "claims", "false claims",
+            "intervals that hold", "useless changes",
+        )
+    ]  # fmt: skip
+    for arm in verdict.overall:
+        rows.append(
+            (
+                arm.arm,
+                "-" if arm.gain is None else f"{arm.gain:.1%}",
+                plain(arm.experiments),
+                plain(arm.slot_hours),
+                f"{arm.claims}/{arm.studies}",
+                f"{arm.false_claims}/{arm.studies}",
+                f"{arm.covered}/{arm.intervals}",
+                "-" if arm.useless is None else f"{arm.useless:.0%}",
+            )
+        )
+    return Grid(
+        title="Over all objectives",
+        note="True gain at the end as a share of the possible one (mean); medians over studies until "
+        f"{verdict.target:.0%} of it; studies that said at their end that there is a gain, and those that "
+        "said so with none; 95 % intervals with the true gain in them; changes of the final patch without "
+        "which it is no worse.",
+        rows=tuple(rows),
+    )
+
+
+def _scaling(verdict: Verdict) -> Grid:
+    rows: list[tuple[str, ...]] = [
+        ("objective", "strategy", "slots", "hours", "times as fast", "times the slot-hours")
+    ]
+    for one in verdict.scaling:
+        rows.append(
+            (
+                one.objective,
+                one.searcher,
+                f"{one.few} and {one.many}",
+                f"{plain(one.few_hours)} and {plain(one.many_hours)}",
+                "-" if one.faster is None else f"{one.faster:.1f}",
+                "-" if one.dearer is None else f"{one.dearer:.2f}",
+            )
+        )
+    return Grid(
+        title="The same strategy with more slots",
+        note=f"Median hours until {verdict.target:.0%} of the possible gain was kept.",
+        rows=tuple(rows),
+    )
 
 
 def _gains(verdict: Verdict, equal: str) -> Grid:
@@ -157,6 +211,10 @@ def _spread(verdict: Verdict) -> str:
 
 def percent(middle: Middle) -> str:
     return f"{100 * middle.value:.1f} ({100 * middle.low:.1f} to {100 * middle.high:.1f})"
+
+
+def plain(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.3g}"
 
 
 def number(middle: Middle) -> str:

@@ -18,6 +18,7 @@ from statistics import median
 
 from attrs import evolve, frozen
 
+from arf_plugins.compare.overall import Overall, Scaling, overall, scaling
 from arf_plugins.compare.runs import MEASURES, Outcome
 
 EQUAL = ("wall_hours", "slot_hours")
@@ -90,6 +91,8 @@ class Verdict:
     ranks: Mapping[tuple[str, str], float]
     """(equal, arm): mean rank over all objectives and seeds; 1 is best."""
     tests: tuple[Test, ...]
+    overall: tuple[Overall, ...] = ()
+    scaling: tuple[Scaling, ...] = ()
     race: str = ""
     races: tuple[Race, ...] = ()
 
@@ -129,6 +132,8 @@ def judge(outcomes: Sequence[Outcome], *, reference: str, target: float, race: s
         reached=reached,
         ranks=_ranks(gains, arms, objectives),
         tests=_tests(gains, arms, objectives, reference),
+        overall=overall(outcomes, target),
+        scaling=scaling(outcomes, target),
         race=race,
         races=tuple(_race(runs, o, arm, race) for o in objectives for arm in arms) if race else (),
     )

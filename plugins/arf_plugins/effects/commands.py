@@ -10,15 +10,15 @@ from typing import Any
 import click
 from attrs import asdict
 
-from arf.cli.formats import table
-from arf.cli.studies import find_study
 from arf.errors import ArfError
-from arf.store.database import Store
+from arf.sdk.commands import find_study
+from arf.sdk.formats import table
+from arf.sdk.jobs import write_whole
+from arf.sdk.studies import StudyReader
 from arf_plugins.effects.history import IdeaEffect, Importance
 from arf_plugins.effects.model import Design, Fit, to_json
 from arf_plugins.effects.reading import Found, read_effects
 from arf_plugins.effects.sections import Section, sections
-from arf_plugins.report.results import replace
 
 MOST_ROWS = 20
 """Of a table for people; `--all` and `--json` have them all."""
@@ -39,11 +39,8 @@ def effects(study: str | None, as_json: bool, everything: bool, plots: bool) -> 
     effects in its table (Holm).
     """
     directory = find_study(study)
-    store = Store.open(directory)
-    try:
-        found = read_effects(store.load(), store.meta("workspace"))
-    finally:
-        store.close()
+    with StudyReader.open(directory) as reader:
+        found = read_effects(reader.study(), reader.workspace_directory)
     chosen = found.designs if everything else found.designs[-MOST_DESIGNS:]
     paths, note = _draw(directory, found, chosen) if plots else ([], "")
     if as_json:
@@ -117,7 +114,7 @@ def _draw(directory: Path, found: Found, designs: Sequence[tuple[Design, Fit]]) 
     try:
         for picture in (one for several in plots.pictures(found, designs).values() for one in several):
             paths.append(directory / picture.name)
-            replace(paths[-1], picture.png)
+            write_whole(paths[-1], picture.png, mode=0o666, durable=False)
     except OSError as error:
         raise ArfError(
             f"cannot write plots: {error}", hint="use --no-plots, or make the folder writable"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import evolve, frozen
 
-from arf.judge.statistics import Noise, noise, t_tail
+from arf.sdk.statistics import Noise, noise, t_tail
 from arf.study import Group, Study
 from arf.types import Role, Scalar
 from arf_plugins.effects.model import Finding, holm

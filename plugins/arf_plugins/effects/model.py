@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import field, frozen
 
-from arf.judge.statistics import Noise, noise, t_critical, t_tail
+from arf.sdk.statistics import Noise, noise, t_critical, t_tail
 from arf.types import Experiment, Objective, Role
 
 if TYPE_CHECKING:

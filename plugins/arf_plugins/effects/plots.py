@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from arf.judge.statistics import t_critical
+from arf.sdk.statistics import t_critical
 from arf.types import Objective
 from arf_plugins.effects.history import IdeaEffect, Importance
 from arf_plugins.effects.model import Design, Effect, Finding, Fit, half_normal, holm_levels

@@ -6,10 +6,10 @@ from typing import Any
 
 from attrs import frozen
 
-from arf.judge.statistics import noise
+from arf.sdk.scripts import constants
+from arf.sdk.statistics import noise
 from arf.study import Study
 from arf.types import Idea, Scalar
-from arf.workspace import constants
 from arf_plugins.effects.history import IdeaEffect, Importance, design_labels, idea_effects, importance
 from arf_plugins.effects.model import Design, Fit, fit, read_design
 
@@ -56,8 +56,8 @@ def _fitted(study: Study, design: Design) -> Fit:
 def base_constants(workspace: Any, study: Study) -> dict[str, Scalar]:
     """The values, at the base, of the constants that ideas set; empty if its repository is not there.
 
-    They are read from the files that an idea with the constant has changed: others may have one of the same
-    name.
+    They are read from the files that an idea with the constant has changed: others may have one of the
+    same name.
     """
     import pygit2
 
@@ -67,26 +67,28 @@ def base_constants(workspace: Any, study: Study) -> dict[str, Scalar]:
             setters.setdefault(name, idea)
     found: dict[str, Scalar] = {}
     try:
-        repository = pygit2.Repository(str(workspace))
+        repository = pygit2.Repository(pygit2.discover_repository(str(workspace)) or str(workspace))
         tree = repository[study.base].peel(pygit2.Tree)
     except (pygit2.GitError, KeyError, ValueError):
         return found
     for name, idea in setters.items():
-        for path in () if name in found else _changed(repository, idea):
+        for path in () if name in found else _changed(repository, tree, idea):
             for constant in constants.read(_text(tree, path), path):
                 if constant.name in setters and not isinstance(constant.value, tuple):
                     found.setdefault(constant.name, constant.value)
     return found
 
 
-def _changed(repository: Any, idea: Idea) -> list[str]:
-    """The paths of the files that an idea changes; none if its commits are gone."""
+def _changed(repository: Any, tree: Any, idea: Idea) -> list[str]:
+    """The paths of the files that an idea changes; all of its base's if its commit is gone."""
     import pygit2
 
     try:
         diff = repository.diff(idea.base, idea.commit)
     except (pygit2.GitError, KeyError, ValueError):
-        return []
+        index = pygit2.Index()
+        index.read_tree(tree)
+        return [entry.path for entry in index if entry.path.endswith((".py", ".sh", ".yaml", ".toml"))]
     return [delta.old_file.path for delta in diff.deltas]
 
 

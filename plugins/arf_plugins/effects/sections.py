@@ -7,7 +7,7 @@ from itertools import islice, product
 
 from attrs import field, frozen
 
-from arf.cli.formats import small
+from arf.sdk.formats import small
 from arf_plugins.effects.history import IdeaEffect, Importance
 from arf_plugins.effects.model import Design, Effect, Fit
 from arf_plugins.effects.reading import Found

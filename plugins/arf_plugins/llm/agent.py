@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import attrs
 
-from arf.errors import AgentError, UsageError
+from arf.errors import AgentError, SpentError, UsageError
 from arf.interfaces import Agent, Brief
 from arf.types import Answer, Ask, AskKind, Usage
 from arf_plugins.llm.conversation import Archive, Conversation
@@ -160,7 +160,7 @@ class ModelAgent(Agent):
 
     def _error(self, fault: OutOfBudget | Fault, usage: Usage) -> AgentError:
         if isinstance(fault, OutOfBudget):
-            return AgentError(f"{self.provider}: {fault.message}", usage=usage, hint=fault.hint)
+            return SpentError(f"{self.provider}: {fault.message}", usage=usage, hint=fault.hint)
         error = fault.as_error(self.provider)
         error.usage = usage
         if fault.kind is FaultKind.OVERFLOW:

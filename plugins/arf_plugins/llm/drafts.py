@@ -15,10 +15,8 @@ from attrs import define, evolve, field, frozen
 
 from arf.errors import UsageError, nearest
 from arf.interfaces import Brief
+from arf.sdk.scripts import apply_edit, constants, is_seed_name, same_but_for_seeds
 from arf.types import Ask, Draft, Edit, FactorDraft, Scalar
-from arf.workspace import constants
-from arf.workspace.patches import apply_edit
-from arf.workspace.seeds import is_seed_name, same_but_for_seeds
 from arf_plugins.llm.turns import Schema, ToolSpec, whole_json
 
 MAX_TITLE = 100

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from arf.engine.watch import last_lines
-from arf.status.tier_stats import measured
+from arf.sdk.jobs import last_lines
+from arf.sdk.statistics import measured
 from arf.types import Ask, AskKind, Direction, Experiment, Idea, Order, Role, Verdict
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ NOTES_SHARE = 0.2
 LOG_LINES = 8
 MAX_CRASHES = 6
 MAX_EFFECT_ROUNDS = 3
+COMPLAINT = 600
 MAX_NAMED = 40
 """Untried ideas, running experiments and refusals that are named; the rest is counted."""
 
@@ -288,6 +289,11 @@ def _state(brief: Brief, ask: Ask, tried: _Read) -> str:
         lines.append("The base of this ask is the original script, without the kept changes.")
     else:
         lines.append(f"The base of this ask is commit {ask.base[:10]}, which is not the incumbent.")
+    if brief.complaint:
+        lines.append(
+            f"Nothing in your last answer could be used: {_line(brief.complaint, COMPLAINT)}. "
+            "Answer with complete ideas of another kind, bolder than before."
+        )
     return "\n".join(lines)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from attrs import define, field
 
 from arf.errors import UsageError
+from arf.sdk.scripts import apply_hunks, parse_patch
+from arf.sdk.studies import StudyReader
 from arf.types import Ask, AskKind, Draft
-from arf.workspace.patches import apply_hunks, parse_patch
 from arf_plugins.llm.drafts import Checked
 from arf_plugins.llm.tools import Outcome, Tool, ToolContext, tools_for, unified
 from arf_plugins.mcp.contexts import (
@@ -25,7 +26,6 @@ from arf_plugins.mcp.contexts import (
 from arf_plugins.mcp.folder import AskFolder
 from arf_plugins.mcp.server import Offered, Report
 from arf_plugins.mcp.trees import AgentTree
-from arf_plugins.mcp.view import StudyView
 
 INSTRUCTIONS = """\
 You were asked for experiments on a training script. Edit the files of the current folder with your own \
@@ -38,7 +38,7 @@ class Asked:
     """The tools of `arf mcp --ask FOLDER`. What is submitted is a line in the folder's `submitted.jsonl`."""
 
     folder: AskFolder
-    view: StudyView
+    view: StudyReader
     ask: Ask
     tree: AgentTree
     context: ToolContext = field(init=False)
@@ -52,7 +52,7 @@ class Asked:
     def open(cls, folder: Path) -> Asked:
         """Raises UsageError where the folder holds no ask."""
         ask, home, top = AskFolder(folder).read()
-        view = StudyView.open(home)
+        view = StudyReader.open(home)
         return cls(AskFolder(folder), view, ask, AgentTree(top.resolve(), view.workspace, ask.base))
 
     def tools(self) -> list[Offered]:

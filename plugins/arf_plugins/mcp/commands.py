@@ -43,7 +43,7 @@ def server_of(study: str | None, ask: Path | None = None) -> Any:
         from arf_plugins.mcp import asked
 
         return ToolServer(asked.Asked.open(ask).tools(), asked.INSTRUCTIONS)
-    from arf.cli.studies import find_study
+    from arf.sdk.commands import find_study
     from arf_plugins.mcp import outside
 
     home = find_study(study) if study is not None else None

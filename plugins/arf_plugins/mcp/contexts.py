@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from arf.sdk.studies import StudyReader
 from arf.types import Ask
 from arf_plugins.llm.agent import remember_in
 from arf_plugins.llm.drafts import Checker
@@ -14,7 +15,6 @@ from arf_plugins.llm.tools import Outcome, Tool, ToolContext, outcome, unified
 from arf_plugins.llm.tools.looking import is_done
 from arf_plugins.mcp.server import Report
 from arf_plugins.mcp.trees import AgentTree
-from arf_plugins.mcp.view import StudyView
 
 MAX_ORDERS = 500
 """Submissions of earlier sessions that a context knows, the newest ones."""
@@ -27,7 +27,7 @@ KEY = {
 
 
 def bench_over(
-    view: StudyView, ask: Ask, *, report: Report | None = None, told: set[int] | None = None
+    view: StudyReader, ask: Ask, *, report: Report | None = None, told: set[int] | None = None
 ) -> ToolContext:
     """A context for a study that another process runs; its files are as at the base.
 
@@ -42,9 +42,7 @@ def bench_over(
         budget=view.budget_left,
         progress=report,
     )
-    last = view.store.last_order()
-    newest = view.store.orders(range(max(1, last - MAX_ORDERS + 1), last + 1))
-    context.receipts = {order.id: order.receipt for order in newest}
+    context.receipts = {order.id: order.receipt for order in view.newest_orders(MAX_ORDERS)}
     if told is None:
         study = view.study()
         told = {number for number, receipt in context.receipts.items() if is_done(receipt, study)}
@@ -75,11 +73,16 @@ def files_for(
 
 
 async def order_on_files(
-    view: StudyView, context: ToolContext, tree: AgentTree, tool: Tool, arguments: Mapping[str, Any], key: str
+    view: StudyReader,
+    context: ToolContext,
+    tree: AgentTree,
+    tool: Tool,
+    arguments: Mapping[str, Any],
+    key: str,
 ) -> Outcome:
     """As `on_files`, for `submit`. A call that was broken off may have left its edits in the tree."""
     files = files_for(context, tree, tool, arguments)
-    for order in view.store.orders_of(f"mail/{key}"):
+    for order in view.orders_of(f"mail/{key}"):
         idea = view.study().ideas.get(order.plan.ideas[-1]) if order.plan.ideas else None
         if idea is not None and idea.base == tree.base and view.workspace.files(idea.commit) == files:
             tree.restore(files)

@@ -8,10 +8,9 @@ from typing import Any
 
 from attrs import define, field
 
-from arf.cli.studies import find_experiment, find_study, study_folders, written_at
 from arf.errors import ArfError, UsageError
-from arf.status.summary import summarize
-from arf.store.database import Store
+from arf.sdk.commands import find_study, study_folders, written_at
+from arf.sdk.studies import StudyReader
 from arf.types import Ask, AskKind
 from arf_plugins.llm import prompt as told
 from arf_plugins.llm.tools import Outcome, Tool, ToolContext, tools_for
@@ -28,7 +27,6 @@ from arf_plugins.mcp.contexts import (
 )
 from arf_plugins.mcp.server import Offered, Report
 from arf_plugins.mcp.trees import AgentTree, git_tree, move
-from arf_plugins.mcp.view import StudyView
 
 TREE = "work"
 """The folder of the agent's work tree, in the study's."""
@@ -69,7 +67,7 @@ class Outside:
         async def run(arguments: dict[str, Any], report: Report) -> Outcome:
             study = _popped(arguments, "study")
             key = _popped(arguments, "key") if orders else ""
-            with _opened(self._home(study)) as view:
+            with StudyReader.open(self._home(study)) as view:
                 tree = self._tree(view)
                 ask = Ask(kind=AskKind.EXPERIMENTS, n=1, base=tree.base)
                 context = bench_over(view, ask, report=report, told=self._told.get(view.home))
@@ -104,7 +102,7 @@ class Outside:
             return key
         return content_key(context, tool, arguments)
 
-    def _with_hint(self, got: Outcome, view: StudyView, tree: AgentTree) -> Outcome:
+    def _with_hint(self, got: Outcome, view: StudyReader, tree: AgentTree) -> Outcome:
         if tree.base == view.study().incumbent_commit:
             return got
         hint = "\nYour work tree is not at the best so far: work_tree with base `best` brings it there."
@@ -183,7 +181,7 @@ class Outside:
 
     def _begun(self, home: Path, log: Path, how: str) -> Outcome:
         self.current = str(home)
-        with _opened(home) as view:
+        with StudyReader.open(home) as view:
             tree = self._tree(view)
             said = [f"Study {home.name} {how}. It writes its progress to {log}.", *_tree_lines(tree, view)]
             said.append(told.hardware(view.study()))
@@ -224,7 +222,7 @@ class Outside:
         return Outcome(text="\n".join(lines) or none, data={"studies": rows})
 
     async def _status(self, given: dict[str, Any], report: Report) -> Outcome:
-        with _opened(self._home(given["study"])) as view:
+        with StudyReader.open(self._home(given["study"])) as view:
             summary, tree = view.summary(), self._tree(view)
             lines = [*_status_lines(summary), *_left_lines(view), *_tree_lines(tree, view)]
             shown = {name: value for name, value in summary.items() if name not in ("slot_s", "workspace")}
@@ -234,7 +232,7 @@ class Outside:
     async def _best(self, given: dict[str, Any], report: Report) -> Outcome:
         home = self._home(given["study"])
         data = await studies.best(home, apply=given["apply"])
-        with _opened(home) as view:
+        with StudyReader.open(home) as view:
             diff = view.workspace.diff(view.study().base, data["commit"])
         rows = [
             f"#{data['experiment']} {data['title']}",
@@ -251,7 +249,7 @@ class Outside:
         return Outcome(text="\n".join(rows), data=data)
 
     async def _work_tree(self, given: dict[str, Any], report: Report) -> Outcome:
-        with _opened(self._home(given["study"])) as view:
+        with StudyReader.open(self._home(given["study"])) as view:
             tree = self._tree(view)
             if given["base"]:
                 commit = _commit(view, given["base"])
@@ -280,7 +278,7 @@ class Outside:
     def _home(self, name: str | None) -> Path:
         return find_study(name or self.current)
 
-    def _tree(self, view: StudyView) -> AgentTree:
+    def _tree(self, view: StudyReader) -> AgentTree:
         return git_tree(view.workspace, view.home / TREE, view.study().incumbent_commit)
 
 
@@ -309,19 +307,6 @@ def _own(
     )
 
 
-class _opened:
-    """A study's view for one call."""
-
-    def __init__(self, home: Path) -> None:
-        self._view = StudyView.open(home)
-
-    def __enter__(self) -> StudyView:
-        return self._view
-
-    def __exit__(self, *_: object) -> None:
-        self._view.close()
-
-
 def _popped(arguments: dict[str, Any], name: str) -> str:
     value = arguments.pop(name, None)
     if value is not None and not isinstance(value, str):
@@ -329,7 +314,7 @@ def _popped(arguments: dict[str, Any], name: str) -> str:
     return (value or "").strip()
 
 
-def _with_advice(got: Outcome, view: StudyView) -> Outcome:
+def _with_advice(got: Outcome, view: StudyReader) -> Outcome:
     """What failed because the study does not run is told with the tool that helps."""
     if not got.failed or view.is_running or "does not run" not in got.text:
         return got
@@ -337,30 +322,27 @@ def _with_advice(got: Outcome, view: StudyView) -> Outcome:
 
 
 def _summary(home: Path) -> dict[str, Any]:
-    store = Store.open(home)
-    try:
-        return summarize(store, verdicts=0)
-    finally:
-        store.close()
+    with StudyReader.open(home) as reader:
+        return reader.summary(verdicts=0)
 
 
-def _commit(view: StudyView, named: str) -> str:
+def _commit(view: StudyReader, named: str) -> str:
     word = named.strip()
     if word == "best":
         return view.study().incumbent_commit
-    return view.study().base if word == "original" else find_experiment(view.store, word).commit
+    return view.study().base if word == "original" else view.experiment(word).commit
 
 
 # ---- In words -----------------------------------------------------------------------------------
 
 
-def _changed(tree: AgentTree, view: StudyView) -> list[str]:
+def _changed(tree: AgentTree, view: StudyReader) -> list[str]:
     before = view.workspace.files(tree.base)
     after = tree.read(before)
     return sorted(path for path in after if after[path] != before.get(path))
 
 
-def _tree_lines(tree: AgentTree, view: StudyView) -> list[str]:
+def _tree_lines(tree: AgentTree, view: StudyReader) -> list[str]:
     study = view.study()
     where = "the best so far" if tree.base == study.incumbent_commit else "not the best so far"
     if tree.base == study.base and study.incumbent_commit == study.base:
@@ -400,7 +382,7 @@ def _status_lines(summary: Mapping[str, Any]) -> list[str]:
     return [*lines, *map(str, summary["notes"])]
 
 
-def _left_lines(view: StudyView) -> list[str]:
+def _left_lines(view: StudyReader) -> list[str]:
     left = view.budget_left()
     waiting = view.study().waiting_runs
     lines = (

@@ -16,6 +16,7 @@ import click
 
 from arf import __version__
 from arf.errors import ArfError, UsageError
+from arf.sdk.jobs import write_whole
 
 NAME = "arf"
 FILE = "SKILL.md"
@@ -153,9 +154,7 @@ def _write(path: Path, content: str) -> bool:
     if path.exists() and path.read_bytes() == content.encode():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(content, encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, content, mode=0o666, durable=False)
     return True
 
 

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arf.cli.run import free_name
-from arf.cli.studies import DEMO, is_meant
 from arf.errors import ArfError, UsageError
-from arf.store.database import STUDIES, Store, lock_owner
-from arf.workspace.workspace import check_study_name
+from arf.sdk.commands import DEMO, is_meant
+from arf.sdk.configuration import check_study_name
+from arf.sdk.studies import STUDIES, StudyReader, free_name, lock_owner
 from arf_plugins.llm.tools.context import number, text, whole
 from arf_plugins.mcp.server import Report
 
@@ -155,13 +154,10 @@ def _is_up(home: Path, pid: int) -> bool:
     if not (home / "arf.db").exists() or lock_owner(home) != pid:
         return False
     try:
-        store = Store.open(home)
+        with StudyReader.open(home) as reader:
+            return reader.state == "running"
     except ArfError:
         return False
-    try:
-        return bool(store.meta("state") == "running")
-    finally:
-        store.close()
 
 
 def _why(log: Path, begins_at: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from arf.errors import UsageError, WorkspaceError
-from arf.workspace.workspace import Workspace
+from arf.sdk.workspaces import Workspace
 
 MAX_NEW_FILE = 2_000_000
 """Bytes; what is bigger than a source file can be is an output of a run."""

@@ -13,7 +13,7 @@ from arf_plugins.objectives.objective import SimulatedObjective, Values
 if TYPE_CHECKING:
     from arf_plugins.backend_sim import ObjectiveOptions, SimTier
 
-KINDS = ("surface", "generated", "table", "replay")
+KINDS = ("surface", "generated", "h200", "table", "replay")
 
 
 def make_objective(
@@ -49,6 +49,10 @@ def _make(options: ObjectiveOptions, seed: int) -> SimulatedObjective:
         from arf_plugins.objectives.generated import generate
 
         return generate(options.name, seed if options.instance is None else options.instance)
+    if options.kind == "h200":
+        from arf_plugins.objectives.h200 import H200Objective
+
+        return H200Objective()
     if options.kind == "table":
         from arf_plugins.objectives.table import TableObjective, read_table
 
@@ -112,6 +116,12 @@ class OnHardware(SimulatedObjective):
             return super().draw(values, tier, share, rng)
         there = self.truth(values, tier, share) - self._inner.truth(values, tier, share)
         return self._inner.draw(values, tier, share, rng) + there
+
+    def seconds_to_crash(self, values: Values) -> float | None:
+        return self._inner.seconds_to_crash(values)
+
+    def also_prints(self, values: Values, share: float = 1.0) -> Mapping[str, float]:
+        return self._inner.also_prints(values, share)
 
     def optimum(self, tier: str = "") -> float:
         hardware = self._tiers.get(tier)

@@ -111,6 +111,14 @@ class SimulatedObjective(ABC):
         """What one run prints, NaN where it crashes. All of its randomness comes from `rng`."""
         return self.truth(values, tier, share) + rng.gauss(0.0, self.sigma(values, tier, share))
 
+    def seconds_to_crash(self, values: Values) -> float | None:
+        """How long a run takes whose `truth` is NaN; None: some part of its time."""
+        return None
+
+    def also_prints(self, values: Values, share: float = 1.0) -> Mapping[str, float]:
+        """Other metrics of a run, such as `num_steps`, on a machine of average speed."""
+        return {}
+
     @cached_property
     def base(self) -> dict[str, Scalar]:
         """The constants of the unchanged script."""

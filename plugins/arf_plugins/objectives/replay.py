@@ -9,10 +9,11 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from arf.errors import ArfError, UsageError
-from arf.store.database import Store
+from arf.errors import UsageError
+from arf.sdk.studies import StudyReader
 from arf.study import Study
 from arf.types import Scalar
+from arf_plugins.effects.reading import base_constants
 from arf_plugins.objectives.objective import Parameter
 from arf_plugins.objectives.table import Cell, Table
 
@@ -20,16 +21,17 @@ from arf_plugins.objectives.table import Cell, Table
 def read_ledger(directory: str | Path) -> Table:
     """The runs of a study on its first tier, at full budget. Raises ArfError with what is missing."""
     home = Path(directory).expanduser()
-    store = Store.open(home)
-    try:
-        study = store.load()
-        workspace = store.workspace
-    finally:
-        store.close()
+    with StudyReader.open(home) as reader:
+        study, workspace = reader.study(), reader.workspace_directory
     names = {name for idea in study.ideas.values() for name in idea.constants}
     if not names:
         raise UsageError(f"study {study.name!r} has set no constants by name, so there is nothing to replay")
-    base = {name: value for name, value in _base_values(workspace, study, home).items() if name in names}
+    base = base_constants(workspace, study)
+    if not base:
+        raise UsageError(
+            f"the workspace of {home} cannot be read",
+            hint="a replay needs the commit that the study began with",
+        )
     missing = names - base.keys()
     if missing:
         raise UsageError(f"the script of study {study.name!r} has no constant {min(missing)}")
@@ -75,32 +77,6 @@ def _settings(study: Study, base: dict[str, Scalar]) -> dict[str, dict[str, Scal
             new.update(idea.constants)
         settings.setdefault(experiment.commit, new)
     return settings
-
-
-def _base_values(workspace: Path, study: Study, home: Path) -> dict[str, Scalar]:
-    """The constants of the script that a study began with, read from its commit."""
-    from arf.workspace import constants
-    from arf.workspace.repository import Repository
-
-    try:
-        import pygit2
-
-        found = pygit2.discover_repository(str(workspace))
-        if found is None:
-            raise UsageError(f"{workspace} is no git repository")
-        git = Repository(pygit2.Repository(found))
-        values: dict[str, Scalar] = {}
-        for path, entry in git.files(study.base).items():
-            if entry.is_file and path.endswith((".py", ".sh", ".yaml", ".toml")):
-                for constant in constants.read(git.read(entry.id).decode("utf-8", "replace"), path):
-                    if constant.movable and not isinstance(constant.value, tuple):
-                        values[constant.name] = constant.value
-    except (ArfError, KeyError, ValueError, OSError) as error:
-        raise UsageError(
-            f"the workspace of {home} cannot be read ({error})",
-            hint="a replay needs the commit that the study began with",
-        ) from None
-    return values
 
 
 def _levels(values: set[Scalar]) -> tuple[Scalar, ...]:

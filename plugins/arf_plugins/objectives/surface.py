@@ -47,7 +47,7 @@ def make_surface(options: ObjectiveOptions) -> SimulatedObjective:
 
 def shipped_surfaces() -> dict[str, ObjectiveOptions]:
     """The surfaces of `data/surfaces.yaml`, by name."""
-    from arf.config.layers import read_file
+    from arf.sdk.configuration import read_file
     from arf_plugins.backend_sim import ObjectiveOptions
 
     layer = read_file(Path(str(files("arf_plugins.objectives") / "data" / "surfaces.yaml")))

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from arf.cli.studies import find_study
-from arf.store.database import Store, study_from_json
+from arf.sdk.commands import find_study
+from arf.sdk.studies import StudyReader
 from arf_plugins.report.files import write_report
 from arf_plugins.report.results import to_csv, to_json, to_tsv
 
@@ -46,12 +46,9 @@ def export(study: str | None, form: str) -> None:
 
     STUDY is a name or a study's folder; the newest study if it is left out.
     """
-    store = Store.open(find_study(study))
-    try:
-        metric = study_from_json(store.meta("study")).objective.metric
-        experiments = store.experiments()
-    finally:
-        store.close()
+    with StudyReader.open(find_study(study)) as reader:
+        found = reader.study()
+    metric, experiments = found.objective.metric, list(found.experiments.values())
     if form == "json":
         lines = to_json(experiments)
     else:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from arf.sdk.jobs import write_whole
 from arf.study import Study
 from arf_plugins.effects.reading import read_effects
 from arf_plugins.report.effects import chapter
 from arf_plugins.report.page import render
 from arf_plugins.report.report_data import read_story
-from arf_plugins.report.results import RESULTS, ResultsFile, replace
+from arf_plugins.report.results import RESULTS, ResultsFile
 
 PLOT = "progress.png"
 PAGE = "report.html"
@@ -43,11 +44,16 @@ def write_report(directory: Path, *, state: str | None = None, study: Study | No
         notes.append(f"no {PLOT} ({error}): pip install 'arf-research[report]', then `arf report`")
     else:
         plot = draw(story)
-        replace(directory / PLOT, plot)
+        write_whole(directory / PLOT, plot, mode=0o666, durable=False)
         paths.append(directory / PLOT)
         effects = chapter(found, draw=True)
         for picture in effects.pictures:
-            replace(directory / picture.name, picture.png)
+            write_whole(directory / picture.name, picture.png, mode=0o666, durable=False)
             paths.append(directory / picture.name)
-    replace(directory / PAGE, render(story, plot, effects).encode("utf-8", errors="replace"))
+    write_whole(
+        directory / PAGE,
+        render(story, plot, effects).encode("utf-8", errors="replace"),
+        mode=0o666,
+        durable=False,
+    )
     return Written(paths=(*paths, directory / PAGE), notes=tuple(notes))

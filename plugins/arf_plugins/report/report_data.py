@@ -9,8 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from arf.status.summary import summarize
-from arf.store.database import Store
+from arf.sdk.studies import StudyReader
 from arf.study import Study
 from arf.types import Experiment, Objective
 
@@ -72,19 +71,18 @@ def read_story(directory: Path, study: Study | None = None) -> Story:
 
     `study` is the study if it is at hand: loading it is most of the work.
     """
-    store = Store.open(directory)
-    try:
-        study = study or store.load()
+    with StudyReader.open(directory) as reader:
+        study = study or reader.study()
         experiments = tuple(study.experiments.values())
-        kept = tuple(store.kept())
-        workspace = str(store.workspace)
+        kept = tuple(reader.kept())
+        workspace = str(reader.workspace_directory)
         means = _means(experiments)
         diff, problem = _diff(workspace, study.base, kept[-1].commit) if len(kept) > 1 else ("", "")
         return Story(
             directory=directory,
             study=study,
             objective=study.objective,
-            summary=summarize(store),
+            summary=reader.summary(),
             experiments=experiments,
             kept=kept,
             reference={
@@ -94,11 +92,9 @@ def read_story(directory: Path, study: Study | None = None) -> Story:
             diff=diff,
             diff_problem=problem,
             events=tuple(
-                (at.isoformat(timespec="seconds"), kind, text) for at, kind, text in store.events(50)
+                (at.isoformat(timespec="seconds"), kind, text) for at, kind, text in reader.events(50)
             ),
         )
-    finally:
-        store.close()
 
 
 def _means(experiments: tuple[Experiment, ...]) -> dict[tuple[str, Series], tuple[float, int]]:

@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import attrs
 
+from arf.sdk.jobs import write_whole
 from arf.types import Experiment, Verdict
 
 RESULTS = "results.tsv"
@@ -114,15 +114,8 @@ class ResultsFile:
 
     def _rewrite(self) -> None:
         content = b"".join(map(_line, (self._header, *self._rows.values())))
-        replace(self._path, content)
+        write_whole(self._path, content, mode=0o666, durable=False)
         self._size = len(content)
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole: a reader sees the old one or the new one."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content)
-    os.replace(new, path)
 
 
 def _row(experiment: Experiment) -> str:

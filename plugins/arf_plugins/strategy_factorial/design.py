@@ -13,7 +13,7 @@ from itertools import combinations, product
 
 from attrs import evolve, frozen
 
-from arf.judge.statistics import Noise, noise
+from arf.sdk.statistics import Noise, noise
 from arf.study import Study
 from arf.types import ExperimentState, Factor, Objective, Plan, Role, Verdict
 from arf_plugins.effects.model import Axis, Cell, Levels, fit, levels_of, read_design

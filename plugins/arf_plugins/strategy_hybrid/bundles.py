@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from arf.judge.statistics import deciding_order
+from arf.sdk.statistics import deciding_order
 from arf.sdk.strategies import Ideas, was_planned
 from arf.study import Study
 from arf.types import Experiment, Plan, Role

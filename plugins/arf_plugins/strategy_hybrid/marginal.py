@@ -6,7 +6,7 @@ import math
 
 from attrs import frozen
 
-from arf.judge.statistics import noise
+from arf.sdk.statistics import noise
 from arf.study import Study
 from arf.types import Role, Verdict
 

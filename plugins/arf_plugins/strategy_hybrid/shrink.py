@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from attrs import frozen
 
-from arf.judge.statistics import noise, t_critical
+from arf.sdk.statistics import noise, t_critical
 from arf.sdk.strategies import Ideas, held_ideas
 from arf.study import Study
 from arf.types import Experiment, Plan, Role

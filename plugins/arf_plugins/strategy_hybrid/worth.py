@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from attrs import define, field, frozen
 
-from arf.judge.statistics import deciding_order, noise
+from arf.sdk.statistics import deciding_order, noise
 from arf.study import Group, Study
 from arf.types import Role, Scalar
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from attrs import define
 
-from arf.judge.statistics import noise
+from arf.sdk.statistics import noise
 from arf.sdk.strategies import STRONG, held_ideas
 from arf.study import Study
 from arf.types import Experiment, ExperimentState, Role

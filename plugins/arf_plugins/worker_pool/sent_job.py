@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from arf.config.schema import is_secret_name
 from arf.errors import BackendError
+from arf.sdk.configuration import is_secret_name
 from arf.sdk.jobs import check_job
 from arf.types import Job
 from arf_plugins.worker_pool import bundle

@@ -331,7 +331,7 @@ def test_the_expected_time_is_no_more_than_a_limit_given_alone(load_text: Load) 
         ("noise: {replicates: 1}", "FILE:1: noise.replicates: must be at least 2 and at most 10000, not 1"),
         ("noise: {confirm: 99999}", "FILE:1: noise.confirm: must be at least 0 and at most 10000, not 99999"),
         ("study: {seed: -1}", "FILE:1: study.seed: must be at least 0"),
-        ("study: {name: ../x}", "FILE:1: study.name: cannot be '../x': up to 64 letters"),
+        ("study: {name: ../x}", "FILE:1: study.name: cannot be '../x': use letters"),
         ("objective: {direction: minimum}", "found the text 'minimum'; did you mean 'min'?"),
         (
             "workspace: {editable: train.py}",

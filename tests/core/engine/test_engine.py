@@ -250,8 +250,12 @@ def test_budgets_hold(workspace: Path) -> None:
 
 @pytest.mark.parametrize("agent", ["away", "buggy"])
 def test_an_agent_that_cannot_answer_does_not_hang_the_study(workspace: Path, agent: str) -> None:
-    summary, store = run(workspace, agent__name=agent)
-    assert summary["state"] == "finished"
+    with pytest.raises(AgentError) as ended:
+        run(workspace, agent__name=agent)
+    assert ended.value.exit_code == 3
+    store = Store.open(study_directory(workspace, "s"))
+    assert store.meta("state") == "failed"
+    assert str(ended.value) == store.meta("end_reason")
     assert len(store.experiments()) == 4
     assert any(kind == "agent" for _, kind, _ in store.events())
 

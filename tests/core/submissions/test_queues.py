@@ -75,14 +75,17 @@ def workspace(tmp_path: Path) -> Path:
 
 
 class Acting(Agent):
-    """Does at the queue what a test says, and has no ideas of its own."""
+    """Does at the queue what a test says, once, and has no ideas of its own."""
 
     act: Act
     usage = Usage()
+    has_acted = False
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         assert brief.queue is not None
-        await type(self).act(brief.queue, brief)
+        if not self.has_acted:
+            self.has_acted = True
+            await type(self).act(brief.queue, brief)
         return Answer(exhausted=True, usage=self.usage)
 
 
@@ -185,7 +188,6 @@ def acting(workspace: Path, act: Act, **flags: object) -> Store:
 def test_what_is_submitted_at_the_desk_is_run_and_judged(workspace: Path) -> None:
     async def act(queue: SubmissionQueue, brief: Brief) -> None:
         receipts = await queue.submit("k", [*submitted(level(140), runs=3), *submitted(level(90))])
-        assert [receipt.state for receipt in receipts] == [SubmissionState.WAITING] * 2
         done = await queue.wait([receipt.id for receipt in receipts], 60)
         runs = [brief.study.experiments[n] for n in done[0].experiments]
         assert [run.role for run in runs] == [Role.CANDIDATE, Role.REPLICATE, Role.REPLICATE]
@@ -224,6 +226,7 @@ def test_ideas_are_put_together_and_experiments_run_again(workspace: Path) -> No
             "b", [Submission(ideas=(1, 2), base=base[:10]), Submission(again=5, runs=2)]
         )
         done = await queue.wait([r.id for r in both], 60)
+        assert [receipt.problem for receipt in done] == ["", ""]
         together = study.experiments[done[0].experiments[0]]
         assert (together.ideas, together.parent) == ((1, 2), base)
         assert together.title == "LEVEL 120 + SIZE 1"
@@ -231,7 +234,8 @@ def test_ideas_are_put_together_and_experiments_run_again(workspace: Path) -> No
         assert {e.tree for e in again} == {study.experiments[5].tree}
         assert all(e.role is Role.REPLICATE for e in again)
 
-    assert acting(workspace, act).meta("state") == "finished"
+    # Greedy might put them together by itself before they are submitted.
+    assert acting(workspace, act, strategy__name="random").meta("state") == "finished"
 
 
 @pytest.mark.parametrize(
@@ -293,7 +297,7 @@ def test_what_waits_is_withdrawn_and_what_runs_is_ended(workspace: Path) -> None
         receipts = await queue.submit(
             "k", submitted(mode("hang"), level(130), level(140), level(150), runs=4)
         )
-        await until(lambda: brief.study.waiting[1].experiments)
+        await until(lambda: 1 in brief.study.waiting and brief.study.waiting[1].experiments)
         hanging = (await queue.receipts([1]))[0].experiments[0]
         said = await queue.cancel([1, 4, 99], [hanging, 1])
         assert said == (
@@ -313,6 +317,7 @@ def test_what_waits_is_withdrawn_and_what_runs_is_ended(workspace: Path) -> None
 
 def test_a_change_is_tried_out_on_a_free_slot(workspace: Path) -> None:
     async def act(queue: SubmissionQueue, brief: Brief) -> None:
+        await until(lambda: brief.study.experiments and not brief.study.running_count)
         crash = await queue.try_out(mode("crash"), "", 5)
         assert crash.broke
         assert "ended as failed with exit code 3" in crash.text
@@ -337,6 +342,7 @@ def store_of(workspace: Path) -> Store:
 
 def test_trying_out_counts_as_slot_time(workspace: Path) -> None:
     async def act(queue: SubmissionQueue, brief: Brief) -> None:
+        await until(lambda: brief.study.experiments and not brief.study.running_count)
         await queue.try_out(mode("hang"), "", 2.0)
         receipts = await queue.submit("k", submitted(level(140)))
         (done,) = await queue.wait([receipts[0].id], 30)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from arf.config.schema import check_study_name
 from arf.errors import ConflictError, UsageError, WorkspaceError
 from arf.launch import job_environment
 from arf.types import Draft, Edit, Idea, Scalar, WorkspaceSettings
-from arf.workspace.workspace import Workspace, check_study_name
+from arf.workspace.workspace import Workspace
 
 TRAIN = """\
 import torch

@@ -82,9 +82,11 @@ class AgentSuite(ABC):
         self._applied_to: Mapping[str, str] | None = None
 
     def study(self) -> Study:
+        """The study that the agent is asked about."""
         return Study(name="suite", base=BASE, base_tree="7" * 40, tiers=[Tier(name="cpu", slots=2)])
 
     def brief(self, study: Study, files: Mapping[str, str] | None = None) -> Brief:
+        """What the agent is told; `files` takes the place of the suite's own."""
         directory = self.folder / "agent"
         directory.mkdir(exist_ok=True)
         return Brief(

@@ -112,6 +112,7 @@ class BackendSuite(ABC):
         return self.run(steps)
 
     def log(self, key: str = "only") -> str:
+        """The output of a job by its key."""
         return (self.logs / f"{key}.log").read_text(encoding="utf-8", errors="replace")
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:

@@ -256,6 +256,7 @@ class StrategySuite(ABC):
         """A strategy as a study would make it."""
 
     def world(self, **settings: Any) -> World:
+        """A simulated study with the strategy of `make`."""
         return World(self.make(), check=_sound, **settings)
 
     @pytest.mark.parametrize("seed", range(3))

@@ -117,6 +117,7 @@ def find_experiment(store: Store, name: str) -> Experiment:
 
 
 def print_json(data: Any) -> None:
+    """Print a document as JSON, indented, to standard output."""
     import json
 
     click.echo(json.dumps(data, ensure_ascii=False, indent=2))

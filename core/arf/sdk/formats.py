@@ -58,10 +58,12 @@ def small(value: float | None) -> str:
 
 
 def percentage(value: float | None) -> str:
+    """Two decimals and the sign; a dash for None."""
     return "-" if value is None else f"{value:.2f} %"
 
 
 def count(n: int, noun: str, plural: str = "") -> str:
+    """`1 run`, `2,000 runs`; `plural` is for nouns that take no s."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
