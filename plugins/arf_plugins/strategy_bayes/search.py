@@ -1,0 +1,112 @@
+"""What to run next: joint Thompson draws, local moves of the best, and designs at the beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from attrs import define, field
+
+from arf_plugins.strategy_bayes.axes import Levels, Vector
+from arf_plugins.strategy_bayes.chances import Chances
+from arf_plugins.strategy_bayes.climb import RISK, Slope, climb
+from arf_plugins.strategy_bayes.process import Process
+
+TOP = 12
+"""Points that have run and look best, which others start from."""
+AT_ONCE = (1, 2, 2, 3, 3, 4, 6, 8)
+"""How many axes a drawn function may change, each equally likely."""
+LOCAL = 0.3
+"""Share of runs that are local moves of the best."""
+TRIES = 8
+
+Key = tuple[int, ...]
+
+
+@define(eq=False)
+class Search:
+    """One state of knowledge."""
+
+    process: Process
+    chances: Chances
+    allowed: Levels
+    known: set[Key]
+    """Points that have run, run, or were refused."""
+    tops: Levels = field(init=False)
+    means: Vector = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        points = np.unique(self.process.readings.points, axis=0)
+        values = self.process.mean.at(self.process, points)
+        order = np.argsort(-values, kind="stable")[:TOP]
+        self.tops, self.means = points[order], values[order]
+
+    def best(self) -> Levels:
+        return self.tops[0]
+
+    def choose(self, chance: np.random.Generator) -> Levels | None:
+        """A point that has not run; None if none was found."""
+        for _ in range(TRIES):
+            local = chance.random() < LOCAL
+            point = self._local(chance) if local else self._drawn(chance)
+            if point is not None and _key(point) not in self.known:
+                return point
+        return self._neighbour(chance)
+
+    def _drawn(self, chance: np.random.Generator) -> Levels:
+        function = self.process.draw(chance)
+        slope = Slope(self.process, function, self.chances, self.allowed)
+        u = chance.random()
+        base = np.zeros_like(self.tops[0])
+        if u < 0.6:
+            start = self.tops[0]
+        elif u < 0.85:
+            start = self.tops[chance.integers(len(self.tops))]
+        else:
+            start = base
+        if chance.random() < 0.3:
+            start = self._crossed(start, chance)
+        point, _ = climb(slope, start, int(chance.choice(AT_ONCE)))
+        return point
+
+    def _crossed(self, start: Levels, chance: np.random.Generator) -> Levels:
+        other = self.tops[chance.integers(len(self.tops))]
+        return np.where(chance.random(len(start)) < 0.5, start, other)
+
+    def _local(self, chance: np.random.Generator) -> Levels | None:
+        """One or two axes of one of the best, by a little."""
+        point = self.tops[min(chance.integers(3), len(self.tops) - 1)].copy()
+        for axis in chance.permutation(len(point))[: chance.integers(1, 3)]:
+            levels = np.flatnonzero(self.allowed[axis])
+            places = self.process.basis.places[axis]
+            if self.process.basis.axes[axis].is_number:
+                near = levels[np.abs(places[levels] - places[point[axis]]) <= 0.15]
+                levels = near if len(near) > 1 else levels
+            point[axis] = chance.choice(levels)
+        return point if self.chances.of(point[None, :])[0] < RISK else None
+
+    def _neighbour(self, chance: np.random.Generator) -> Levels | None:
+        for _ in range(50):
+            point = self.tops[chance.integers(len(self.tops))].copy()
+            axis = int(chance.integers(len(point)))
+            point[axis] = chance.choice(np.flatnonzero(self.allowed[axis]))
+            if _key(point) not in self.known:
+                return point
+        return None
+
+
+def design(allowed: Levels, chance: np.random.Generator) -> Levels:
+    """A point at random: about a quarter of the axes moved, fewer where there are many."""
+    n = len(allowed)
+    wanted = max(1, min(8, round(n / 4)))
+    wanted = int(chance.integers(max(1, wanted // 2), wanted + wanted // 2 + 1))
+    point = np.zeros(n, dtype=np.intp)
+    for axis in chance.permutation(n)[:wanted]:
+        levels = np.flatnonzero(allowed[axis][1:] > 0) + 1
+        if len(levels):
+            point[axis] = chance.choice(levels)
+    return point
+
+
+def _key(point: Levels) -> Key:
+    return tuple(map(int, point))
