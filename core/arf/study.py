@@ -13,7 +13,7 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import define, field
 
@@ -27,10 +27,14 @@ from arf.types import (
     Objective,
     Order,
     Role,
+    Scalar,
     Tier,
     Usage,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from arf.workspace.constants import Constant
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -116,6 +120,8 @@ class Study:
         self.tiers: tuple[Tier, ...] = tuple(tiers)
         """The preferred one first."""
         self.max_experiments = max_experiments
+        self.constants: Mapping[str, Constant] = {}
+        """The constants of the base's editable files that can be set by name; empty until the engine runs."""
         self.happened = 0
         """Counts everything that has happened; the same for the same history."""
         self.incumbent_commit = base
@@ -138,6 +144,7 @@ class Study:
         self.closed_asks = 0
         self._experiments: dict[int, Experiment] = {}
         self._ideas: dict[int, Idea] = {}
+        self._setters: dict[tuple[str, type[Scalar], Scalar], int] = {}
         self._factors: dict[int, list[Factor]] = {}
         self._asks: dict[int, Ask] = {}
         self._refusals: dict[tuple[str, tuple[int, ...]], str] = {}
@@ -168,6 +175,10 @@ class Study:
     def ideas(self) -> Mapping[int, Idea]:
         """Every idea by its id, in order."""
         return MappingProxyType(self._ideas)
+
+    def idea_that_sets(self, name: str, value: Scalar) -> int | None:
+        """The first idea that sets this constant to this value and does nothing else, if there is one."""
+        return self._setters.get((name, type(value), value))
 
     @property
     def untried(self) -> Iterable[int]:
@@ -317,6 +328,9 @@ class Study:
         """Record a new idea. Only the engine does."""
         self._ideas[idea.id] = idea
         self._untried[idea.id] = None
+        if len(idea.constants) == 1:
+            ((name, value),) = idea.constants.items()
+            self._setters.setdefault((name, type(value), value), idea.id)
         self.happened += 1
 
     def add_factor(self, factor: Factor) -> None:

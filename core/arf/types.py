@@ -276,6 +276,9 @@ class Plan:
     parent: str
     """The commit that the ideas are applied to."""
     ideas: tuple[int, ...] = ()
+    constants: Mapping[str, Scalar] = field(factory=dict)
+    """Values that are set by name, beside the ideas: the engine adds the idea of each, and makes it where
+    the study has none (`Study.idea_that_sets`)."""
     role: Role = Role.CANDIDATE
     tier: str | None = None
     """None: the first tier that has a free slot."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import asdict, evolve, frozen
 
-from arf.engine import submissions
+from arf.engine import plan_constants, submissions
 from arf.engine.asks import Answered, Thinker
 from arf.engine.budgets import Budgets
 from arf.engine.ledger import Ledger
@@ -253,6 +253,7 @@ class Engine:
             self._recover()
             self._slot_usage.look(self.elapsed_s, [(t, Use.SET_UP, n) for t, n in self._slots.items()])
             await self._set_up()
+            self.study.constants = plan_constants.settable(self.workspace, self.study.base)
             self._events.arf_study_started(study=self.study, directory=self.directory, resumed=self._resumed)
             if self._mailbox is not None:
                 self._spawn(read_mail(self, self._mailbox))
@@ -532,10 +533,14 @@ class Engine:
     def _accept(self, plan: Plan, tier: str) -> Experiment | None:
         """Make an experiment of a plan, or refuse it; both are recorded."""
         try:
+            if plan.constants:
+                author = self.config.strategy.name
+                plan = plan_constants.with_ideas(plan, self._ledger, self.workspace, author)
             composed = self._compose(plan)
             self._check_new(plan, composed, tier)
         except (ConflictError, UsageError) as error:
-            self._ledger.refuse(plan, str(error))
+            if not plan.constants:  # else the idea of one of them was refused
+                self._ledger.refuse(plan, str(error))
             if plan.order is not None:
                 self._book.refuse(plan.order, str(error))
             return None
@@ -565,6 +570,7 @@ class Engine:
 
     def _compose(self, plan: Plan) -> Composed:
         ideas = [self.study.ideas[idea] for idea in plan.ideas]
+        ideas += plan_constants.provisional(plan, self.study)
         return self.workspace.compose(plan.parent, ideas, message=plan.title or self._title(plan))
 
     def _check_new(self, plan: Plan, composed: Composed, tier: str) -> None:

@@ -1,9 +1,10 @@
 """What can vary in a study, as numbers: axes with levels, and the features that a level has.
 
-An axis is a constant of the script, or an idea that is there or not. Level 0 of each is the study's base, and a
-point is a level for each axis. The prior of what an axis does is a Gaussian process that is 0 at the base: over the
-values of a number it is smooth (a squared exponential and a parabola, on the constant's natural scale), and
-over choices every value is by itself. Its kernel is kept as a few features for each level, whose products it is.
+An axis is a constant of the script, or an idea that is there or not. Level 0 of each is the study's base,
+and a point is a level for each axis. The prior of what an axis does is a Gaussian process that is 0 at the
+base: over the values of a number it is smooth (a squared exponential and a parabola, on the constant's
+natural scale), and over choices every value is by itself. Its kernel is kept as a few features for each
+level, whose products it is.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Axis:
         sizes, vectors = np.linalg.eigh(_kernel(_GRID, _GRID, base) / variance)
         top = slice(len(_GRID) - rank, None)
         found: Vector = _kernel(self.places, _GRID, base) / variance @ (vectors[:, top] / np.sqrt(sizes[top]))
-        return found - found[0]
+        return np.asarray(found - found[0])
 
 
 def _kernel(a: Vector, b: Vector, base: float) -> Vector:

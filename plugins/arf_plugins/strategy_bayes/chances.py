@@ -1,7 +1,7 @@
 """How likely a point is to fail: to run out of memory, to diverge, to be refused.
 
-A logistic regression on how far each axis is from the base, on either side of it (Bishop, Pattern Recognition and
-Machine Learning, 2006, section 4.5). A sum of logarithms is the logarithm of a product, so what runs
+A logistic regression on how far each axis is from the base, on either side of it (Bishop, Pattern Recognition
+and Machine Learning, 2006, section 4.5). A sum of logarithms is the logarithm of a product, so what runs
 out of memory by width times depth times batch is a straight edge to it.
 """
 

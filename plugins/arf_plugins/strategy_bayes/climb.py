@@ -26,7 +26,7 @@ class Slope:
         self._linear = basis.padded(function.linear)
 
     def values(self, point: Levels) -> Vector:
-        """(axes, most levels): the value of the point with that level instead; minus infinity for what is out."""
+        """(axes, most levels): the value with that level instead; minus infinity for what is out."""
         basis, f = self._basis, self._f
         n = len(basis.axes)
         x = basis.of_points(point[None, :])[0]
@@ -48,14 +48,15 @@ class Slope:
         process, basis = self._process, self._basis
         numbers = basis.numbers
         n, most = basis.places.shape
-        stretch = process.stretch
+        stretch = process.covariance.stretch(process.sizes)
+        frequencies = process.covariance.frequencies
         z = (basis.places[numbers, point[numbers]] - basis.places[numbers, 0]) * stretch
-        phase = process.frequencies @ z
+        phase = frequencies @ z
         half = len(phase)
         cosines, sines = self._f.waves[:half] / np.sqrt(half), self._f.waves[half:] / np.sqrt(half)
         found = np.full((n, most), float(cosines @ (np.cos(phase) - 1) + sines @ np.sin(phase)))
         step = (basis.places[numbers] - basis.places[numbers, point[numbers]][:, None]) * stretch[:, None]
-        turned = phase[None, None, :] + step[:, :, None] * process.frequencies.T[:, None, :]
+        turned = phase[None, None, :] + step[:, :, None] * frequencies.T[:, None, :]
         found[numbers] = (np.cos(turned) - 1) @ cosines + np.sin(turned) @ sines
         return found
 
@@ -67,22 +68,14 @@ def climb(slope: Slope, start: Levels, axes: int, *, worth: float = 0.0) -> tupl
     """
     point = start.copy()
     changed: set[int] = set()
-    n = len(point)
+    rows = np.arange(len(point))
     for _ in range(4 * axes + 4):
         values = slope.values(point)
-        now = values[0, point[0]]
-        here = values[np.arange(n), point]
-        now = float(here.max())
+        now = float(values[rows, point].max())
         if len(changed) >= axes:
-            closed = np.ones(n, dtype=bool)
-            closed[list(changed)] = False
-            values = np.where(closed[:, None], -np.inf, values)
-        best = int(np.argmax(values))
-        axis, level = divmod(best, values.shape[1])
-        gain = values[axis, level] - now
-        if not gain > max(worth, 1e-9) and np.isfinite(now):
-            break
-        if not np.isfinite(values[axis, level]):
+            values[[i for i in rows if i not in changed]] = -np.inf
+        axis, level = divmod(int(np.argmax(values)), values.shape[1])
+        if not values[axis, level] > now + max(worth, 1e-9):
             break
         point[axis] = level
         changed.add(axis)

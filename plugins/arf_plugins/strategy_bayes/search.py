@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 from attrs import define, field
@@ -19,6 +19,8 @@ AT_ONCE = (1, 2, 2, 3, 3, 4, 6, 8)
 LOCAL = 0.3
 """Share of runs that are local moves of the best."""
 TRIES = 8
+NEIGHBOURS = 60
+"""Neighbours of the best that are looked at where nothing else is new."""
 
 Key = tuple[int, ...]
 
@@ -30,28 +32,27 @@ class Search:
     process: Process
     chances: Chances
     allowed: Levels
-    known: set[Key]
-    """Points that have run, run, or were refused."""
     tops: Levels = field(init=False)
     means: Vector = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         points = np.unique(self.process.readings.points, axis=0)
-        values = self.process.mean.at(self.process, points)
+        values = self.process.values(self.process.mean, points)
         order = np.argsort(-values, kind="stable")[:TOP]
         self.tops, self.means = points[order], values[order]
 
     def best(self) -> Levels:
-        return self.tops[0]
+        point: Levels = self.tops[0]
+        return point
 
-    def choose(self, chance: np.random.Generator) -> Levels | None:
-        """A point that has not run; None if none was found."""
+    def choose(self, chance: np.random.Generator, is_open: Callable[[Levels], bool]) -> Levels | None:
+        """A point that may be tried; None if none was found."""
         for _ in range(TRIES):
             local = chance.random() < LOCAL
             point = self._local(chance) if local else self._drawn(chance)
-            if point is not None and _key(point) not in self.known:
+            if point is not None and is_open(point):
                 return point
-        return self._neighbour(chance)
+        return self._neighbour(chance, is_open)
 
     def _drawn(self, chance: np.random.Generator) -> Levels:
         function = self.process.draw(chance)
@@ -71,11 +72,12 @@ class Search:
 
     def _crossed(self, start: Levels, chance: np.random.Generator) -> Levels:
         other = self.tops[chance.integers(len(self.tops))]
-        return np.where(chance.random(len(start)) < 0.5, start, other)
+        return np.asarray(np.where(chance.random(len(start)) < 0.5, start, other))
 
     def _local(self, chance: np.random.Generator) -> Levels | None:
         """One or two axes of one of the best, by a little."""
-        point = self.tops[min(chance.integers(3), len(self.tops) - 1)].copy()
+        top = int(chance.integers(min(3, len(self.tops))))
+        point: Levels = self.tops[top].copy()
         for axis in chance.permutation(len(point))[: chance.integers(1, 3)]:
             levels = np.flatnonzero(self.allowed[axis])
             places = self.process.basis.places[axis]
@@ -83,14 +85,18 @@ class Search:
                 near = levels[np.abs(places[levels] - places[point[axis]]) <= 0.15]
                 levels = near if len(near) > 1 else levels
             point[axis] = chance.choice(levels)
-        return point if self.chances.of(point[None, :])[0] < RISK else None
+        risk = float(self.chances.of(point[None, :])[0])
+        if risk >= RISK:
+            return None
+        return np.asarray(point)
 
-    def _neighbour(self, chance: np.random.Generator) -> Levels | None:
-        for _ in range(50):
+    def _neighbour(self, chance: np.random.Generator, is_open: Callable[[Levels], bool]) -> Levels | None:
+        """One of the best with one axis, or a few, anywhere."""
+        for axes in range(1, NEIGHBOURS):
             point = self.tops[chance.integers(len(self.tops))].copy()
-            axis = int(chance.integers(len(point)))
-            point[axis] = chance.choice(np.flatnonzero(self.allowed[axis]))
-            if _key(point) not in self.known:
+            for axis in chance.permutation(len(point))[: 1 + axes // 10]:
+                point[axis] = chance.choice(np.flatnonzero(self.allowed[axis]))
+            if is_open(point):
                 return point
         return None
 
@@ -108,5 +114,5 @@ def design(allowed: Levels, chance: np.random.Generator) -> Levels:
     return point
 
 
-def _key(point: Levels) -> Key:
+def key_of(point: Levels) -> Key:
     return tuple(map(int, point))
