@@ -14,7 +14,7 @@ from heapq import nlargest
 import numpy as np
 from attrs import define, field
 
-from arf.judge.statistics import deciding_order
+from arf.sdk.statistics import deciding_order
 from arf.study import Study
 from arf.types import Experiment, ExperimentState, Verdict
 from arf_plugins.strategy_bayes.axes import Levels

@@ -9,10 +9,9 @@ import numpy as np
 from attrs import define, field, frozen
 
 from arf.errors import UsageError
+from arf.sdk.scripts import Constant, constants
 from arf.study import Study
 from arf.types import Idea, Plan, Scalar
-from arf.workspace import constants
-from arf.workspace.constants import Constant
 from arf_plugins.strategy_bayes.axes import Axis, Basis, Levels
 
 STEPS = 32
