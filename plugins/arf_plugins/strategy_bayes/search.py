@@ -93,7 +93,7 @@ class Search:
     def _neighbour(self, chance: np.random.Generator, is_open: Callable[[Levels], bool]) -> Levels | None:
         """One of the best with one axis, or a few, anywhere."""
         for axes in range(1, NEIGHBOURS):
-            point = self.tops[chance.integers(len(self.tops))].copy()
+            point: Levels = self.tops[int(chance.integers(len(self.tops)))].copy()
             for axis in chance.permutation(len(point))[: 1 + axes // 10]:
                 point[axis] = chance.choice(np.flatnonzero(self.allowed[axis]))
             if is_open(point):
