@@ -12,9 +12,9 @@ from datetime import datetime
 from heapq import nlargest
 
 import numpy as np
-from arf.sdk.statistics import deciding_order
 from attrs import define, field
 
+from arf.sdk.statistics import deciding_order
 from arf.study import Study
 from arf.types import Experiment, ExperimentState, Verdict
 from arf_plugins.strategy_bayes.axes import Levels

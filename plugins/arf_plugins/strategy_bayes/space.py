@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from arf.sdk.scripts import Constant, constants
 from attrs import define, field, frozen
 
 from arf.errors import UsageError
+from arf.sdk.scripts import Constant, constants
 from arf.study import Study
 from arf.types import Idea, Plan, Scalar
 from arf_plugins.strategy_bayes.axes import Axis, Basis, Levels

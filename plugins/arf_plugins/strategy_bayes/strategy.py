@@ -7,9 +7,9 @@ from itertools import islice
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from arf.sdk.statistics import deciding_order
 
 from arf.interfaces import Strategy
+from arf.sdk.statistics import deciding_order
 from arf.study import Study
 from arf.types import Ask, Plan, Role
 from arf_plugins.strategy_bayes import Options
