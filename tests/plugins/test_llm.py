@@ -26,8 +26,9 @@ from arf.testing.suites.agent import BASE, SCRIPT
 from arf.types import Answer, Ask, AskKind, ExperimentState, Idea, Tier, Usage
 from arf_plugins.agent_anthropic import AnthropicOptions
 from arf_plugins.agent_openai import OpenAIOptions
+from arf_plugins.llm.answers import entries, read_json
 from arf_plugins.llm.conversation import FOLDER, Conversation
-from arf_plugins.llm.drafts import Checker, entries, read_json
+from arf_plugins.llm.drafts import Checker
 from arf_plugins.llm.prompt import NOTES
 from arf_plugins.llm.tools import ToolContext, call
 
@@ -323,7 +324,7 @@ def test_whatever_a_model_says_is_either_a_draft_or_a_reason(tmp_path: Path) -> 
         with contextlib.suppress(UsageError):
             checker.factor(raw)
         with contextlib.suppress(UsageError):
-            entries(read_json(json.dumps(raw)), checker.ask)
+            entries(read_json(json.dumps(raw), "ideas"), "ideas")
         context = ToolContext(checker, lambda text: None)
         text, failed = asyncio.run(call(context, "set_constants", raw, key="k"))
         assert text or not failed

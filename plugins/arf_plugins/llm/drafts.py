@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -17,11 +15,9 @@ from arf.errors import UsageError, nearest
 from arf.interfaces import Brief
 from arf.sdk.scripts import apply_edit, constants, is_seed_name, same_but_for_seeds
 from arf.types import Ask, Draft, Edit, FactorDraft, Scalar
-from arf_plugins.llm.turns import Schema, ToolSpec, whole_json
+from arf_plugins.llm.turns import Schema, ToolSpec
 
 MAX_TITLE = 100
-MAX_STARTS = 200
-"""Brackets in prose that are tried as the beginning of JSON."""
 Files = Mapping[str, str]
 
 
@@ -115,44 +111,6 @@ def key_of(ask: Ask) -> str:
 
 
 # ---- Reading what was said ----------------------------------------------------------------------
-
-
-def read_json(text: str) -> Any:
-    """The JSON value in a text: all of it, in a fence, or the first object. Raises UsageError."""
-    fenced = re.search(r"```(?:json)?\s*\n(.*?)```", text, re.DOTALL)
-    for candidate in (text, fenced[1] if fenced else ""):
-        try:
-            return whole_json(json.loads(candidate))
-        except (ValueError, RecursionError):
-            pass
-    decoder = json.JSONDecoder()
-    for match in islice(re.finditer(r"[{\[]", text), MAX_STARTS):
-        try:
-            value = whole_json(decoder.raw_decode(text, match.start())[0])
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict | list) and value:
-            return value
-    raise UsageError("the answer holds no JSON object", hint="answer with one JSON object and nothing else")
-
-
-def entries(value: Any, key: str) -> list[Any]:
-    """The entries of an answer; also where a model left the wrapping object away."""
-    if isinstance(value, dict) and isinstance(value.get(key), str):
-        value = {**value, key: read_json(value[key])}  # an array that was quoted
-    if isinstance(value, dict) and key in value:
-        value = value[key]
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        raise UsageError(f"the answer has no list of {key}", hint=f'it is an object with "{key}"')
-    return value
-
-
-def said(value: Any, key: str) -> str:
-    """A text beside the ideas; empty if there is none."""
-    text = value.get(key) if isinstance(value, dict) else None
-    return text.strip() if isinstance(text, str) else ""
 
 
 # ---- Checking -----------------------------------------------------------------------------------

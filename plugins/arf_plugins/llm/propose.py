@@ -10,7 +10,8 @@ from attrs import define, evolve, field
 
 from arf.errors import UsageError
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft
-from arf_plugins.llm.drafts import FACTORS, IDEAS, Checker, entries, key_of, of_answer, read_json, said
+from arf_plugins.llm.answers import entries, read_json, said
+from arf_plugins.llm.drafts import FACTORS, IDEAS, Checker, key_of, of_answer
 from arf_plugins.llm.faults import Fault, FaultKind
 from arf_plugins.llm.preflight import Preflight
 from arf_plugins.llm.prompt import Told, wanted
@@ -183,8 +184,9 @@ class Proposal:
             self.note = f"the model refused to answer{f': {reply.why}' if reply.why else ''}"
             return
         try:
-            value = _value(reply)
-            found = entries(value, key_of(self.checker.ask))
+            key = key_of(self.checker.ask)
+            value = _value(reply, key)
+            found = entries(value, key)
         except UsageError as error:
             cut = (
                 "it was cut at the limit of its length, so be shorter; " if reply.stop is Stop.LENGTH else ""
@@ -324,7 +326,7 @@ def _sendable(raw: Any) -> dict[str, Any]:
     return entry
 
 
-def _value(reply: Reply) -> Any:
+def _value(reply: Reply, key: str) -> Any:
     """The JSON of a reply: of the tool call, if there is one. Raises UsageError."""
     for made in reply.calls:
         value = made.object()
@@ -332,4 +334,4 @@ def _value(reply: Reply) -> Any:
             return value
     if reply.calls:
         raise UsageError("the arguments are no JSON object")
-    return read_json(reply.text)
+    return read_json(reply.text, key)
