@@ -24,7 +24,7 @@ PROJECT = "arf"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-Kind = Literal["agent", "backend", "strategy", "parser", "command"]
+Kind = Literal["agent", "backend", "strategy", "parser", "accept", "command"]
 
 
 @frozen(kw_only=True)
@@ -80,6 +80,15 @@ def arf_register_strategies() -> Sequence[Declaration]:
 @hookspec
 def arf_register_metric_parsers() -> Sequence[Declaration]:
     """Called once at start-up. Return the declarations of parsers (`arf.interfaces.MetricParser`).
+
+    Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def arf_register_accept_rules() -> Sequence[Declaration]:
+    """Called once at start-up. Return the declarations of rules of acceptance (`arf.interfaces.AcceptRule`).
 
     Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
     """

@@ -10,11 +10,60 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from arf.types import Answer, Ask, Draft, Job, JobResult, Plan, Reading, Receipt, Submission, Tier, Usage
+from arf.types import (
+    Answer,
+    Ask,
+    Draft,
+    Experiment,
+    Job,
+    JobResult,
+    Plan,
+    Reading,
+    Receipt,
+    Submission,
+    Tier,
+    Usage,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from arf.study import Study
     from arf.workspace.workspace import Workspace
+
+
+@frozen(kw_only=True)
+class Judgement:
+    """What a rule of acceptance says now."""
+
+    verdicts: tuple[tuple[int, Verdict, str], ...] = ()
+    """(experiment, verdict, reason for people), in the order in which they are to be recorded."""
+    replicates: tuple[Plan, ...] = ()
+    """Runs without which something cannot be decided, most wanted first."""
+    incumbent: int | None = None
+    """The experiment whose commit is the incumbent from now on, where that is none of the accepted ones."""
+
+
+class AcceptRule(ABC):
+    """Says which results are accepted while a study searches, and so what its incumbent is. Made with
+    `(options)`.
+
+    To accept is no claim: that something is better than the baseline is claimed by runs of its own.
+    """
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    @abstractmethod
+    def judge(self, study: Study, candidates: Sequence[Experiment]) -> Judgement:
+        """Verdicts for candidates that have ended with a value and wait for theirs, oldest first.
+
+        *Keep* accepts one, which is the incumbent from then on; *discard* rejects it; *measured* says that it
+        was no candidate after all. One that is not named stays undecided, and something that is under way
+        or among the `replicates` must be able to change that: the study does not end before.
+
+        Pure: the same study gives the same answer. It is called after every change, and must cost the same
+        however long a study is.
+        """
 
 
 @frozen(kw_only=True)

@@ -91,6 +91,8 @@ GroupKey = tuple[str, str, float | None]
 
 NEAR_MISSES = 16
 """How many discarded candidates are remembered as nearly better than their parent."""
+LEADERS = 32
+"""How many groups are remembered as those with the best means on a tier."""
 STALE = 64
 """How many discarded candidates are remembered as made from an older incumbent."""
 
@@ -129,7 +131,8 @@ class Study:
         self.incumbent_experiment: int | None = None
         """The first run of the incumbent; None until one has been accepted."""
         self.kept: list[int] = []
-        """Experiments whose verdict was *keep*, in order, the baseline's first run included."""
+        """The first runs of all incumbents so far, in order, the baseline's included. One that was replaced
+        and came back is there again."""
         self.first_open = 1
         """The first candidate that was not yet judged when the incumbent was kept: from it on, candidates
         are compared with this incumbent."""
@@ -163,6 +166,9 @@ class Study:
         self._running_on: dict[str, int] = {}
         self._by_role: dict[Role, list[int]] = {role: [] for role in Role}
         self._trees = {base: base_tree}
+        self._origins: dict[str, int] = {}
+        self._children: dict[str, int] = {}
+        self._leaders: dict[str, list[tuple[float, str]]] = {}
 
     # ---- What anybody asks ------------------------------------------------------------------
 
@@ -295,6 +301,31 @@ class Study:
         tree = self._trees.get(commit)
         return None if tree is None else self.group(tree, tier, budget)
 
+    def origin(self, commit: str) -> Experiment | None:
+        """The first experiment that ran a commit; None for the base before its run, and for unknown ones."""
+        number = self._origins.get(commit)
+        return None if number is None else self._experiments[number]
+
+    def children(self, commit: str) -> int:
+        """How many experiments have applied ideas to a commit."""
+        return self._children.get(commit, 0)
+
+    def lineage(self, commit: str) -> tuple[int, ...]:
+        """The ideas that lead from the base to a commit, in the order in which they were applied."""
+        steps: list[tuple[int, ...]] = []
+        while commit != self.base and (origin := self.origin(commit)) is not None:
+            steps.append(origin.ideas)
+            commit = origin.parent
+        return tuple(dict.fromkeys(idea for ideas in reversed(steps) for idea in ideas))
+
+    def leaders(self, tier: str) -> list[Group]:
+        """The groups with the best means on a tier at full budget, best first, at most `LEADERS`."""
+        return [self._groups[tree, tier, None] for _, tree in self._leaders.get(tier, ())]
+
+    def tree_of(self, commit: str) -> str | None:
+        """The tree of a commit that is the base or was an experiment's; None for others."""
+        return self._trees.get(commit)
+
     def has_commit(self, commit: str) -> bool:
         """Whether a commit is the base or was an experiment's."""
         return commit in self._trees
@@ -369,6 +400,11 @@ class Study:
             self._untried.pop(idea, None)
         self.happened += 1
 
+    def change_incumbent(self, number: int) -> None:
+        """Make an experiment's commit the incumbent, though its verdict was another: evidence has changed."""
+        self._set_incumbent(self._experiments[number])
+        self.happened += 1
+
     def put(self, experiment: Experiment) -> None:
         """Record an experiment that is new or has changed."""
         old = self._experiments.get(experiment.id)
@@ -396,6 +432,9 @@ class Study:
         group.experiments.append(experiment.id)
         group.running += 1
         self._trees[experiment.commit] = experiment.tree
+        if experiment.ideas:
+            self._children[experiment.parent] = self._children.get(experiment.parent, 0) + 1
+        self._origins.setdefault(experiment.commit, experiment.id)
         self._running[experiment.id] = None
         self._running_on[experiment.tier] = self._running_on.get(experiment.tier, 0) + 1
         self._by_role[experiment.role].append(experiment.id)
@@ -418,6 +457,8 @@ class Study:
         if experiment.value is None:
             return
         grown = group.add(experiment.value)
+        if experiment.budget is None:
+            self._rank(group)
         if group.n > 1:
             key = (experiment.tier, experiment.budget)
             spread = self._spread.setdefault(key, Spread())
@@ -430,15 +471,26 @@ class Study:
         self._undecided.pop(experiment.id, None)
         self._verdicts[verdict] = self._verdicts.get(verdict, 0) + 1
         if verdict is Verdict.KEEP:
-            self.stale = [n for n in self.stale if not self._is_re_based(n)]
-            self._bypassed(experiment)
-            self.kept.append(experiment.id)
-            self.incumbent_commit = experiment.commit
-            self.incumbent_tree = experiment.tree
-            self.incumbent_experiment = experiment.id
-            self.first_open = self._first_open()
+            self._set_incumbent(experiment)
         elif verdict is Verdict.DISCARD and experiment.role is Role.CANDIDATE:
             self._discarded(experiment)
+
+    def _set_incumbent(self, experiment: Experiment) -> None:
+        self.stale = [n for n in self.stale if not self._is_re_based(n)]
+        self._bypassed(experiment)
+        self.kept.append(experiment.id)
+        self.incumbent_commit = experiment.commit
+        self.incumbent_tree = experiment.tree
+        self.incumbent_experiment = experiment.id
+        self.first_open = self._first_open()
+
+    def _rank(self, group: Group) -> None:
+        """Give a group whose mean has changed its place among the leaders of its tier."""
+        leaders = self._leaders.setdefault(group.tier, [])
+        if group.n > 1:
+            leaders[:] = [entry for entry in leaders if entry[1] != group.tree]
+        insort(leaders, (-self.objective.gain(0.0, group.mean), group.tree))
+        del leaders[LEADERS:]
 
     def _first_open(self) -> int:
         waiting = [

@@ -525,5 +525,3 @@ class NoiseRule:
     """Runs of one commit, at most, to decide about it."""
     confirm: int = 3
     """Runs of the best with fresh seeds at the end, which no choice was made by; 0 for none."""
-    proof: bool = True
-    """Whether a gain must be proven; without, any better reading is kept, as autoresearch does."""

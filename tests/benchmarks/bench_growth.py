@@ -18,6 +18,7 @@ from pathlib import Path
 
 from attrs import evolve
 
+from arf.judge.evidence import Evidence
 from arf.judge.rule import judge
 from arf.plugins.registry import Plugins
 from arf.status.summary import summarize
@@ -128,7 +129,7 @@ def main() -> None:
                     ledger.add()
 
             def decide() -> None:
-                judge(ledger.study)
+                judge(ledger.study, Evidence())
                 assert strategy.decide(ledger.study, {"cpu": 4})
 
             rows[size] = {

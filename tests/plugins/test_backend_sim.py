@@ -128,7 +128,7 @@ def test_a_study_finds_what_is_better_and_knows_its_true_value(plugins: Plugins)
     assert done.moments[0].truth == 1.0
     last = done.moments[-1]
     assert last.truth == objective.truth(last.settings) < 0.99
-    assert done.study.verdicts[Verdict.KEEP] == len(done.moments)
+    assert done.study.verdicts[Verdict.KEEP] <= len(done.moments)
     assert done.best_reading is not None
     assert done.best_reading < last.truth
     for before, after in zip(done.moments, done.moments[1:], strict=False):
@@ -198,7 +198,7 @@ def test_an_agent_that_never_answers_does_not_outlast_the_budget(plugins: Plugin
 
 
 def test_nothing_false_is_kept_of_pure_noise(plugins: Plugins) -> None:
-    kept = [run(plugins, options("noise"), n=60, seed=seed).false_keeps for seed in range(6)]
+    kept = [run(plugins, options("noise"), n=60, seed=s, accept="proof").false_keeps for s in range(6)]
     assert sum(kept) <= 1
 
 

@@ -102,7 +102,7 @@ def test_without_arms_everything_meets_everything(tmp_path: Path) -> None:
         ("seeds: 2", "sedes: 2", "did you mean 'seeds'"),
         ("title: Small", "reference: nobody", "there is no arm 'nobody'"),
         ("title: Small", "race: controll", "race: there is no arm 'controll'.*did you mean 'control'"),
-        ("name: control,", "name: control, noise: {prof: false},", "did you mean 'proof'"),
+        ("name: control,", "name: control, noise: {alfa: 0.1},", "did you mean 'alpha'"),
         ("name: control, strategy: random", "name: greedy · four, strategy: random", "two arms are called"),
         ("{max_experiments: 40}", "{max_usd: 5}", "has no end"),
         ("{strategy: random}\narms", "{strategy: random, options: {mast: 3}}\narms", "did you mean 'most'"),
@@ -140,11 +140,11 @@ def test_a_shipped_comparison_can_be_read(path: Path) -> None:
 
 
 def test_an_arm_can_have_a_budget_and_a_rule_of_its_own(tmp_path: Path) -> None:
-    own = "strategy: random, machines: four, noise: {proof: false}, budget: {max_experiments: 30}"
+    own = "strategy: random, machines: four, accept: lower, budget: {max_experiments: 30}"
     path = write(tmp_path, FILE.replace("strategy: random, machines: four", own))
     greedy, _, control = read_comparison(path, Plugins.load()).arms
-    assert (greedy.noise.proof, greedy.budget.max_experiments) == (True, 40)
-    assert (control.noise.proof, control.budget.max_experiments) == (False, 30)
+    assert (greedy.accept, greedy.budget.max_experiments) == ("evidence", 40)
+    assert (control.accept, control.budget.max_experiments) == ("lower", 30)
 
 
 # ---- Running --------------------------------------------------------------------------------------
@@ -216,8 +216,9 @@ def test_waves_leave_slots_idle(tmp_path: Path) -> None:
 
 def test_keeping_whatever_reads_better_keeps_what_is_not_better(tmp_path: Path) -> None:
     text = FILE.replace("name: additive", "name: noise").replace("max_experiments: 40", "max_experiments: 80")
-    lower = "name: control, strategy: greedy, machines: four, noise: {proof: false, replicates: 2}"
+    lower = "name: control, strategy: greedy, machines: four, accept: lower, noise: {replicates: 2}"
     text = text.replace("name: control, strategy: random, machines: four", lower)
+    text = text.replace("arms:", "accept: proof\narms:")
     comparison = read_comparison(write(tmp_path, text), Plugins.load(), seeds=1)
     runs = {run.arm.name: run for run in comparison.runs() if run.objective_name == "additive"}
     assert run_one(runs["greedy · four"]).keeps == 0

@@ -179,13 +179,6 @@ class Noise(NoiseRule):
         validator=_in_range(0, MOST_RUNS),
         metadata={"help": "Fresh runs of the best commit at the end, which give an unbiased gain. 0: none."},
     )
-    proof: bool = field(
-        default=True,
-        metadata={
-            "help": "Keep only what is proven; false: keep any better reading, lucky or not, as "
-            "autoresearch does."
-        },
-    )
 
 
 @frozen(kw_only=True)
@@ -244,6 +237,7 @@ class Config:
     agent: Choice = Choice(name="offline")
     backend: Choice = Choice(name="local")
     parser: Choice = Choice(name="summary")
+    accept: Choice = Choice(name="evidence")
     plugins: PluginSettings = PluginSettings()
     warnings: tuple[str, ...] = field(default=(), eq=False, metadata={"derived": True})
     """Lines for people on what is allowed and unwise."""
@@ -357,6 +351,10 @@ def _with_names(layer: Layer) -> Layer:
     """Drops what is left empty at the top level, and writes `strategy: greedy` as a mapping."""
     data = {k: v for k, v in layer.data.items() if not (isinstance(v, Leaf) and v.value is None)}
     data.pop(VERSIONS_KEY, None)
+    noise, accept = data.get("noise"), data.get("accept")
+    if isinstance(noise, dict) and isinstance(proof := noise.get("proof"), Leaf):  # as arf 0.1 wrote it
+        data["noise"] = {key: value for key, value in noise.items() if key != "proof"}
+        data["accept"] = accept or leaf("lower" if proof.value is False else "proof")
     places = dict(layer.places)
     for name in CHOICES:
         if isinstance(data.get(name), Leaf):

@@ -28,7 +28,7 @@ from arf.engine.runs import Ready, Run, Trees, read_result, tried_out
 from arf.engine.submissions import OrderBook, Submitted
 from arf.engine.watch import LogTail, Normal, Watch, WatchLimits, counted_metrics, last_lines
 from arf.errors import ArfError, ConflictError, LostError, SpentError, StoreError, UsageError, WorkspaceError
-from arf.interfaces import Agent, Backend, Brief, MetricParser, Strategy, Tried
+from arf.interfaces import AcceptRule, Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge.rule import confirm_plans, judge
 from arf.judge.statistics import CONFIRM, final_gain
 from arf.status import costs, held_resources
@@ -132,6 +132,7 @@ class Engine:
         agent: Agent,
         backend: Backend,
         parser: MetricParser,
+        accept: AcceptRule,
         events: Events,
         job_env: Mapping[str, str],
         command: str | tuple[str, ...],
@@ -150,6 +151,7 @@ class Engine:
         self._strategy = strategy
         self._backend = backend
         self._parser = parser
+        self._accept_rule = accept
         self._events = events
         self._env = dict(job_env)
         self._command = command
@@ -423,13 +425,16 @@ class Engine:
             self._requeue(again, run.tree if run.handle else None)
 
     def _judge(self) -> None:
-        for experiment_id, verdict, reason in judge(self.study).verdicts:
+        judgement = judge(self.study, self._accept_rule)
+        for experiment_id, verdict, reason in judgement.verdicts:
             experiment = self.study.experiments[experiment_id]
             self._ledger.move(evolve(experiment, verdict=verdict, reason=reason))
             if verdict is Verdict.KEEP:
                 self.workspace.publish_best(self.study.name, experiment.commit)
                 if experiment.role is not Role.BASELINE:
                     costs.note_keep(self.store, self.study, experiment)
+        if judgement.incumbent is not None:
+            self._change_incumbent(judgement.incumbent)
         if not self._search_over:
             self._search_over, self._search_over_at = self._budgets.exceeded(), self.elapsed_s
         if self._is_answer_late():
@@ -441,6 +446,11 @@ class Engine:
                 self._ledger.move(evolve(experiment, verdict=Verdict.DISCARD, reason=reason))
         if self._search_over:
             self._book.refuse_all(self._closed())
+
+    def _change_incumbent(self, number: int) -> None:
+        self._ledger.change_incumbent(number)
+        self._ledger.event("incumbent", f"#{number} is the incumbent again, by the runs so far")
+        self.workspace.publish_best(self.study.name, self.study.incumbent_commit)
 
     def _is_answer_late(self) -> bool:
         is_late = self.elapsed_s - self._search_over_at >= ANSWER_S
@@ -490,7 +500,7 @@ class Engine:
         """What comes before all planning: runs without which something cannot be judged, and submissions."""
         if self._search_over:
             return ()
-        replicates = judge(self.study).replicates
+        replicates = judge(self.study, self._accept_rule).replicates
         if not self.study.waiting:
             return replicates
         return [*replicates, *submissions.wanted(self.study, sum(free.values()))]
@@ -504,7 +514,7 @@ class Engine:
             self._fatal = self._fatal or error
             self._wake.set()
             return ()
-        if decided or self.study.waiting or judge(self.study).replicates:
+        if decided or self.study.waiting or judge(self.study, self._accept_rule).replicates:
             return decided
         return self._confirmation()
 

@@ -66,6 +66,12 @@ class Ledger:
             self.store.set_spread(experiment.tier, experiment.budget, spread.sum_squares, spread.df)
         self.changed.append(experiment)
 
+    def change_incumbent(self, number: int) -> None:
+        """Record that an experiment's commit is the incumbent, though no verdict says so now."""
+        self.store.change_incumbent(number, self._seq())
+        self.study.change_incumbent(number)
+        self.changed.append(self.study.experiments[number])
+
     def refuse(self, plan: Plan, reason: str) -> None:
         self.store.refuse(plan.parent, plan.ideas, reason, self._seq())
         self.study.refuse(plan.parent, plan.ideas, reason)

@@ -1,56 +1,39 @@
-"""The judge: a pure function of the study that gives verdicts, and says which replicates they need.
+"""The judge: a pure function of the study that gives verdicts, and says which runs they need.
 
 The engine calls it after every change, before the strategy. It looks only at what has ended without a
 verdict, so it costs the same however long a study is. It also starts every study, by wanting the baseline.
+What is only measured is judged here; the candidates are left to the rule that the study names.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from attrs import define, field, frozen
-
-from arf.judge.statistics import (
-    CONFIRM,
-    Comparison,
-    Noise,
-    chance_of_keep,
-    compare,
-    deciding_order,
-    idea_share,
-    lead_over_parent,
-    look_share,
-    noise,
-    t_critical,
-)
-from arf.study import Group, Study
+from arf.interfaces import AcceptRule, Judgement
+from arf.judge.statistics import CONFIRM, deciding_order
+from arf.study import Study
 from arf.types import Experiment, Plan, Role, Verdict
 
 PROMISING = 1.0
-"""Standard errors by which a discarded candidate beats its own parent, to be worth another base."""
-WORTHWHILE = 0.05
-"""A contender is run again while its chance of being kept in the end is at least this."""
+"""Standard errors by which a rejected candidate beats its own parent, to be worth another base."""
 FAILURES = 2
 """Failed runs of one commit that are made up for; with more it is taken as it is."""
 
 
-@frozen(kw_only=True)
-class Judgement:
-    """What the judge says now."""
-
-    verdicts: tuple[tuple[int, Verdict, str], ...] = ()
-    """(experiment, verdict, reason for people), in the order in which they are to be recorded."""
-    replicates: tuple[Plan, ...] = ()
-    """Runs without which something cannot be decided, most wanted first."""
-
-
-def judge(study: Study) -> Judgement:
+def judge(study: Study, rule: AcceptRule) -> Judgement:
     """Verdicts for what has ended, given the runs so far; and the runs that are missing.
 
-    If a verdict is *keep*, those after it are relative to the new incumbent.
+    If a verdict accepts a candidate, those after it are relative to the new incumbent.
     """
-    return _Judging(study).judgement()
+    candidates: list[Experiment] = []
+    verdicts = list(_sort_out(study, candidates))
+    decision = rule.judge(study, candidates)
+    plans = [*baselines(study), *decision.replicates]
+    return Judgement(
+        verdicts=(*verdicts, *decision.verdicts),
+        replicates=tuple(plan for plan in plans if (plan.parent, plan.ideas) not in study.refusals),
+        incumbent=decision.incumbent,
+    )
 
 
 def confirm_plans(study: Study) -> tuple[Plan, ...]:
@@ -76,329 +59,75 @@ def confirm_plans(study: Study) -> tuple[Plan, ...]:
     return ()
 
 
-@frozen
-class _Incumbent:
-    commit: str
-    tree: str
-    experiment: int | None
-    first_open: int
-    """The first candidate that is compared with it."""
+# ---- What is not compared -----------------------------------------------------------------------
 
 
-@define
-class _Judging:
-    """One call of the judge: the incumbent changes while it lasts, the study does not."""
+def _sort_out(study: Study, candidates: list[Experiment]) -> Iterator[tuple[int, Verdict, str]]:
+    """Judge all that is only measured; what is to be compared is added to `candidates`."""
+    has_baseline = bool(study.kept)
+    for experiment in _ended(study):
+        if experiment.role is Role.CANDIDATE:
+            candidates.append(experiment)
+        elif experiment.role is Role.BASELINE and not has_baseline:
+            has_baseline = True
+            yield experiment.id, Verdict.KEEP, "baseline"
+        else:
+            yield experiment.id, Verdict.MEASURED, _measured(study, experiment)
 
-    study: Study
-    verdicts: list[tuple[int, Verdict, str]] = field(factory=list)
-    replicates: list[Plan] = field(factory=list)
-    incumbent: _Incumbent = field(init=False)
-    deciding: str = field(init=False)
-    """The tier whose runs decide."""
-    incumbent_runs: dict[tuple[str, float | None], int] = field(factory=dict)
-    """How many runs of the incumbent are wanted, by tier and budget."""
 
-    def __attrs_post_init__(self) -> None:
-        study = self.study
-        self.deciding = deciding_order(study)[0]
-        self.incumbent = _Incumbent(
-            study.incumbent_commit, study.incumbent_tree, study.incumbent_experiment, study.first_open
-        )
+def _ended(study: Study) -> Iterable[Experiment]:
+    return (study.experiments[number] for number in study.undecided)
 
-    def judgement(self) -> Judgement:
-        candidates = self._sort_out(self.study.experiments[number] for number in self.study.undecided)
-        while candidates:
-            before = self.incumbent
-            candidates = self._judge_candidates(candidates)
-            if self.incumbent is before:
-                break
-        plans = [*self._baselines(), *self._incumbent_replicates(), *self.replicates]
-        plans = [plan for plan in plans if (plan.parent, plan.ideas) not in self.study.refusals]
-        return Judgement(verdicts=tuple(self.verdicts), replicates=tuple(plans))
 
-    def _give(self, experiment: Experiment, verdict: Verdict, reason: str) -> None:
-        self.verdicts.append((experiment.id, verdict, reason))
+def _measured(study: Study, experiment: Experiment) -> str:
+    if experiment.role is Role.CELL:
+        return f"a cell of {experiment.round}" if experiment.round else "a cell of a design"
+    runs = study.group_of(experiment).experiments
+    number = runs.index(experiment.id)
+    if experiment.role is Role.BASELINE:
+        return f"run {number + 1} of the baseline on {experiment.tier}"
+    if experiment.role is Role.PROMOTION:
+        return f"promoted to {experiment.tier}"
+    if experiment.round == CONFIRM:
+        return f"fresh run of experiment {runs[0]}, which no choice was made by"
+    if number:
+        return f"replicate {number} of experiment {runs[0]}"
+    return f"measured for {experiment.round}" if experiment.ideas else f"replicate on {experiment.tier}"
 
-    # ---- What is not compared ---------------------------------------------------------------
 
-    def _sort_out(self, ended: Iterable[Experiment]) -> list[Experiment]:
-        """Judge all that is only measured; gives the candidates."""
-        candidates = []
-        has_baseline = bool(self.study.kept)
-        for experiment in ended:
-            if experiment.role is Role.CANDIDATE:
-                candidates.append(experiment)
-            elif experiment.role is Role.BASELINE and not has_baseline:
-                has_baseline = True
-                self._give(experiment, Verdict.KEEP, "baseline")
-            else:
-                self._give(experiment, Verdict.MEASURED, self._measured(experiment))
-        return candidates
+# ---- The baseline -------------------------------------------------------------------------------
 
-    def _measured(self, experiment: Experiment) -> str:
-        if experiment.role is Role.CELL:
-            return f"a cell of {experiment.round}" if experiment.round else "a cell of a design"
-        runs = self.study.group_of(experiment).experiments
-        number = runs.index(experiment.id)
-        if experiment.role is Role.BASELINE:
-            return f"run {number + 1} of the baseline on {experiment.tier}"
-        if experiment.role is Role.PROMOTION:
-            return f"promoted to {experiment.tier}"
-        if experiment.round == CONFIRM:
-            return f"fresh run of experiment {runs[0]}, which no choice was made by"
-        if number:
-            return f"replicate {number} of experiment {runs[0]}"
-        return f"measured for {experiment.round}" if experiment.ideas else f"replicate on {experiment.tier}"
 
-    # ---- The baseline -----------------------------------------------------------------------
+def baselines(study: Study) -> Iterator[Plan]:
+    """The runs of the baseline that are still to be planned, on every tier."""
+    for tier in study.tiers:
+        plan = Plan(parent=study.base, role=Role.BASELINE, tier=tier.name, title="baseline")
+        yield from [plan] * _baseline_missing(study, tier.name)
 
-    def _baseline_missing(self, tier: str) -> int:
-        """Runs of the baseline that are still to be planned on a tier."""
-        wanted = max(1, self.study.rule.replicates)
-        group = self.study.baseline_group(tier)
-        if group is None:
-            return wanted
-        return max(0, wanted - (len(group.experiments) - min(group.failed, FAILURES)))
 
-    def _baselines(self) -> list[Plan]:
-        plans = []
-        for tier in self.study.tiers:
-            plan = Plan(parent=self.study.base, role=Role.BASELINE, tier=tier.name, title="baseline")
-            plans += [plan] * self._baseline_missing(tier.name)
-        return plans
+def _baseline_missing(study: Study, tier: str) -> int:
+    wanted = max(1, study.rule.replicates)
+    group = study.baseline_group(tier)
+    if group is None:
+        return wanted
+    return max(0, wanted - (len(group.experiments) - min(group.failed, FAILURES)))
 
-    def _baseline_is_measured(self, tier: str) -> bool:
-        group = self.study.baseline_group(tier)
-        wanted = max(1, self.study.rule.replicates)
-        if group is not None and group.n >= wanted:
-            return True
-        return not self._baseline_missing(tier) and group is not None and not group.running
 
-    # ---- Candidates -------------------------------------------------------------------------
-
-    def _judge_candidates(self, candidates: list[Experiment]) -> list[Experiment]:
-        """Judge them, best first, until one is kept; gives those that are still to be judged."""
-        self.replicates.clear()
-        self.incumbent_runs.clear()
-        study = self.study
-        order = sorted(
-            candidates,
-            key=lambda e: (e.tier, e.budget or 0.0, -study.objective.gain(0.0, study.group_of(e).mean), e.id),
-        )
-        left = []
-        for position, experiment in enumerate(order):
-            verdict, reason = self._judge_candidate(experiment)
-            if verdict is None:
-                left.append(experiment)
-                continue
-            self._give(experiment, verdict, reason)
-            if verdict is Verdict.KEEP:
-                left += order[position + 1 :]
-                self._set_incumbent(experiment, left)
-                break
-        return left
-
-    def _set_incumbent(self, experiment: Experiment, left: list[Experiment]) -> None:
-        study = self.study
-        waiting = [e.id for e in left]
-        waiting += [n for n in study.running if study.experiments[n].role is Role.CANDIDATE]
-        first_open = min(waiting, default=len(study.experiments) + 1)
-        self.incumbent = _Incumbent(experiment.commit, experiment.tree, experiment.id, first_open)
-
-    def _judge_candidate(self, experiment: Experiment) -> tuple[Verdict | None, str]:
-        """Its verdict; None, with what is wanted noted, if it cannot be known yet.
-
-        Where it has run elsewhere than on the tier that decides, its first run only tells whether it is worth
-        runs there: what is good on one tier need not be so on another.
-        """
-        here = self.study.group_of(experiment)
-        if here.tree == self.incumbent.tree:
-            return Verdict.MEASURED, f"the incumbent itself, on {here.tier}"
-        there = self.study.group(here.tree, self.deciding, here.budget)
-        return self._judge_by(experiment, there or here)
-
-    def _judge_by(self, experiment: Experiment, new: Group) -> tuple[Verdict | None, str]:
-        """The same by its runs on one tier."""
-        study, budget, tier = self.study, new.budget, new.tier
-        if new.running or (budget is None and not self._baseline_is_measured(tier)):
-            return None, ""
-        if not new.n:
-            again = self._replicate(experiment, tier, 1)
-            return (None, "") if again else (Verdict.DISCARD, f"it fails on {tier}, which decides")
-        if not self._incumbent_has(tier, budget, self._incumbent_runs_for(new)):
-            return None, ""
-        old = study.group(self.incumbent.tree, tier, budget)
-        if old is None or not old.n:
-            return Verdict.DISCARD, f"nothing to compare with: the incumbent fails on {tier}"
-        if not study.rule.proof:
-            return self._judge_by_reading(old, new)
-        known = noise(study, tier, budget)
-        if known is None or known.sigma == 0.0:
-            return self._judge_without_noise(experiment, old, new, known)
-        return self._judge_by_test(experiment, old, new, known)
-
-    def _incumbent_runs_for(self, new: Group) -> int:
-        """As many as the contender has; enough to know the noise where the baseline has not told it."""
-        unknown = self.study.spread(new.tier, new.budget).df < self.study.rule.replicates - 1
-        return max(new.n, self.study.rule.replicates if unknown else 1)
-
-    def _incumbent_has(self, tier: str, budget: float | None, wanted: int) -> bool:
-        """Whether the incumbent has so many runs, or will get no more; notes what is missing."""
-        group = self.study.group(self.incumbent.tree, tier, budget)
-        if group is not None and (group.n >= wanted or (not group.running and group.failed > FAILURES)):
-            return True
-        self._want_incumbent(tier, budget, wanted)
-        return False
-
-    def _want_incumbent(self, tier: str, budget: float | None, wanted: int) -> None:
-        key = (tier, budget)
-        self.incumbent_runs[key] = max(wanted, self.incumbent_runs.get(key, 0))
-
-    def _judge_by_reading(self, old: Group, new: Group) -> tuple[Verdict, str]:
-        """autoresearch's own rule: whatever reads better is kept."""
-        gain = self.study.objective.gain(old.mean, new.mean)
-        how = f"{_short(abs(gain))} {'better' if gain > 0 else 'worse'} than {self._over()}"
-        return Verdict.KEEP if gain > 0 else Verdict.DISCARD, f"reads {how}"
-
-    def _judge_without_noise(
-        self, experiment: Experiment, old: Group, new: Group, known: Noise | None
-    ) -> tuple[Verdict | None, str]:
-        """Where replicates are identical, any improvement counts that a second run repeats."""
-        gain = self.study.objective.gain(old.mean, new.mean)
-        over = self._over()
-        why = "replicates are identical" if known else "the noise is not known"
-        if gain <= 0:
-            how = "the same as" if gain == 0 else f"worse by {_short(-gain)} than"
-            return Verdict.DISCARD, f"{how} {over} ({why})"
-        decides = new.tier == self.deciding
-        if decides and known and (new.n > 1 or self.study.rule.max_replicates == 1):
-            return Verdict.KEEP, f"gain {_short(gain)} over {over} ({why}: any improvement counts)"
-        if self._replicate(experiment, self.deciding, new.n + 1 if decides else 1):
-            return None, ""
-        return Verdict.DISCARD, f"gain {_short(gain)} over {over}, which one run cannot prove ({why})"
-
-    def _judge_by_test(
-        self, experiment: Experiment, old: Group, new: Group, known: Noise
-    ) -> tuple[Verdict | None, str]:
-        comparison = compare(self.study.objective, old, new, known)
-        most = max(self.study.rule.max_replicates, new.n)
-        alpha = self.study.rule.alpha * idea_share(self._index(experiment))
-        decides = new.tier == self.deciding
-        if decides and (new.n > 1 or most == 1) and comparison.p <= alpha * look_share(new.n, most):
-            return Verdict.KEEP, _proven(comparison, self._over(), old, new)
-        if new.n < most or not decides:
-            last = alpha * look_share(most, most)
-            chance = chance_of_keep(comparison, old, new, most, last)
-            if chance >= WORTHWHILE:
-                target = self._next_look(comparison, old, new, alpha, most) if decides else 1
-                if self._replicate(experiment, self.deciding, target):
-                    return None, ""
-        return Verdict.DISCARD, self._not_proven(experiment, comparison, old, new, known)
-
-    def _next_look(self, comparison: Comparison, old: Group, new: Group, alpha: float, most: int) -> int:
-        """How many runs of the contender to look at next.
-
-        The second run shows whether the first was luck. After that, as many at once as a keep takes if the
-        gain is what it seems to be, so that slots are used side by side.
-        """
-        if new.n == 1:
-            return 2
-        for n in range(new.n + 1, most):
-            others = max(old.n, n)
-            error = (comparison.old_variance / others + comparison.new_variance / n) ** 0.5
-            df = comparison.df + (n - new.n) + (others - old.n)
-            if comparison.gain >= t_critical(alpha * look_share(n, most), df) * error:
-                return n
-        return most
-
-    def _index(self, experiment: Experiment) -> int:
-        """Which candidate of the present stretch it is, from 1.
-
-        A cell counts as one: any of a design's cells may be the one that is chosen by its results, so each
-        has its share of alpha. Of a candidate that ran as a cell first, all cells of its design count, also
-        those that are older than the stretch.
-        """
-        study, number = self.study, experiment.id
-        index = 1
-        for role in (Role.CANDIDATE, Role.CELL):
-            ids = study.by_role(role)
-            index += max(0, bisect_left(ids, number) - bisect_left(ids, self.incumbent.first_open))
-        origin = study.experiments[study.group_of(experiment).experiments[0]]
-        return max(index, len(study.by_round(origin.round))) if origin.role is Role.CELL else index
-
-    def _replicate(self, experiment: Experiment, tier: str, target: int) -> bool:
-        """Plan runs of the contender up to `target`, and of the incumbent; False if it gets no more."""
-        group = self.study.group(experiment.tree, tier, experiment.budget)
-        there, failed = (group.n, group.failed) if group else (0, 0)
-        refused = (experiment.commit, ()) in self.study.refusals
-        if target > self.study.rule.max_replicates or failed >= FAILURES or refused:
-            return False
-        plan = Plan(
-            parent=experiment.commit,
-            role=Role.REPLICATE,
-            tier=tier,
-            budget=experiment.budget,
-            title=f"again: {experiment.title}",
-        )
-        self.replicates += [plan] * (target - there)
-        self._want_incumbent(tier, experiment.budget, target)
+def baseline_is_measured(study: Study, tier: str) -> bool:
+    """Whether a tier has the runs of the baseline that the study wants, or will get no more."""
+    group = study.baseline_group(tier)
+    if group is not None and group.n >= max(1, study.rule.replicates):
         return True
-
-    def _incumbent_replicates(self) -> list[Plan]:
-        plans: list[Plan] = []
-        for (tier, budget), wanted in self.incumbent_runs.items():
-            group = self.study.group(self.incumbent.tree, tier, budget)
-            there = len(group.experiments) - min(group.failed, FAILURES) if group else 0
-            plan = Plan(
-                parent=self.incumbent.commit,
-                role=Role.REPLICATE,
-                tier=tier,
-                budget=budget,
-                title=f"the incumbent again ({self._over()})",
-            )
-            plans += [plan] * (wanted - there)
-        return plans
-
-    # ---- Reasons ----------------------------------------------------------------------------
-
-    def _over(self) -> str:
-        first = self.study.kept[0] if self.study.kept else None
-        if self.incumbent.experiment is None or self.incumbent.experiment == first:
-            return "the baseline"
-        return f"#{self.incumbent.experiment}"
-
-    def _not_proven(
-        self, experiment: Experiment, comparison: Comparison, old: Group, new: Group, known: Noise
-    ) -> str:
-        if experiment.parent != self.incumbent.commit:
-            lead = lead_over_parent(self.study, experiment)
-            if lead is not None and lead.t >= PROMISING and lead.gain > comparison.gain:
-                return (
-                    f"better than its parent by {_short(lead.gain)} ± {_short(lead.error)}, "
-                    f"but not than {self._over()}: may be re-based"
-                )
-        return _not_proven(comparison, self._over(), new, known)
+    return not _baseline_missing(study, tier) and group is not None and not group.running
 
 
-def _proven(comparison: Comparison, over: str, old: Group, new: Group) -> str:
-    return (
-        f"gain {_short(comparison.gain)} ± {_short(comparison.error)} over {over} "
-        f"(t = {comparison.t:.1f}, {new.n} + {old.n} runs)"
-    )
+def name_of_incumbent(study: Study) -> str:
+    """The incumbent, for people: `#12`, or the baseline."""
+    first = study.kept[0] if study.kept else None
+    if study.incumbent_experiment is None or study.incumbent_experiment == first:
+        return "the baseline"
+    return f"#{study.incumbent_experiment}"
 
 
-def _not_proven(comparison: Comparison, over: str, new: Group, known: Noise) -> str:
-    runs = f", {new.n} runs" if new.n > 1 else ""
-    if comparison.gain <= 0 and comparison.t <= -1:
-        sigmas = -comparison.gain / known.sigma
-        return f"worse than {over} by {_short(-comparison.gain)} ({sigmas:.1f} sigma{runs})"
-    if comparison.t <= 2:
-        return f"within noise of {over}: gain {_short(comparison.gain)}, sigma {_short(known.sigma)}{runs}"
-    return (
-        f"not proven: gain {_short(comparison.gain)} ± {_short(comparison.error)} over {over} "
-        f"(t = {comparison.t:.1f}{runs})"
-    )
-
-
-def _short(value: float) -> str:
+def short(value: float) -> str:
     return f"{value:.3g}"

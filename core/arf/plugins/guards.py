@@ -17,9 +17,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from arf.errors import AgentError, ArfError, PluginError
-from arf.interfaces import Agent, Backend, Brief, Finding, HeldResource, MetricParser, Strategy
+from arf.interfaces import (
+    AcceptRule,
+    Agent,
+    Backend,
+    Brief,
+    Finding,
+    HeldResource,
+    Judgement,
+    MetricParser,
+    Recommendation,
+    Strategy,
+)
 from arf.plugins.type_check import misfit
-from arf.types import Answer, Ask, Job, JobResult, Plan, Reading, Tier, Usage
+from arf.types import Answer, Ask, Experiment, Job, JobResult, Plan, Reading, Tier, Usage
 
 if TYPE_CHECKING:
     from arf.study import Study
@@ -114,7 +125,7 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-# ---- The four kinds ---------------------------------------------------------------------------
+# ---- What is guarded --------------------------------------------------------------------------
 
 
 class GuardedStrategy(Strategy):
@@ -139,9 +150,31 @@ class GuardedStrategy(Strategy):
             "why_ended", lambda: self._inner.why_ended(study), _wrong(str), super().why_ended(study)
         )
 
+    def recommend(self, study: Study) -> Recommendation | None:
+        return self._blame.call_or(
+            "recommend",
+            lambda: self._inner.recommend(study),
+            lambda given: wrong_recommendation(given, study),
+            None,
+        )
+
 
 def _key(plan: Plan) -> tuple[str, tuple[int, ...]]:
     return plan.parent, plan.ideas
+
+
+class GuardedAcceptRule(AcceptRule):
+    def __init__(self, inner: AcceptRule, broken: Broken) -> None:
+        super().__init__(inner.options)
+        self._inner = inner
+        self._blame = Blame(inner, broken)
+
+    def judge(self, study: Study, candidates: Sequence[Experiment]) -> Judgement:
+        return self._blame.call(
+            "judge",
+            lambda: self._inner.judge(study, candidates),
+            lambda given: wrong_judgement(given, study, candidates),
+        )
 
 
 class GuardedAgent(Agent):
@@ -263,6 +296,7 @@ GUARDS: Mapping[str, Callable[[Any, Broken], object]] = {
     "backend": GuardedBackend,
     "strategy": GuardedStrategy,
     "parser": GuardedParser,
+    "accept": GuardedAcceptRule,
 }
 """By kind."""
 
@@ -308,6 +342,25 @@ def _wrong_item(item: Plan | Ask, study: Study) -> str:
     if item.seed is not None and not 0 <= item.seed < MAX_SEED:
         return f"a plan with the seed {item.seed}, not one from 0 to {MAX_SEED - 1}"
     return ""
+
+
+def wrong_recommendation(given: Recommendation | None, study: Study) -> str:
+    if wrong := misfit(given, Recommendation | None):
+        return wrong
+    return "" if given is None else _wrong_item(Plan(parent=given.parent, ideas=given.ideas), study)
+
+
+def wrong_judgement(given: Judgement, study: Study, candidates: Sequence[Experiment]) -> str:
+    if wrong := misfit(given, Judgement):
+        return wrong
+    numbers = [number for number, _, _ in given.verdicts]
+    if strange := set(numbers).difference(experiment.id for experiment in candidates):
+        return f"a verdict of experiment {min(strange)}, which was no candidate to be judged"
+    if len(set(numbers)) < len(numbers):
+        return "two verdicts of one experiment"
+    if given.incumbent is not None and given.incumbent not in study.experiments:
+        return f"experiment {given.incumbent} as the incumbent, which the study does not have"
+    return next((wrong for plan in given.replicates if (wrong := _wrong_item(plan, study))), "")
 
 
 def _wrong_parallel(given: int) -> str:

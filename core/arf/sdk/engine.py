@@ -17,7 +17,7 @@ from arf.study import Study
 
 if TYPE_CHECKING:
     from arf.config.schema import Config
-    from arf.interfaces import Agent, Backend, MetricParser, Strategy
+    from arf.interfaces import AcceptRule, Agent, Backend, MetricParser, Strategy
     from arf.workspace.workspace import Workspace
 
 __all__ = ["Finished", "LogTail", "Plugins", "run_in_memory"]
@@ -43,6 +43,7 @@ async def run_in_memory(
     agent: Agent,
     backend: Backend,
     parser: MetricParser,
+    accept: AcceptRule,
     observer: object,
     now: Callable[[], datetime],
     tail: Callable[[Path], LogTail],
@@ -77,6 +78,7 @@ async def run_in_memory(
         agent=agent,
         backend=backend,
         parser=parser,
+        accept=accept,
         events=observers.events,
         job_env={},
         command=config.workspace.command,

@@ -46,14 +46,7 @@ def was_planned(study: Study, ideas: Ideas, parent: str | None = None) -> bool:
 
 def held_ideas(study: Study) -> Ideas:
     """The ideas that are in the incumbent, in the order in which they got there."""
-    kept = {study.experiments[number].commit: study.experiments[number] for number in study.kept}
-    held: list[Ideas] = []
-    commit = study.incumbent_commit
-    while commit != study.base and commit in kept:
-        experiment = kept.pop(commit)
-        held.append(experiment.ideas)
-        commit = experiment.parent
-    return tuple(dict.fromkeys(chain.from_iterable(reversed(held))))
+    return study.lineage(study.incumbent_commit)
 
 
 def left_behind(study: Study) -> Iterator[Ideas]:

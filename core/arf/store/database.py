@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from attrs import asdict, evolve
+from attrs import asdict, evolve, fields
 
 from arf.errors import StoreError
 from arf.study import Study
@@ -130,6 +130,10 @@ _EXPERIMENT_COLUMNS = (
 
 _LONGEST_PATH = 500
 """SQLite's limit is 512, and it makes files whose names are longer beside the database."""
+
+
+INCUMBENTS = "incumbents"
+RULE_FIELDS = frozenset(field.name for field in fields(NoiseRule))
 
 
 class StudyLock:
@@ -494,6 +498,10 @@ class Store:
             ),
         )
 
+    def change_incumbent(self, number: int, seq: int) -> None:
+        """Record that an experiment's commit is the incumbent from now on, though its verdict was another."""
+        self.set_meta(INCUMBENTS, [*self._changes(), (seq, number)])
+
     def set_spread(self, tier: str, budget: float | None, sum_squares: float, df: int) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO spreads VALUES (?, ?, ?, ?)", (tier, budget or 1.0, sum_squares, df)
@@ -565,16 +573,19 @@ class Store:
             f"SELECT accepted_seq, ended_seq, judged_seq, {_EXPERIMENT_COLUMNS} FROM experiments"
         ):
             yield from _experiment_story(study, row[:3], _experiment(row[3:]))
+        for seq, number in self._changes():
+            yield seq, _call(study.change_incumbent, number)
 
     def sequence(self) -> int:
         """The number of the last change."""
-        return self._number(
+        told = self._number(
             "SELECT max(coalesce((SELECT max(seq) FROM ideas), 0),"
             " coalesce((SELECT max(seq) FROM factors), 0), coalesce((SELECT max(seq) FROM refusals), 0),"
             " coalesce((SELECT max(max(opened_seq, coalesce(closed_seq, 0))) FROM asks), 0),"
             " coalesce((SELECT max(seq) FROM orders), 0),"
             " coalesce((SELECT max(changed_seq) FROM experiments), 0))"
         )
+        return max(told, *(seq for seq, _ in self._changes()), 0)
 
     def experiment(self, experiment_id: int) -> Experiment | None:
         if experiment_id > MOST:
@@ -602,8 +613,19 @@ class Store:
         return self._experiments("WHERE state <> 'ended' ORDER BY id", ())
 
     def kept(self) -> list[Experiment]:
-        """Verdict *keep*, in the order in which they were kept; the last one is the incumbent."""
-        return self._experiments("WHERE verdict = 'keep' ORDER BY judged_seq", ())
+        """The first runs of all incumbents, as `Study.kept` has them; the last one is the incumbent."""
+        kept = self._experiments("WHERE verdict = 'keep' ORDER BY judged_seq", ())
+        changes = self._changes()
+        if not changes:
+            return kept
+        judged = dict(self._read("SELECT id, judged_seq FROM experiments WHERE verdict = 'keep'"))
+        again = [(seq, self._experiments("WHERE id = ?", (number,))[0]) for seq, number in changes]
+        found = [*((judged[e.id], e) for e in kept), *again]
+        return [experiment for _, experiment in sorted(found, key=lambda item: item[0])]
+
+    def _changes(self) -> list[tuple[int, int]]:
+        """(sequence number, experiment) of each change of the incumbent that no verdict tells."""
+        return [(seq, number) for seq, number in self.meta(INCUMBENTS, [])]
 
     def last_judged(self, limit: int) -> list[Experiment]:
         """The newest verdicts first."""
@@ -864,7 +886,6 @@ def _study_to_json(study: Study) -> dict[str, Any]:
             "alpha": study.rule.alpha,
             "max_replicates": study.rule.max_replicates,
             "confirm": study.rule.confirm,
-            "proof": study.rule.proof,
         },
         "tiers": [
             {
@@ -893,7 +914,7 @@ def study_from_json(data: Mapping[str, Any]) -> Study:
             pick=Pick(data["objective"]["pick"]),
         ),
         seed=data["seed"],
-        rule=NoiseRule(**data["rule"]),
+        rule=NoiseRule(**{name: value for name, value in data["rule"].items() if name in RULE_FIELDS}),
         tiers=[Tier(**tier) for tier in data["tiers"]],
         max_experiments=data["max_experiments"],
     )

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from attrs import define, evolve, field
 
+from arf.interfaces import AcceptRule
+from arf.judge.proof import Proof
 from arf.judge.rule import confirm_plans, judge
 from arf.testing.suites.strategy import BASE, EPOCH, WatchedStudy, World, _tree
 from arf.types import Ask, Experiment, ExperimentState, JobState, NoiseRule, Plan, Role, Verdict
@@ -31,6 +33,7 @@ class Laboratory(World):
     shared: float = 0.0
     """The share of the noise's variance that runs with the same seed have in common."""
     rule: NoiseRule = field(factory=NoiseRule)
+    accept_rule: AcceptRule = field(factory=Proof)
     max_experiments: int | None = None
     """Without those that confirm the best."""
 
@@ -69,7 +72,7 @@ class Laboratory(World):
         self.give_verdicts()
         for _ in range(200):
             free = self.free()
-            wanted: list[Plan | Ask] = list(judge(self.study).replicates)
+            wanted: list[Plan | Ask] = list(judge(self.study, self.accept_rule).replicates)
             wanted += self.strategy.decide(self.study, free)
             self.check(self, free, wanted)
             if not [item for item in wanted if self.carry_out(item)]:
@@ -82,8 +85,11 @@ class Laboratory(World):
 
     def give_verdicts(self) -> None:
         """Judge what has ended, as the engine does."""
-        for number, verdict, reason in judge(self.study).verdicts:
+        judgement = judge(self.study, self.accept_rule)
+        for number, verdict, reason in judgement.verdicts:
             self.tell("put", evolve(self.study.experiments[number], verdict=verdict, reason=reason))
+        if judgement.incumbent is not None:
+            self.tell("change_incumbent", judgement.incumbent)
 
     def end(self, number: int) -> None:
         experiment = self.study.experiments[number]

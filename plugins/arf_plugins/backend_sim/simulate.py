@@ -41,6 +41,7 @@ class Simulation:
     seed: int = 0
     strategy: str = "greedy"
     agent: str = "offline"
+    accept: str = "evidence"
 
 
 @frozen(kw_only=True)
@@ -90,7 +91,7 @@ class Simulated:
 
     summary: Mapping[str, Any]
     moments: tuple[Moment, ...]
-    """The baseline, and then every keep."""
+    """The baseline, and then every change of the incumbent."""
     experiments: int
     slot_hours: float
     wall_s: float
@@ -209,6 +210,7 @@ async def simulate_here(
         strategy=Choice(name=simulation.strategy),
         agent=Choice(name=simulation.agent),
         backend=Choice(name="sim"),
+        accept=Choice(name=simulation.accept),
     )
     prices = {tier.name: tier.usd_per_hour for tier in tiers}
     observer = _Observer(workspace, objective, prices, tiers[0].name, loop_now())
@@ -220,6 +222,7 @@ async def simulate_here(
         agent=agent,
         backend=backend,
         parser=plugins.make("parser", "summary"),
+        accept=plugins.make("accept", simulation.accept),
         observer=observer,
         now=loop_now,
         tail=logs.tail,

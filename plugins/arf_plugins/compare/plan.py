@@ -79,6 +79,7 @@ class ArmChoice:
     name: str = field(default="", metadata={"help": "What it is called in tables; else its parts"})
     budget: Budget | None = field(default=None, metadata={"help": "Instead of the comparison's"})
     noise: Noise | None = field(default=None, metadata={"help": "Instead of the comparison's"})
+    accept: str = field(default="", metadata={"help": "Instead of the comparison's"})
 
 
 @frozen(kw_only=True)
@@ -90,6 +91,7 @@ class CompareFile:
     first_seed: int = field(default=0, validator=validators.ge(0))
     budget: Budget = field(factory=lambda: Budget(max_time=8 * 3600.0))
     noise: Noise = field(factory=Noise)
+    accept: str = field(default="evidence", metadata={"help": "The rule of acceptance"})
     limits: Limits = field(factory=Limits)
     objectives: Mapping[str, ObjectiveOptions] = field(factory=dict)
     machines: Mapping[str, Machines] = field(factory=dict)
@@ -119,6 +121,7 @@ class Arm:
     thinker: Thinker
     budget: Budget
     noise: Noise
+    accept: str
 
 
 @frozen(kw_only=True)
@@ -267,6 +270,7 @@ def _arms(told: CompareFile, layer: Layer) -> Iterator[Arm]:
             thinker=told.agents[parts["agent"]],
             budget=choice.budget or told.budget,
             noise=choice.noise or told.noise,
+            accept=choice.accept or told.accept,
         )
 
 

@@ -148,6 +148,7 @@ def run_one(run: Run) -> Outcome:
         options=arm.machines.options(run.objective),
         budget=arm.budget,
         noise=arm.noise,
+        accept=arm.accept,
         limits=run.limits,
         seed=run.seed,
         strategy=arm.searcher.strategy,

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from arf.judge.rule import Judgement, confirm_plans, judge
+from arf.interfaces import AcceptRule, Judgement
+from arf.judge.lower import Lower
+from arf.judge.proof import Proof
+from arf.judge.rule import confirm_plans, judge
 from arf.judge.statistics import CONFIRM
 from arf.study import Study
 from arf.testing.laboratory import Laboratory
@@ -21,7 +24,10 @@ NOISY = (1.000, 1.002, 0.998, 1.001)
 class Case:
     """A study driven by hand. The commit `x` has the tree `x-tree`; less is better."""
 
-    def __init__(self, tiers: tuple[str, ...] = ("a",), **rule: Any) -> None:
+    def __init__(
+        self, tiers: tuple[str, ...] = ("a",), accept: AcceptRule | None = None, **rule: Any
+    ) -> None:
+        self.accept_rule = accept or Proof()
         self.study = Study(
             name="s",
             base="base",
@@ -64,7 +70,7 @@ class Case:
         self.judge()
 
     def judge(self) -> Judgement:
-        judgement = judge(self.study)
+        judgement = judge(self.study, self.accept_rule)
         for number, verdict, reason in judgement.verdicts:
             self.study.put(evolve(self.study.experiments[number], verdict=verdict, reason=reason))
         return judgement
@@ -92,7 +98,7 @@ def roles(plans: tuple[Plan, ...]) -> list[tuple[Role, str | None]]:
 
 def test_a_study_begins_with_the_baseline_and_its_replicates_on_each_tier() -> None:
     case = Case(tiers=("a", "b"), replicates=3)
-    plans = judge(case.study).replicates
+    plans = judge(case.study, case.accept_rule).replicates
     assert roles(plans) == [(Role.BASELINE, "a")] * 3 + [(Role.BASELINE, "b")] * 3
     assert all((plan.parent, plan.ideas) == ("base", ()) for plan in plans)
 
@@ -100,9 +106,9 @@ def test_a_study_begins_with_the_baseline_and_its_replicates_on_each_tier() -> N
 def test_accepted_runs_of_the_baseline_are_not_wanted_again() -> None:
     case = Case(replicates=3)
     case.accept("base", Role.BASELINE)
-    assert len(judge(case.study).replicates) == 2
+    assert len(judge(case.study, case.accept_rule).replicates) == 2
     case.ran("base", 1.0, Role.BASELINE)
-    assert len(judge(case.study).replicates) == 1
+    assert len(judge(case.study, case.accept_rule).replicates) == 1
 
 
 def test_the_first_success_of_the_baseline_is_kept_and_the_others_are_measured() -> None:
@@ -119,7 +125,7 @@ def test_failed_runs_of_the_baseline_are_replaced_twice_at_most() -> None:
     case = Case(replicates=2)
     wanted = []
     for _ in range(6):
-        wanted.append(len(judge(case.study).replicates))
+        wanted.append(len(judge(case.study, case.accept_rule).replicates))
         if wanted[-1]:
             case.ran("base", None, Role.BASELINE)
     assert wanted == [2, 2, 2, 1, 0, 0]
@@ -155,7 +161,7 @@ def test_a_candidate_waits_for_the_noise() -> None:
     case = Case()
     case.baseline(1.0, 1.002)
     case.ran("x", 5.0)
-    assert judge(case.study).verdicts == ()
+    assert judge(case.study, case.accept_rule).verdicts == ()
     case.baseline(0.998, 1.001)
     assert case.study.experiments[3].verdict is Verdict.DISCARD
 
@@ -367,7 +373,7 @@ def test_many_contenders_share_the_replicates_of_the_incumbent() -> None:
         case.ran(commit, 0.2)
         case.ran(commit, 0.25, Role.REPLICATE)
     case.judge()
-    plans = judge(case.study).replicates
+    plans = judge(case.study, case.accept_rule).replicates
     of_base = [plan for plan in plans if plan.parent == "base"]
     assert len(of_base) <= 4
 
@@ -483,7 +489,7 @@ def test_a_tier_on_which_no_candidate_runs_does_not_decide() -> None:
 
 
 def test_without_proof_whatever_reads_better_is_kept_at_once() -> None:
-    case = Case(proof=False)
+    case = Case(accept=Lower())
     case.baseline(*NOISY)
     better, worse = case.ran("x", 1.0001), case.ran("y", 1.0002)
     judgement = case.judge()
@@ -625,5 +631,5 @@ def test_judging_is_pure_and_does_not_walk_over_the_history() -> None:
     laboratory = Laboratory(Greedy(), ideas=200, tiers=[Tier(name="a", slots=4)], max_experiments=150)
     laboratory.run(turns=120)
     before = laboratory.study.walks, laboratory.study.happened
-    assert judge(laboratory.study) == judge(laboratory.study)
+    assert judge(laboratory.study, Proof()) == judge(laboratory.study, Proof())
     assert (laboratory.study.walks, laboratory.study.happened) == before
