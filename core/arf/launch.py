@@ -57,7 +57,8 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         tiers=tiers,
         max_experiments=config.budget.max_experiments,
     )
-    parts.agent.check(agent_brief(study, workspace, base, home))
+    whole = {} if config.budget.max_usd is None else {"usd": config.budget.max_usd}
+    parts.agent.check(attrs.evolve(agent_brief(study, workspace, base, home), budget_left=whole))
     if not workspace.git.claim(name, base):
         refs = f"refs/arf/{name}/ refs/heads/arf/{name}"
         raise NameTakenError(

@@ -19,7 +19,7 @@ import pytest
 from attrs import evolve
 
 from arf.engine.engine import agent_brief
-from arf.errors import AgentError
+from arf.errors import AgentError, UsageError
 from arf.interfaces import Brief
 from arf.study import Study
 from arf.testing.studies import run_study
@@ -431,3 +431,14 @@ end("done")
     assert [title for title in titles if title.startswith("level")], (tmp_path / "seen.json.said").read_text()
     assert "broken" not in titles
     assert store.load().usage.output_tokens > 0
+
+
+def test_codex_without_a_priced_model_takes_no_budget_of_dollars(
+    stand_in: Callable[[str], str], tmp_path: Path
+) -> None:
+    told = evolve(brief(tmp_path), budget_left={"usd": 5.0})
+    unpriced = Codex(CodexOptions(program=stand_in(GOOD)))
+    with pytest.raises(UsageError, match=r"agent\.model"):
+        unpriced.check(told)
+    unpriced.check(brief(tmp_path))
+    agent("codex", stand_in(GOOD)).check(told)

@@ -1156,3 +1156,14 @@ def test_what_an_ask_usually_costs_is_told_without_asking(
     assert 0 < one.usd < many.usd
     assert make(dialect, model="unheard-of").estimate(brief(tmp_path)) is None
     assert not llmock.requests
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_dollars_that_cannot_be_counted_are_refused_before_a_job(dialect: str, tmp_path: Path) -> None:
+    unpriced = make(dialect, model="mine")
+    unpriced.check(brief(tmp_path))
+    with pytest.raises(UsageError, match=r"budget\.max_usd cannot be kept.*'mine'.*max_tokens"):
+        unpriced.check(brief(tmp_path, budget_left={"usd": 5.0}))
+    make(dialect, model="mine", prices={"mine": {"input": 1, "output": 2}}).check(
+        brief(tmp_path, budget_left={"usd": 5.0})
+    )

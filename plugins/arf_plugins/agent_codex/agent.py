@@ -14,6 +14,7 @@ from arf_plugins.agent_codex import CodexOptions
 from arf_plugins.cli_agents.agent import CliAgent, Heard, Version, mcp_command
 from arf_plugins.cli_agents.agent_session import Lane
 from arf_plugins.llm.prices import price_of
+from arf_plugins.llm.spend_limiter import refuse_dollars
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,15 @@ class Codex(CliAgent):
         super().__init__(options or CodexOptions())
         self._counted: dict[str, dict[str, int]] = {}
         """What each session has used in all; Codex counts on when one is resumed."""
-        if self.options.model is None or price_of(self.options.model, self.options.prices) is None:
+        model = self.options.model
+        self._has_price = model is not None and price_of(model, self.options.prices) is not None
+        if not self._has_price:
             log.warning("no price is known for the model of codex: it counts as free (see agent.prices)")
+
+    def check(self, brief: Brief) -> None:
+        super().check(brief)
+        if not self._has_price:
+            refuse_dollars(brief, self.options.model or "")
 
     def command(self, lane: Lane, session: str, brief: Brief) -> list[str]:
         program, *arguments = mcp_command(lane)

@@ -24,7 +24,7 @@ from arf_plugins.llm.prompt import MIN_CHARS, NOTES, Told, notes, render
 from arf_plugins.llm.prompt import seen as known_now
 from arf_plugins.llm.propose import Proposal
 from arf_plugins.llm.session import CHARS_PER_TOKEN, Forms, Session
-from arf_plugins.llm.spend_limiter import OutOfBudget, SpendLimiter
+from arf_plugins.llm.spend_limiter import OutOfBudget, SpendLimiter, refuse_dollars
 from arf_plugins.llm.turns import Form, Model
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,10 @@ class ModelAgent(Agent):
     @property
     def parallel(self) -> int:
         return self.options.parallel
+
+    def check(self, brief: Brief) -> None:
+        if self._price is None:
+            refuse_dollars(brief, self.options.model)
 
     async def answer(self, ask: Ask, brief: Brief) -> Answer:
         limiter = self._open(brief)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from arf.errors import AgentError
+from arf.errors import AgentError, UsageError
+from arf.interfaces import Brief
 from arf.types import Usage
 
 if TYPE_CHECKING:
@@ -121,6 +122,19 @@ class SpendLimiter:
                     f"the next reply may take {tokens_of(most):,} tokens, and {rest:,} are left of {cap.name}"
                 )
         return ""
+
+
+def refuse_dollars(brief: Brief, model: str) -> None:
+    """For an agent whose model has no known price. Raises UsageError if the study has a budget of dollars."""
+    if "usd" not in brief.budget_left:
+        return
+    prices = (
+        f"agent.prices: {{{model}: {{input: …, output: …}}}}" if model else "agent.model to one with a price"
+    )
+    raise UsageError(
+        f"budget.max_usd cannot be kept: no price is known for {model or 'the default model'!r}",
+        hint=f"set {prices}; or give a budget of tokens (budget.max_tokens)",
+    )
 
 
 def tokens_of(usage: Usage) -> int:
