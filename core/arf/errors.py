@@ -61,6 +61,10 @@ class WorkspaceError(ArfError):
     """The workspace, or the git repository that holds it, cannot be used."""
 
 
+class NameTakenError(UsageError):
+    """Another study has the name."""
+
+
 class LostError(WorkspaceError):
     """Something that the repository had is missing from it, or damaged."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from arf.types import (
     Ask,
     Draft,
     Experiment,
+    Idea,
     Job,
     JobResult,
     Plan,
@@ -24,11 +25,11 @@ from arf.types import (
     Tier,
     Usage,
     Verdict,
+    WorkspaceSettings,
 )
 
 if TYPE_CHECKING:
     from arf.study import Study
-    from arf.workspace.workspace import Workspace
 
 
 @frozen(kw_only=True)
@@ -370,3 +371,185 @@ class MetricParser(ABC):
 
         A progress bar that ends in a carriage return is a line. Bytes that are not UTF-8 arrive as U+FFFD.
         """
+
+
+@frozen(kw_only=True)
+class Composed:
+    """Ideas on a parent, as one commit."""
+
+    commit: str
+    tree: str
+    """As `Workspace.tree_of` gives it."""
+
+
+@frozen
+class SourceFile:
+    """A regular file of a commit."""
+
+    data: bytes
+    executable: bool = False
+
+
+class WorkTree(ABC):
+    """A folder that holds the files of one commit, made ready for one job after another."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        """Belongs to the work tree alone; it need not exist before the first `fill`."""
+
+    @property
+    def cwd(self) -> Path:
+        """The workspace's folder in the tree, where the command runs."""
+        return self.directory
+
+    @abstractmethod
+    def fill(self, commit: str, seed: int | None) -> None:
+        """Make the folder hold the commit's files, its links, and nothing else.
+
+        `seed` is written into the files where the workspace sets seeds so; None leaves them as they are.
+        What an earlier job left behind is removed, and never followed. Raises WorkspaceError if that cannot
+        be done.
+        """
+
+    @abstractmethod
+    def adopt(self, commit: str, seed: int | None) -> None:
+        """Take the folder as filled by an earlier process, so that `tampered` can be asked."""
+
+    @abstractmethod
+    def tampered(self) -> Sequence[str]:
+        """The editable and read-only files that are not as they were filled in, relative to the workspace.
+
+        Sorted; missing files are among them. Never raises for what a job did.
+        """
+
+
+class Workspace(ABC):
+    """A folder with a script, the versions of its files, and what ideas make of them.
+
+    A *commit* is a version of all files, named by a string that stays valid, also in another process and
+    after a crash once it is kept; a *tree* names their content, so that equal trees hold equal files. Paths
+    are relative to the workspace, with forward slashes; that of a file beside it begins with `../`. The
+    user's own files are written by `apply_to_checkout` alone. Not for more than one thread, `flush` apart.
+
+    `workspace.kind` in the configuration names what opens it: a callable with the arguments of
+    `arf.workspace.open_workspace`.
+    """
+
+    def __init__(self, directory: Path, settings: WorkspaceSettings) -> None:
+        self.directory = directory
+        """The folder with the script, symbolic links resolved. Studies are kept in its `.arf`."""
+        self.settings = settings
+
+    # ---- What is there ----------------------------------------------------------------------
+
+    @abstractmethod
+    def base_commit(self) -> str:
+        """The commit that a study starts from: the user's files as they are."""
+
+    @abstractmethod
+    def tree_of(self, commit: str) -> str:
+        """The tree of a commit. Raises LostError if the commit is not there."""
+
+    @abstractmethod
+    def tracked(self, commit: str) -> Collection[str]:
+        """The paths of all files of a commit."""
+
+    @abstractmethod
+    def read(self, commit: str, path: str) -> SourceFile | None:
+        """A regular file of a commit; None for what is none, such as a link, or is not there."""
+
+    @abstractmethod
+    def is_editable(self, path: str) -> bool:
+        """Whether ideas may change the file at a path, or make one there."""
+
+    @abstractmethod
+    def is_readonly(self, path: str) -> bool:
+        """Whether a run that changes the tracked file at a path does not count."""
+
+    def files(self, commit: str) -> dict[str, str]:
+        """The editable text files of a commit. What is not UTF-8 reads as U+FFFD."""
+        texts = {}
+        for path in self.tracked(commit):
+            file = self.read(commit, path) if self.is_editable(path) else None
+            if file is not None and b"\0" not in file.data:
+                texts[path] = file.data.decode("utf-8", "replace")
+        return texts
+
+    def program(self, commit: str) -> str:
+        """The user's instructions to the agent; empty if there are none."""
+        file = self.read(commit, self.settings.program)
+        return "" if file is None else file.data.decode("utf-8", "replace")
+
+    @abstractmethod
+    def diff(self, old: str, new: str) -> str:
+        """The unified diff of two commits."""
+
+    # ---- Ideas ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def make_idea(self, draft: Draft, base: str, *, message: str) -> str:
+        """The commit of a draft on its base; the same arguments give the same commit.
+
+        Raises UsageError with what is wrong with it: a draft that changes nothing, only a seed, or a file
+        that is not editable; one that names what is not there; one of a kind that the workspace cannot read.
+        """
+
+    @abstractmethod
+    def compose(self, parent: str, ideas: Sequence[Idea], *, message: str) -> Composed:
+        """The ideas on a parent, in their order, as one commit. The same arguments give the same commit.
+
+        No idea gives the parent, and one idea on its own base the idea's commit. Raises ConflictError if the
+        ideas do not go together, or one of them is lost.
+        """
+
+    # ---- What is kept -----------------------------------------------------------------------
+
+    def claim(self, study: str, base: str) -> None:
+        """Make the name of a new study its own. Raises NameTakenError if commits of such a study are kept."""
+        return
+
+    def release(self, study: str) -> None:
+        """Give up a name that was claimed, and under which nothing was kept."""
+        return
+
+    @abstractmethod
+    def keep(self, study: str, experiment: int, commit: str) -> None:
+        """Make the commit of an experiment last. Raises LostError if it has gone."""
+
+    @abstractmethod
+    def keep_idea(self, study: str, idea: int, commit: str) -> None:
+        """Make the commit of an idea last, whether or not an experiment uses it."""
+
+    def flush(self) -> None:
+        """Make what was kept proof against a power failure. Raises WorkspaceError if the disk refuses."""
+        return
+
+    def publish_best(self, study: str, commit: str) -> None:
+        """Show the best commit to people, as a branch for instance. Never raises; what fails is logged."""
+        return
+
+    @abstractmethod
+    def apply_to_checkout(self, base: str, commit: str) -> Sequence[str]:
+        """Bring what changed from `base` to `commit` into the user's files; gives their paths.
+
+        Raises WorkspaceError if the user's own changes would be lost, ConflictError if they do not go
+        together.
+        """
+
+    def close(self) -> None:
+        """Wait for what is written in the background. Called once, at the end."""
+        return
+
+    # ---- Jobs -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def work_tree(self, directory: Path) -> WorkTree:
+        """The work tree at a folder."""
+
+    def links(self) -> Mapping[str, str]:
+        """What each work tree has as symbolic links: path from the tree's `directory`, and target."""
+        return {}
+
+    def job_env(self) -> Mapping[str, str]:
+        """Environment variables that a job in a work tree needs."""
+        return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from arf import __version__
 from arf.atomic import write_whole
 from arf.config.schema import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
 from arf.engine.engine import Engine, agent_brief
-from arf.errors import ArfError, StoreError, UsageError
+from arf.errors import NameTakenError, StoreError
+from arf.interfaces import Workspace
 from arf.plugins.registry import Plugins
 from arf.store.database import DATABASE, STUDIES, Store, StudyLock
 from arf.study import Study
 from arf.submissions.remote import Mailbox
-from arf.workspace.workspace import Workspace
+from arf.types import Tier
+from arf.workspace import open_workspace
 
 CONFIG_FILE = "study.yaml"
 
@@ -29,25 +31,34 @@ def study_directory(workspace: Path, name: str) -> Path:
     return workspace / STUDIES / name
 
 
-class NameTakenError(UsageError):
-    """Another study has the name."""
-
-
 async def create(directory: Path, config: Config, plugins: Plugins, name: str) -> tuple[Engine, StudyLock]:
     """A new study in a workspace's folder. Nothing is written unless all that it needs is there.
 
     Raises ArfError for what cannot be used. The caller releases the lock when the engine has run.
     """
-    workspace = Workspace.open(directory, config.workspace)
+    workspace = open_workspace(directory, config.workspace)
     base = workspace.base_commit()
     home = study_directory(workspace.directory, name)
     if (home / DATABASE).exists():
         raise NameTakenError(
             f"study {name!r} exists", hint=f"`arf resume {name}` goes on with it; or choose another --name"
         )
-    parts = _Parts(config, plugins, home)
-    tiers = await parts.backend.tiers()
-    study = Study(
+    workspace.claim(name, base)
+    try:
+        parts = _Parts(config, plugins, home)
+        study = _new_study(name, workspace, config, await parts.backend.tiers())
+        whole = {} if config.budget.max_usd is None else {"usd": config.budget.max_usd}
+        parts.agent.check(attrs.evolve(agent_brief(study, workspace, base, home), budget_left=whole))
+        lock, store = _make_home(home, study, workspace, config, plugins)
+    except BaseException:
+        workspace.release(name)
+        raise
+    return parts.engine(study, store, workspace, resumed=False), lock
+
+
+def _new_study(name: str, workspace: Workspace, config: Config, tiers: Sequence[Tier]) -> Study:
+    base = workspace.base_commit()
+    return Study(
         name=name,
         base=base,
         base_tree=workspace.tree_of(base),
@@ -57,21 +68,6 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         tiers=tiers,
         max_experiments=config.budget.max_experiments,
     )
-    whole = {} if config.budget.max_usd is None else {"usd": config.budget.max_usd}
-    parts.agent.check(attrs.evolve(agent_brief(study, workspace, base, home), budget_left=whole))
-    if not workspace.git.claim(name, base):
-        refs = f"refs/arf/{name}/ refs/heads/arf/{name}"
-        raise NameTakenError(
-            f"the repository has commits of another study {name!r} (elsewhere, or its folder was removed)",
-            hint="choose another --name; to lose them: "
-            f"`git for-each-ref --format='delete %(refname)' {refs} | git update-ref --stdin`",
-        )
-    try:
-        lock, store = _make_home(home, study, workspace, config, plugins)
-    except (ArfError, OSError):
-        workspace.git.release(name)
-        raise
-    return parts.engine(study, store, workspace, resumed=False), lock
 
 
 def _make_home(
@@ -112,7 +108,7 @@ async def resume(
     config = load(config_file=home / CONFIG_FILE, flags=flags, options_class=plugins.options)
     study = store.load()
     study.max_experiments = config.budget.max_experiments
-    workspace = Workspace.open(store.workspace, config.workspace, base=study.base)
+    workspace = open_workspace(store.workspace, config.workspace, base=study.base)
     parts = _Parts(config, plugins, home)
     study.tiers = tuple(await parts.backend.tiers())
     _write_config(home, config, plugins)

@@ -511,6 +511,8 @@ class WorkspaceSettings:
     program: str = "program.md"
     """The instructions to the agent; the file may be missing."""
     seed: SeedMode = SeedMode.AUTO
+    kind: str = "git"
+    """`git`: a folder in a git repository. Else the `package.module:callable` that opens another kind."""
 
 
 @frozen(kw_only=True)

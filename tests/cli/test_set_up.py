@@ -18,7 +18,7 @@ from arf.cli.app import arf as group
 from arf.cli.demo import bundled
 from arf.config.schema import load
 from arf.plugins.registry import Plugins
-from arf.workspace.workspace import Workspace
+from arf.workspace.workspace import GitWorkspace
 
 Arf = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -145,7 +145,7 @@ def test_an_arf_yaml_for_a_script_is_one_that_arf_can_read(
     config = load(workspace_file=workspace / "arf.yaml", options_class=Plugins.load().options)
     assert (config.objective.metric, config.objective.direction) == ("accuracy", "max")
     assert config.workspace.command == "{python} 'our model.py'"
-    opened = Workspace.open(workspace, config.workspace)
+    opened = GitWorkspace.open(workspace, config.workspace)
     assert list(opened.files(opened.base_commit())) == ["our model.py"]
 
 
@@ -163,7 +163,7 @@ def test_an_arf_yaml_links_the_data_that_git_ignores(
     assert "`bash fit.sh` is run" in arf("init", ".", "--script", "fit.sh", cwd=workspace).stderr
     config = load(workspace_file=workspace / "arf.yaml", options_class=Plugins.load().options)
     assert config.workspace.link == ("data/part/train.bin", "my_data")
-    assert set(Workspace.open(workspace, config.workspace).links()) == {"data/part/train.bin", "my_data"}
+    assert set(GitWorkspace.open(workspace, config.workspace).links()) == {"data/part/train.bin", "my_data"}
 
 
 @pytest.mark.parametrize(

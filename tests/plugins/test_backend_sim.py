@@ -5,15 +5,16 @@ import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from arf.config.schema import Budget
 from arf.errors import BackendError, ConflictError, UsageError
-from arf.interfaces import Brief
+from arf.interfaces import Brief, Workspace
 from arf.plugins.registry import Plugins
 from arf.testing.fakes import FakeAgent
+from arf.testing.suites import WorkspaceSuite
 from arf.types import Answer, Ask, Draft, Idea, Job, JobState, Verdict
 from arf_plugins.backend_sim import ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.backend import SimBackend
@@ -23,7 +24,7 @@ from arf_plugins.backend_sim.simulate import Simulated, Simulation, simulate, si
 from arf_plugins.backend_sim.thinking import ThinkingAgent
 from arf_plugins.backend_sim.workspace import SimWorkspace
 from arf_plugins.objectives.choose import make_objective
-from arf_plugins.objectives.objective import SimulatedObjective
+from arf_plugins.objectives.objective import SCRIPT, SimulatedObjective
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +346,16 @@ def test_a_plain_study_reads_the_constants_of_its_script(tmp_path: Path) -> None
 
 
 # ---- The workspace --------------------------------------------------------------------------------
+
+
+class TestSimWorkspace(WorkspaceSuite):
+    objective = make_objective(ObjectiveOptions(name="autoresearch"), {})
+    files: ClassVar[Mapping[str, str]] = {SCRIPT: objective.script}
+    constants = ({"DEPTH": 4}, {"MATRIX_LR": 0.05})
+    edits = on_disk = False
+
+    def make(self, folder: Path) -> Workspace:
+        return SimWorkspace(self.objective)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from arf.interfaces import Brief
 from arf.study import Study
 from arf.testing.studies import run_study
 from arf.types import Answer, Ask, AskKind, Usage, WorkspaceSettings
-from arf.workspace.workspace import Workspace
+from arf.workspace.workspace import GitWorkspace
 from arf_plugins.agent_claude_code import ClaudeCodeOptions
 from arf_plugins.agent_claude_code.agent import ClaudeCode
 from arf_plugins.agent_codex import CodexOptions
@@ -153,7 +153,7 @@ def brief(tmp_path: Path, files: dict[str, str] = FILES, inside: str = "") -> Br
             (repository / inside / path).write_text(text)
         commit(repository)
     settings = WorkspaceSettings(command="true", editable=("*.py",))
-    workspace = Workspace.open(repository / inside, settings)
+    workspace = GitWorkspace.open(repository / inside, settings)
     base = workspace.base_commit()
     directory = tmp_path / "study" / "agent"
     directory.mkdir(parents=True, exist_ok=True)

@@ -249,11 +249,11 @@ def _shown(command: str | tuple[str, ...]) -> str:
 
 def _workspace(directory: Path, config: Config) -> Iterator[Finding]:
     from arf.launch import job_environment, with_interpreter
-    from arf.workspace.workspace import Workspace
+    from arf.workspace import open_workspace
 
     settings = config.workspace
     try:
-        workspace = Workspace.open(directory, settings)
+        workspace = open_workspace(directory, settings)
         commit = workspace.base_commit()
         files = workspace.files(commit)
     except (ArfError, OSError) as error:
@@ -339,10 +339,10 @@ def _brief(config: Config, directory: Path, tiers: Sequence[Tier] = ()) -> Brief
     from arf.engine.engine import agent_brief
     from arf.errors import WorkspaceError
     from arf.study import Study
-    from arf.workspace.workspace import Workspace
+    from arf.workspace import open_workspace
 
     try:
-        workspace = Workspace.open(directory, config.workspace, clean=False)
+        workspace = open_workspace(directory, config.workspace, clean=False)
         base = workspace.base_commit()
         study = Study(
             name="doctor",

@@ -347,10 +347,10 @@ def _apply(home: Path, told: dict[str, Any]) -> list[str]:
     """Write the best to the user's files; gives their paths."""
     from arf.launch import load_study_config
     from arf.plugins.registry import Plugins
-    from arf.workspace.workspace import Workspace
+    from arf.workspace import open_workspace
 
     if not told["gain"]:
         raise ArfError("nothing has beaten the baseline yet", hint="there is nothing to apply")
     config = load_study_config(home, Plugins.load())
-    workspace = Workspace.open(Path(told["workspace"]), config.workspace, base=told["base"])
+    workspace = open_workspace(Path(told["workspace"]), config.workspace, base=told["base"])
     return list(workspace.apply_to_checkout(told["base"], told["commit"]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arf.errors import UsageError, WorkspaceError
+from arf.errors import NameTakenError, UsageError, WorkspaceError
 from arf.sdk.commands import ARF_YAML, DEMO, find_study, is_meant, study_argument, workspace_file
 
 if TYPE_CHECKING:
@@ -81,13 +81,14 @@ def run(
 
         if config.study.name:
             return await launch.create(directory, config, plugins, config.study.name)
-        from arf.sdk.studies import free_name
+        from arf.sdk.studies import free_names
 
-        while True:
+        for name in free_names(directory):
             try:
-                return await launch.create(directory, config, plugins, free_name(directory))
-            except launch.NameTakenError:
-                continue  # by a study that was begun in the same moment
+                return await launch.create(directory, config, plugins, name)
+            except NameTakenError:
+                continue  # by a study elsewhere in the repository, or one that was begun in the same moment
+        raise AssertionError("the names do not end")
 
     from arf.cli.session import conduct
 

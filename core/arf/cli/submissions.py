@@ -223,7 +223,7 @@ def _changes(home: Path, base: str) -> tuple[list[dict[str, str]], str]:
     """
     from arf.launch import load_study_config, study_plugins
     from arf.store.database import Store
-    from arf.workspace.workspace import Workspace
+    from arf.workspace import open_workspace
 
     config = load_study_config(home, study_plugins(home))
     store = Store.open(home)
@@ -231,7 +231,7 @@ def _changes(home: Path, base: str) -> tuple[list[dict[str, str]], str]:
         folder, commit = store.workspace, base or str(store.meta("study")["base"])
     finally:
         store.close()
-    workspace = Workspace.open(folder, config.workspace, base=commit)
+    workspace = open_workspace(folder, config.workspace, base=commit)
     try:
         files = workspace.files(commit)
     finally:

@@ -20,7 +20,7 @@ from arf.status.estimate import cost_of_ask
 from arf.types import Answer, Ask, AskKind, Draft, Factor, Usage
 
 if TYPE_CHECKING:
-    from arf.workspace.workspace import Workspace
+    from arf.interfaces import Workspace
 
 log = logging.getLogger(__name__)
 

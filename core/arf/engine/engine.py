@@ -57,10 +57,9 @@ from arf.types import (
 
 if TYPE_CHECKING:
     from arf.config.schema import Config
+    from arf.interfaces import Composed, Workspace, WorkTree
     from arf.plugins.registry import Events
     from arf.submissions.remote import Mailbox
-    from arf.workspace.work_trees import WorkTree
-    from arf.workspace.workspace import Composed, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -1274,6 +1273,6 @@ def agent_brief(study: Study, workspace: Workspace, base: str, home: Path) -> Br
         directory=home / "agent",
         logs=home / "logs",
         diff=workspace.diff,
-        is_editable=workspace.may_change,
+        is_editable=workspace.is_editable,
         workspace=workspace,
     )

@@ -15,7 +15,7 @@ from arf.workspace import constants
 from arf.workspace.constants import Constant
 
 if TYPE_CHECKING:
-    from arf.workspace.workspace import Workspace
+    from arf.interfaces import Workspace
 
 
 def settable(workspace: Workspace, commit: str) -> dict[str, Constant]:

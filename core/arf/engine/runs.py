@@ -15,8 +15,7 @@ from arf.interfaces import Tried
 from arf.types import Experiment, JobResult, JobState, Objective, Reading, Verdict
 
 if TYPE_CHECKING:
-    from arf.workspace.work_trees import WorkTree
-    from arf.workspace.workspace import Workspace
+    from arf.interfaces import Workspace, WorkTree
 
 
 class Trees:

@@ -15,8 +15,8 @@ from arf.study import Study
 from arf.types import Draft, Order, Plan, Receipt, Role, Submission, SubmissionState
 
 if TYPE_CHECKING:
+    from arf.interfaces import Workspace
     from arf.store.database import Store
-    from arf.workspace.workspace import Workspace
 
 MAX_RUNS = 32
 """Runs of one submission, at most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -17,8 +17,7 @@ from arf.study import Study
 
 if TYPE_CHECKING:
     from arf.config.schema import Config
-    from arf.interfaces import AcceptRule, Agent, Backend, MetricParser, Strategy
-    from arf.workspace.workspace import Workspace
+    from arf.interfaces import AcceptRule, Agent, Backend, MetricParser, Strategy, Workspace
 
 __all__ = ["Finished", "LogTail", "Plugins", "run_in_memory"]
 
@@ -38,7 +37,7 @@ async def run_in_memory(
     config: Config,
     home: Path,
     *,
-    workspace: object,
+    workspace: Workspace,
     strategy: Strategy,
     agent: Agent,
     backend: Backend,
@@ -54,12 +53,11 @@ async def run_in_memory(
     `observer` is an object with event hooks. `now` and the event loop must tell the same time, real or
     virtual. `tail` opens the log of a job. Raises the ArfError that ended the study.
     """
-    place = cast("Workspace", workspace)
-    base = place.base_commit()
+    base = workspace.base_commit()
     study = Study(
         name="in-memory",
         base=base,
-        base_tree=place.tree_of(base),
+        base_tree=workspace.tree_of(base),
         objective=config.objective,
         seed=config.study.seed,
         rule=config.noise,
@@ -72,7 +70,7 @@ async def run_in_memory(
     engine = Engine(
         study=study,
         store=store,
-        workspace=place,
+        workspace=workspace,
         config=config,
         strategy=strategy,
         agent=agent,

@@ -16,9 +16,7 @@ from arf.types import Job, JobState
 
 if TYPE_CHECKING:
     from arf.config.schema import Config
-    from arf.interfaces import Backend, MetricParser
-    from arf.workspace.work_trees import WorkTree
-    from arf.workspace.workspace import Workspace
+    from arf.interfaces import Backend, MetricParser, Workspace, WorkTree
 
 __all__ = ["Runs"]
 
@@ -44,8 +42,8 @@ class Runs:
         """
         from arf.config.schema import load
         from arf.plugins.registry import Plugins
+        from arf.workspace import open_workspace
         from arf.workspace.detection import detect
-        from arf.workspace.workspace import Workspace
 
         plugins = Plugins.load()
         yaml = directory / "arf.yaml"
@@ -59,7 +57,7 @@ class Runs:
         return cls(
             home=home,
             config=config,
-            workspace=Workspace.open(directory, config.workspace),
+            workspace=open_workspace(directory, config.workspace),
             backend=plugins.make("backend", config.backend.name, config.backend.options, home / "backend"),
             parser=plugins.make("parser", config.parser.name, config.parser.options),
         )

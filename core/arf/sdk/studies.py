@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,12 +14,11 @@ from arf.errors import StoreError
 from arf.store.database import STUDIES, Store, lock_owner
 
 if TYPE_CHECKING:
-    from arf.interfaces import Brief
+    from arf.interfaces import Brief, Workspace
     from arf.study import Study
     from arf.types import Experiment, Order
-    from arf.workspace.workspace import Workspace
 
-__all__ = ["STUDIES", "StudyReader", "free_name", "lock_owner"]
+__all__ = ["STUDIES", "StudyReader", "free_names", "lock_owner"]
 
 _ATTEMPTS = 5
 """Times that a study is read while its writer goes on, before what was read is taken for damaged."""
@@ -79,11 +78,11 @@ class StudyReader:
         """Its workspace, opened on first use. Raises ArfError where it cannot be used any more."""
         if self._workspace is None:
             from arf.launch import load_study_config, study_plugins
-            from arf.workspace.workspace import Workspace
+            from arf.workspace import open_workspace
 
             settings = load_study_config(self.home, study_plugins(self.home)).workspace
             base = self._store.meta("study")["base"]
-            self._workspace = Workspace.open(self.workspace_directory, settings, base=base)
+            self._workspace = open_workspace(self.workspace_directory, settings, base=base)
         return self._workspace
 
     def study(self) -> Study:
@@ -156,22 +155,14 @@ class StudyReader:
         return budgets.left()
 
 
-def free_name(workspace: Path) -> str:
-    """A name for a study that workspace and repository do not have: `nov23`, then `nov23-2` and so on."""
-    from pygit2 import GitError
+def free_names(workspace: Path) -> Iterator[str]:
+    """Names for a study that no study in the folder has: `nov23`, then `nov23-2` and so on, without end.
 
-    from arf.workspace.repository import Repository, find_repository
-
-    try:
-        found = find_repository(workspace)
-    except GitError:  # reported when the workspace is opened
-        found = None
-    git = Repository(found) if found is not None else None
+    One may still be taken elsewhere: `Workspace.claim` says so.
+    """
     now = datetime.now()
     day = f"{_MONTHS[now.month - 1]}{now.day}"
-    names = itertools.chain([day], (f"{day}-{number}" for number in itertools.count(2)))
-    return next(
-        name
-        for name in names
-        if not (workspace / STUDIES / name).exists() and (git is None or not git.has_study(name))
-    )
+    for number in itertools.count(1):
+        name = day if number == 1 else f"{day}-{number}"
+        if not (workspace / STUDIES / name).exists():
+            yield name

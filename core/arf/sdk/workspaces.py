@@ -1,7 +1,6 @@
-"""Workspaces in git: the files of a commit, commits made of ideas, and work trees to run them in."""
+"""Opening workspaces, and what arf assumes of a folder without `arf.yaml`."""
 
+from arf.workspace import open_workspace
 from arf.workspace.detection import detect
-from arf.workspace.work_trees import WorkTree
-from arf.workspace.workspace import Composed, Workspace
 
-__all__ = ["Composed", "WorkTree", "Workspace", "detect"]
+__all__ = ["detect", "open_workspace"]

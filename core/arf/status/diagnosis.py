@@ -8,12 +8,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pygit2.enums import FileMode
-
 from arf.engine.watch import last_lines, nearest_metric
 from arf.errors import nearest
+from arf.interfaces import Workspace
 from arf.types import Verdict
-from arf.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from arf.config.schema import Config
@@ -144,8 +142,8 @@ def _not_executable(workspace: Workspace, commit: str, text: str) -> str:
     if found is None:
         return ""
     name = found[1].removeprefix("./")
-    entry = workspace.git.files(commit).get(workspace.prefix + name)
-    return shlex.quote(name) if entry is not None and entry.mode == FileMode.BLOB else ""
+    file = workspace.read(commit, name)
+    return shlex.quote(name) if file is not None and not file.executable else ""
 
 
 def _untracked(workspace: Workspace, commit: str, lines: Sequence[str]) -> Iterator[str]:

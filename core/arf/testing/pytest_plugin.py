@@ -56,6 +56,12 @@ def arf_workspace(tmp_path: Path) -> Path:
     folder.mkdir()
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
+    make_repository(folder)
+    return folder
+
+
+def make_repository(folder: Path) -> None:
+    """Make a folder a git repository with all that it holds in one commit."""
     who = {"NAME": "arf", "EMAIL": "arf@localhost"}
     env = {
         **os.environ,
@@ -65,7 +71,6 @@ def arf_workspace(tmp_path: Path) -> Path:
     }
     for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "a tiny workspace"]):
         subprocess.run(["git", *command], cwd=folder, env=env, check=True, stdin=subprocess.DEVNULL)
-    return folder
 
 
 @pytest.fixture

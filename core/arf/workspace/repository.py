@@ -11,7 +11,7 @@ import logging
 import re
 import subprocess
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -434,6 +434,17 @@ def _unwritten(what: str, error: Exception) -> WorkspaceError:
 
 def _first(study: str) -> str:
     return f"refs/arf/{study}/000001"
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """All folders that hold the paths."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def _common_directory(path: Path) -> Path:

@@ -15,18 +15,17 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pygit2.enums import FileMode
 
 from arf.errors import WorkspaceError
-from arf.workspace.repository import Entry
-
-if TYPE_CHECKING:
-    from arf.workspace.workspace import Workspace
+from arf.interfaces import WorkTree
+from arf.workspace.files import Sources
+from arf.workspace.repository import Entry, folders_of
+from arf.workspace.seeding import Seeding
 
 _TRASH = ".arf-trash"
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,13 +42,18 @@ def _signature(status: os.stat_result) -> _Signature:
     return status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-class WorkTree:
-    """One folder. `fill` makes it a commit's tree, `tampered` says what a run has changed in it."""
+class GitWorkTree(WorkTree):
+    """Holds the tree of the whole repository."""
 
-    def __init__(self, workspace: Workspace, directory: Path) -> None:
-        self._workspace = workspace
-        self.directory = directory
-        """Holds the tree of the whole repository."""
+    def __init__(
+        self, sources: Sources, seeding: Seeding, links: Callable[[], Mapping[str, str]], directory: Path
+    ) -> None:
+        super().__init__(directory)
+        self._git = sources.git
+        self._rules = sources.rules
+        self._stand_ins = sources.stand_ins
+        self._seeding = seeding
+        self._find_links = links
         self._wanted: Mapping[str, Entry] = {}
         self._content: Mapping[str, bytes] = {}
         """What is written that is no blob of the repository: files with their seeds set."""
@@ -66,18 +70,12 @@ class WorkTree:
 
     @property
     def cwd(self) -> Path:
-        """The workspace's folder in the tree, where the command runs."""
-        return self.directory / self._workspace.prefix
+        return self.directory / self._rules.prefix
 
     # ---- filling ----------------------------------------------------------------------------------
 
     def fill(self, commit: str, seed: int | None) -> None:
-        """Make the folder exactly the commit's tree, with its links and, if need be, its seeds set.
-
-        Without a seed the files are as they are in the commit.
-
-        Only what differs is written. Raises WorkspaceError if the folder cannot be made so.
-        """
+        """Only what differs is written."""
         self._expect(commit, seed)
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(_TRIES):
@@ -96,22 +94,21 @@ class WorkTree:
                 raise self._problem(error) from error
         self._seen = {path: seen for path, seen in self._seen.items() if path in self._wanted}
 
-    def adopt(self, commit: str, seed: int) -> None:
-        """Take the folder as filled by an earlier process, so that `tampered` can be asked."""
+    def adopt(self, commit: str, seed: int | None) -> None:
         self._expect(commit, seed)
         self._seen = {}
 
     def _expect(self, commit: str, seed: int | None) -> None:
-        files = self._workspace.git.files(commit)
-        seeded = {} if seed is None else self._workspace.seeded(commit, seed)
-        self._links = self._workspace.links()
+        files = self._git.files(commit)
+        seeded = {} if seed is None else self._seeding.seeded(commit, seed)
+        self._links = self._find_links()
         self._content = {path: file.data for path, file in seeded.items()}
         wanted = {path: entry for path, entry in files.items() if path not in self._links}
         wanted |= {path: Entry(file.mode, _blob_id(file.data)) for path, file in seeded.items()}
         self._wanted = wanted
         self._folders = folders_of(wanted.keys() | self._links.keys())
-        if self._workspace.prefix:
-            self._folders |= folders_of([self._workspace.prefix + "x"])
+        if self._rules.prefix:
+            self._folders |= folders_of([self._rules.prefix + "x"])
 
     def _problem(self, error: OSError) -> WorkspaceError:
         if error.errno == errno.ENOSPC:
@@ -181,7 +178,7 @@ class WorkTree:
         by_folder: dict[str, list[str]] = {}
         for path in missing:
             by_folder.setdefault(path.rpartition("/")[0], []).append(path)
-        by_folder.setdefault(self._workspace.prefix.rstrip("/"), [])
+        by_folder.setdefault(self._rules.prefix.rstrip("/"), [])
         for folder, paths in sorted(by_folder.items()):
             with _made(root, folder) as inside:
                 for path in paths:
@@ -194,7 +191,7 @@ class WorkTree:
             os.symlink(self._links[path], name, dir_fd=folder)
             return
         entry = self._wanted[path]
-        data = self._content[path] if path in self._content else self._workspace.git.read(entry.id)
+        data = self._content[path] if path in self._content else self._git.read(entry.id)
         if entry.mode == FileMode.LINK:
             os.symlink(os.fsdecode(data), name, dir_fd=folder)
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -248,18 +245,16 @@ class WorkTree:
     # ---- checking ---------------------------------------------------------------------------------
 
     def tampered(self) -> tuple[str, ...]:
-        """The read-only and editable files that are not as they were filled in, relative to the workspace."""
-        workspace = self._workspace
         changed: set[str] = set()
         try:
             with self._root() as root:
                 gone = {path for path in self._folders if not _is_folder(root, path)}
                 for path, entry in self._wanted.items():
-                    watched = workspace.is_readonly(path) or workspace.is_editable(path)
+                    watched = self._rules.is_readonly(path) or self._rules.is_editable(path)
                     misplaced = bool(gone) and not gone.isdisjoint(folders_of([path]))
                     if watched and (misplaced or not self._is_untouched(root, path, entry)):
                         changed.add(path)
-                for path in workspace.stand_ins:
+                for path in self._stand_ins:
                     try:
                         if os.readlink(path, dir_fd=root) != self._links[path]:
                             changed.add(path)
@@ -267,7 +262,7 @@ class WorkTree:
                         changed.add(path)
         except OSError:  # the whole folder is gone, or something else is there
             changed = set(self._wanted)
-        return tuple(sorted(workspace.shown(path) for path in changed))
+        return tuple(sorted(self._rules.shown(path) for path in changed))
 
     def _is_untouched(self, root: int, path: str, entry: Entry) -> bool:
         try:
@@ -290,17 +285,6 @@ class WorkTree:
 
 
 # ------------------------------------------------------------------------------------------------- files
-
-
-def folders_of(paths: Iterable[str]) -> set[str]:
-    """All folders that hold the paths."""
-    found: set[str] = set()
-    for path in paths:
-        folder = path.rpartition("/")[0]
-        while folder and folder not in found:
-            found.add(folder)
-            folder = folder.rpartition("/")[0]
-    return found
 
 
 def _blob_id(data: bytes) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from arf.errors import ConflictError, UsageError, nearest
+from arf.errors import ConflictError, UsageError, WorkspaceError, nearest
+from arf.interfaces import Composed, SourceFile, Workspace, WorkTree
 from arf.sdk.engine import LogTail
 from arf.sdk.scripts import constants
-from arf.sdk.workspaces import Composed
 from arf.types import Draft, Idea, Scalar, WorkspaceSettings
 from arf_plugins.objectives.objective import SCRIPT, SimulatedObjective
 
@@ -21,29 +21,25 @@ def identity(values: Mapping[str, Scalar]) -> str:
     return hashlib.sha1(json.dumps(values, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
-class SimTree:
+class SimTree(WorkTree):
     """A work tree that holds nothing: the backend looks a job's constants up by its commit."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.cwd = directory
-
-    def fill(self, commit: str, seed: int) -> None:
+    def fill(self, commit: str, seed: int | None) -> None:
         return
 
-    def adopt(self, commit: str, seed: int) -> None:
+    def adopt(self, commit: str, seed: int | None) -> None:
         return
 
-    def tampered(self) -> list[str]:
-        return []
+    def tampered(self) -> Sequence[str]:
+        return ()
 
 
-class SimWorkspace:
-    """What engine and agents need of `arf.workspace.workspace.Workspace`, with its rules and errors."""
-
-    settings = WorkspaceSettings(command=("python", SCRIPT), editable=(SCRIPT,))
+class SimWorkspace(Workspace):
+    """Knows constants and nothing else, under the rules and with the errors of a real one."""
 
     def __init__(self, objective: SimulatedObjective) -> None:
+        settings = WorkspaceSettings(command=("python", SCRIPT), editable=(SCRIPT,))
+        super().__init__(Path("simulated"), settings)
         self._objective = objective
         self._constants = constants.read(objective.script, SCRIPT)
         self._settings: dict[str, dict[str, Scalar]] = {}
@@ -67,11 +63,11 @@ class SimWorkspace:
     def files(self, commit: str) -> dict[str, str]:
         return {SCRIPT: self._text(commit)}
 
-    def links(self) -> dict[str, str]:
-        return {}
+    def tracked(self, commit: str) -> Sequence[str]:
+        return (SCRIPT,)
 
-    def program(self, commit: str) -> str:
-        return ""
+    def read(self, commit: str, path: str) -> SourceFile | None:
+        return SourceFile(self._text(commit).encode()) if path == SCRIPT else None
 
     def diff(self, old: str, new: str) -> str:
         before, after = self._settings[old], self._settings[new]
@@ -81,8 +77,11 @@ class SimWorkspace:
             if before[name] != after[name]
         )
 
-    def may_change(self, path: str) -> bool:
+    def is_editable(self, path: str) -> bool:
         return path == SCRIPT
+
+    def is_readonly(self, path: str) -> bool:
+        return path != SCRIPT
 
     def _write_script(self, commit: str) -> str:
         return constants.replace(self._objective.script, self._settings[commit], SCRIPT)
@@ -143,20 +142,11 @@ class SimWorkspace:
     def keep_idea(self, study: str, idea: int, commit: str) -> None:
         return
 
-    def flush(self) -> None:
-        return
-
-    def publish_best(self, study: str, commit: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
+    def apply_to_checkout(self, base: str, commit: str) -> Sequence[str]:
+        raise WorkspaceError("a simulated script has no file that could be changed")
 
     def work_tree(self, directory: Path) -> SimTree:
         return SimTree(directory)
-
-    def job_env(self) -> dict[str, str]:
-        return {}
 
 
 class MemoryLogs:

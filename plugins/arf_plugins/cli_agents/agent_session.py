@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arf.errors import AgentError, UsageError
-from arf.interfaces import Brief
-from arf.sdk.workspaces import Workspace
+from arf.interfaces import Brief, Workspace
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Usage
 from arf_plugins.llm.drafts import Checker
 from arf_plugins.mcp.folder import AskFolder
@@ -39,7 +38,7 @@ class Lane:
 
     def cwd(self, brief: Brief) -> Path:
         """The workspace's folder in the tree, where the program works."""
-        return self.tree / _on_disk(brief)[0].prefix
+        return _on_disk(brief)[0].work_tree(self.tree).cwd
 
     # ---- The session ------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from arf_plugins.objectives.objective import Parameter
 from arf_plugins.objectives.table import Cell, Table, pooled_sigma
 
 if TYPE_CHECKING:
+    from arf.interfaces import Workspace, WorkTree
     from arf.sdk.runs import Runs
-    from arf.sdk.workspaces import Workspace, WorkTree
 
 
 @click.group()

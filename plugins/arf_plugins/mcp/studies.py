@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from arf.errors import ArfError, UsageError
 from arf.sdk.commands import DEMO, is_meant
 from arf.sdk.configuration import check_study_name
-from arf.sdk.studies import STUDIES, StudyReader, free_name, lock_owner
+from arf.sdk.studies import STUDIES, StudyReader, lock_owner
 from arf_plugins.llm.tools.context import number, text, whole
 from arf_plugins.mcp.server import Report
 
@@ -51,7 +52,7 @@ START: Mapping[str, Any] = {
 async def start(given: Mapping[str, Any], report: Report) -> tuple[Path, Path]:
     """Start a study, and give its folder and its log once it runs. The same key starts it once."""
     folder = _folder(given["workspace"])
-    name = _name(folder, given["name"], given["key"])
+    name = _name(given["name"], given["key"])
     home = folder / STUDIES / name
     log = folder / ".arf" / f"{name}.log"
     if lock_owner(home) is not None:
@@ -102,12 +103,11 @@ def _workspace_argument(named: str) -> list[str]:
     return [str(_folder(named))] if named else []
 
 
-def _name(folder: Path, name: str, key: str) -> str:
+def _name(name: str, key: str) -> str:
     if name:
         return check_study_name(name)
-    if key:
-        return f"mcp-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
-    return free_name(folder)
+    key = key or secrets.token_hex()
+    return f"mcp-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
 
 
 def _running(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 from attrs import frozen
 
 from arf.errors import UsageError, WorkspaceError
-from arf.sdk.workspaces import Workspace
+from arf.interfaces import Workspace
 
 MAX_NEW_FILE = 2_000_000
 """Bytes; what is bigger than a source file can be is an output of a run."""
@@ -31,7 +30,7 @@ class AgentTree:
     @property
     def root(self) -> Path:
         """Where the workspace is in it, and where the agent works."""
-        inside = self.top / self.workspace.prefix if self.workspace.prefix else self.top
+        inside = self.workspace.work_tree(self.top).cwd
         return inside if inside.is_dir() else self.top
 
     def read(self, base_files: Mapping[str, str]) -> dict[str, str]:
@@ -59,7 +58,7 @@ class AgentTree:
             except UsageError:
                 continue
             if is_same and path in base:
-                self._write(self.workspace.prefix + path)
+                self._write(path)
             elif is_same:
                 (self.root / path).unlink()
 
@@ -68,24 +67,22 @@ class AgentTree:
         workspace = self.workspace
         for path in self._new_files(workspace.files(self.base)):
             (self.root / path).unlink(missing_ok=True)
-        for path in workspace.git.files(self.base):
+        for path in workspace.tracked(self.base):
             if workspace.is_editable(path) or workspace.is_readonly(path):
                 self._write(path)
 
     def _write(self, path: str) -> None:
-        """Write a file of the repository as the base has it, byte for byte, unless it is like that."""
-        entry = self.workspace.git.files(self.base)[path]
-        file = self._place(path)
-        if not entry.is_file or path in self.workspace.stand_ins or not self.top.is_dir():
+        """Write a file as the base has it, byte for byte, unless it is like that."""
+        wanted, file = self.workspace.read(self.base, path), self._place(path)
+        if wanted is None or file is None or not self.top.is_dir():
             return
-        data = self.workspace.git.read(entry.id)
         if file.is_symlink():
             file.unlink()
-        if file.is_file() and file.read_bytes() == data:
+        if file.is_file() and file.read_bytes() == wanted.data:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-        file.chmod(file.stat().st_mode & 0o666 | entry.mode & 0o111)
+        file.write_bytes(wanted.data)
+        file.chmod(file.stat().st_mode & 0o666 | (0o111 if wanted.executable else 0))
 
     # ---- Reading ----------------------------------------------------------------------------
 
@@ -108,10 +105,10 @@ class AgentTree:
 
     def _new_files(self, base_files: Mapping[str, str]) -> dict[str, str]:
         """Text files that the agent made where ideas may make some."""
-        tracked = {self.workspace.shown(path) for path in self.workspace.git.files(self.base)}
+        tracked = self.workspace.tracked(self.base)
         found = {}
         for path, status in self._walk(self.root, ""):
-            known = path in base_files or path in tracked or not self.workspace.may_change(path)
+            known = path in base_files or path in tracked or not self.workspace.is_editable(path)
             if known or not stat.S_ISREG(status.st_mode) or status.st_size > MAX_NEW_FILE:
                 continue
             try:
@@ -131,27 +128,23 @@ class AgentTree:
                     yield prefix + entry.name, entry.stat(follow_symlinks=False)
 
     def _others(self, base_files: Mapping[str, str]) -> Iterator[str]:
-        """The tracked files that are not editable, as paths of the repository."""
-        workspace = self.workspace
-        for path in workspace.git.files(self.base):
-            if workspace.shown(path) not in base_files and workspace.is_readonly(path):
+        """The read-only files."""
+        for path in self.workspace.tracked(self.base):
+            if path not in base_files and self.workspace.is_readonly(path):
                 yield path
 
     def _is_touched(self, path: str) -> bool:
         """Whether a file is there with another content; one that is missing changes nothing."""
-        entry = self.workspace.git.files(self.base)[path]
         file = self._place(path)
-        if not entry.is_file or path in self.workspace.stand_ins or not file.is_file() or file.is_symlink():
+        if file is None or not file.is_file() or file.is_symlink():
             return False
-        data = file.read_bytes()
-        size = f"blob {len(data)}\0".encode()
-        return hashlib.sha1(size + data, usedforsecurity=False).hexdigest() != entry.id
+        wanted = self.workspace.read(self.base, path)
+        return wanted is not None and file.read_bytes() != wanted.data
 
-    def _place(self, path: str) -> Path:
-        prefix = self.workspace.prefix
-        if self.root == self.top and prefix and path.startswith(prefix):
-            return self.top / path.removeprefix(prefix)  # a copy of the workspace's folder alone
-        return self.top / path
+    def _place(self, path: str) -> Path | None:
+        """Where a file is; None for one beside the workspace, where there is a copy of its folder alone."""
+        place = Path(os.path.normpath(self.root / path))
+        return place if place.is_relative_to(self.top) else None
 
 
 # ---- Git work trees -----------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from pygit2.enums import ConfigLevel
 
 from arf.errors import WorkspaceError
 from arf.types import Draft, SeedMode, WorkspaceSettings
-from arf.workspace.work_trees import WorkTree
-from arf.workspace.workspace import Workspace
+from arf.workspace.work_trees import GitWorkTree
+from arf.workspace.workspace import GitWorkspace
 
 TRAIN = "DEPTH = 8\ntorch.manual_seed(42)\n"
 
@@ -57,17 +57,17 @@ def precious(tmp_path: Path) -> Path:
     return folder
 
 
-def open_workspace(repo: Path, **changes: object) -> Workspace:
-    return Workspace.open(repo, WorkspaceSettings(command="true", **changes))  # type: ignore[arg-type]
+def open_workspace(repo: Path, **changes: object) -> GitWorkspace:
+    return GitWorkspace.open(repo, WorkspaceSettings(command="true", **changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def workspace(repo: Path) -> Workspace:
+def workspace(repo: Path) -> GitWorkspace:
     return open_workspace(repo, seed=SeedMode.ENV)
 
 
 @pytest.fixture
-def tree(workspace: Workspace) -> WorkTree:
+def tree(workspace: GitWorkspace) -> GitWorkTree:
     tree = workspace.work_tree(workspace.directory / ".arf" / "studies" / "s" / "trees" / "1")
     tree.fill(workspace.base_commit(), 1)
     return tree
@@ -89,17 +89,17 @@ def contents(folder: Path) -> dict[str, object]:
     return found
 
 
-def refill(tree: WorkTree, workspace: Workspace) -> None:
+def refill(tree: GitWorkTree, workspace: GitWorkspace) -> None:
     tree.fill(workspace.base_commit(), 1)
 
 
-def test_a_filled_tree_is_the_commit(tree: WorkTree, repo: Path) -> None:
+def test_a_filled_tree_is_the_commit(tree: GitWorkTree, repo: Path) -> None:
     assert contents(tree.directory) == contents(repo)
     assert tree.tampered() == ()
     assert tree.cwd == tree.directory
 
 
-def test_only_what_differs_is_written(tree: WorkTree, workspace: Workspace) -> None:
+def test_only_what_differs_is_written(tree: GitWorkTree, workspace: GitWorkspace) -> None:
     before = {path: path.stat().st_ino for path in tree.directory.rglob("*") if path.is_file()}
     deeper = workspace.make_idea(
         Draft(title="t", constants={"DEPTH": 4}), workspace.base_commit(), message="m"
@@ -202,8 +202,8 @@ def _whole(tree: Path, precious: Path) -> None:
 )
 @pytest.mark.parametrize("restarted", [False, True], ids=["same-process", "restarted"])
 def test_nothing_of_the_last_run_is_left_and_nothing_outside_is_touched(
-    tree: WorkTree,
-    workspace: Workspace,
+    tree: GitWorkTree,
+    workspace: GitWorkspace,
     repo: Path,
     precious: Path,
     leave: Callable[[Path, Path], None],
@@ -246,7 +246,9 @@ def test_permissions_are_no_obstacle_without_the_rights_of_root(repo: Path) -> N
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["same-process", "restarted"])
-def test_tampered_names_what_a_run_has_changed(tree: WorkTree, workspace: Workspace, restarted: bool) -> None:
+def test_tampered_names_what_a_run_has_changed(
+    tree: GitWorkTree, workspace: GitWorkspace, restarted: bool
+) -> None:
     directory = tree.directory
     status = (directory / "prepare.py").stat()
     (directory / "prepare.py").write_text("BUDGET = 6\n")  # the same size
@@ -262,7 +264,7 @@ def test_tampered_names_what_a_run_has_changed(tree: WorkTree, workspace: Worksp
     assert tree.tampered() == ("lib/a.py", "prepare.py", "train.py")
 
 
-def test_tampered_sees_links_in_place_of_folders_and_files(tree: WorkTree, tmp_path: Path) -> None:
+def test_tampered_sees_links_in_place_of_folders_and_files(tree: GitWorkTree, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     os.rename(tree.directory / "lib", copy)
     (tree.directory / "lib").symlink_to(copy)
@@ -272,7 +274,7 @@ def test_tampered_sees_links_in_place_of_folders_and_files(tree: WorkTree, tmp_p
     assert tree.tampered() == ("lib/a.py", "lib/deep/ü.py", "link", "prepare.py")
 
 
-def test_tampered_when_the_whole_tree_is_gone(tree: WorkTree) -> None:
+def test_tampered_when_the_whole_tree_is_gone(tree: GitWorkTree) -> None:
     os.rename(tree.directory, tree.directory.with_name("x"))
     assert "prepare.py" in tree.tampered()
 
@@ -357,13 +359,13 @@ def test_seed_modes(repo: Path, mode: SeedMode, name: str, text: str, rewritten:
 # ---- failures
 
 
-def test_a_folder_that_cannot_be_made_is_told(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told(workspace: GitWorkspace, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises((WorkspaceError, OSError), match="file"):
         workspace.work_tree(tmp_path / "file" / "1").fill(workspace.base_commit(), 1)
 
 
-def test_many_fills_leave_no_open_files(tree: WorkTree, workspace: Workspace) -> None:
+def test_many_fills_leave_no_open_files(tree: GitWorkTree, workspace: GitWorkspace) -> None:
     fds = Path("/proc/self/fd")
     if not fds.exists():
         pytest.skip("no /proc")

@@ -11,7 +11,7 @@ from arf.config.schema import check_study_name
 from arf.errors import ConflictError, UsageError, WorkspaceError
 from arf.launch import job_environment
 from arf.types import Draft, Edit, Idea, Scalar, WorkspaceSettings
-from arf.workspace.workspace import Workspace
+from arf.workspace.workspace import GitWorkspace
 
 TRAIN = """\
 import torch
@@ -71,14 +71,14 @@ def repo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def workspace(repo: Path) -> Workspace:
-    return Workspace.open(repo, settings())
+def workspace(repo: Path) -> GitWorkspace:
+    return GitWorkspace.open(repo, settings())
 
 
 class Study:
     """Ideas by short calls."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: GitWorkspace) -> None:
         self.workspace = workspace
         self.base = workspace.base_commit()
         self.count = 0
@@ -106,7 +106,7 @@ class Study:
 
 
 @pytest.fixture
-def study(workspace: Workspace) -> Study:
+def study(workspace: GitWorkspace) -> Study:
     return Study(workspace)
 
 
@@ -115,7 +115,7 @@ def study(workspace: Workspace) -> Study:
 
 def refusal(path: Path, wanted: WorkspaceSettings | None = None) -> str:
     with pytest.raises(WorkspaceError) as caught:
-        Workspace.open(path, wanted or settings())
+        GitWorkspace.open(path, wanted or settings())
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -143,7 +143,7 @@ def test_opening_says_what_is_wrong_with_the_repository(tmp_path: Path) -> None:
 
 def test_opening_refuses_uncommitted_changes_of_the_workspace_only(repo: Path) -> None:
     (repo / "untracked.txt").write_text("fine")
-    Workspace.open(repo, settings())
+    GitWorkspace.open(repo, settings())
     (repo / "train.py").write_text("changed")
     (repo / "prepare.py").unlink()
     (repo / "README.md").write_text("staged")
@@ -152,12 +152,12 @@ def test_opening_refuses_uncommitted_changes_of_the_workspace_only(repo: Path) -
     message = refusal(repo)
     assert "uncommitted changes in README.md, prepare.py, program.md and 1 more" in message
     assert "git stash" in message
-    Workspace.open(repo, settings(), clean=False)
+    GitWorkspace.open(repo, settings(), clean=False)
 
 
 def test_a_detached_head_and_a_linked_work_tree_are_fine(repo: Path, tmp_path: Path) -> None:
     git(repo, "worktree", "add", "-q", "--detach", str(tmp_path / "linked"))
-    linked = Study(Workspace.open(tmp_path / "linked", settings()))
+    linked = Study(GitWorkspace.open(tmp_path / "linked", settings()))
     assert linked.base == git(repo, "rev-parse", "HEAD")
     linked.workspace.keep("s", 1, linked.set(DEPTH=4).commit)
     assert git(repo, "for-each-ref", "--format=%(refname)", "refs/arf") == "refs/arf/s/000001"
@@ -196,7 +196,7 @@ def test_a_folder_of_a_repository_that_tracks_nothing_there(repo: Path) -> None:
 def test_own_files_are_excluded_once_and_the_checkout_stays_as_it_is(repo: Path) -> None:
     before = git(repo, "status", "--porcelain=v2", "--branch"), (repo / ".git" / "index").read_bytes()
     for _ in range(2):
-        study = Study(Workspace.open(repo, settings()))
+        study = Study(GitWorkspace.open(repo, settings()))
         (repo / ".arf").mkdir(exist_ok=True)
         (repo / ".arf" / "x").touch()
         study.workspace.keep("s", 1, study.set(DEPTH=3).commit)
@@ -211,7 +211,7 @@ def test_own_files_are_excluded_once_and_the_checkout_stays_as_it_is(repo: Path)
 # ---- reading
 
 
-def test_reads_editable_files_and_the_program(workspace: Workspace) -> None:
+def test_reads_editable_files_and_the_program(workspace: GitWorkspace) -> None:
     base = workspace.base_commit()
     assert workspace.files(base) == {"train.py": TRAIN}
     assert workspace.program(base) == "Be bold.\n"
@@ -223,7 +223,7 @@ def test_patterns_stay_in_folders_unless_doubled(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {name: name for name in files})
 
     def editable(*patterns: str, **more: object) -> set[str]:
-        workspace = Workspace.open(repo, settings(editable=patterns, **more))
+        workspace = GitWorkspace.open(repo, settings(editable=patterns, **more))
         return set(workspace.files(workspace.base_commit()))
 
     assert editable("*.py") == {"a.py", "é.py"}
@@ -234,13 +234,13 @@ def test_patterns_stay_in_folders_unless_doubled(tmp_path: Path) -> None:
 
 
 def test_a_dot_is_the_whole_workspace(repo: Path) -> None:
-    workspace = Workspace.open(repo, settings(editable=(".",), readonly=("prepare.py",)))
+    workspace = GitWorkspace.open(repo, settings(editable=(".",), readonly=("prepare.py",)))
     assert set(workspace.files(workspace.base_commit())) == {"train.py", "program.md", "README.md"}
 
 
 def test_a_name_with_the_characters_of_a_pattern_matches_itself(tmp_path: Path) -> None:
     repo = make(tmp_path / "repo", {"a[b].py": TRAIN, "b.py": "x = 1\n"})
-    workspace = Workspace.open(repo, settings(editable=("a[b].py",)))
+    workspace = GitWorkspace.open(repo, settings(editable=("a[b].py",)))
     assert set(workspace.files(workspace.base_commit())) == {"a[b].py"}
 
 
@@ -252,7 +252,7 @@ def test_a_path_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_binary_files_are_not_read_as_text(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"src/a.py": "x = 1\n", "src/b.bin": b"\0\1", "src/c.txt": b"caf\xe9"})
-    workspace = Workspace.open(repo, settings(editable=("src",)))
+    workspace = GitWorkspace.open(repo, settings(editable=("src",)))
     assert workspace.files(workspace.base_commit()) == {"src/a.py": "x = 1\n", "src/c.txt": "caf�"}
 
 
@@ -277,13 +277,13 @@ def test_constants_edits_patches_and_commits_make_equal_trees(study: Study, repo
     }
     for idea in ideas:
         assert git(repo, "rev-parse", f"{idea.commit}^") == study.base
-        assert study.workspace.changed_paths(study.base, idea.commit) == ("train.py",)
+        assert list(study.workspace.git.changes(study.base, idea.commit)) == ["train.py"]
 
 
-def test_the_same_idea_is_the_same_commit(workspace: Workspace) -> None:
+def test_the_same_idea_is_the_same_commit(workspace: GitWorkspace) -> None:
     draft = Draft(title="t", constants={"DEPTH": 4})
     base = workspace.base_commit()
-    again = Workspace.open(workspace.directory, workspace.settings)
+    again = GitWorkspace.open(workspace.directory, workspace.settings)
     assert workspace.make_idea(draft, base, message="m") == again.make_idea(draft, base, message="m")
     who = git(
         workspace.directory,
@@ -297,7 +297,7 @@ def test_the_same_idea_is_the_same_commit(workspace: Workspace) -> None:
 
 def test_new_and_deleted_files(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"train.py": TRAIN, "src/a.py": "a = 1\n", "src/x/b.py": "b = 1\n"})
-    study = Study(Workspace.open(repo, settings(editable=("train.py", "src"))))
+    study = Study(GitWorkspace.open(repo, settings(editable=("train.py", "src"))))
     new = study.edit("", "c = 1\n", "src/y/c.py")
     assert study.text(new.commit, "src/y/c.py") == "c = 1\n"
     patch = (
@@ -369,7 +369,7 @@ def test_ideas_that_are_refused(study: Study) -> None:
 
 def test_a_constant_that_is_a_seed_or_ambiguous_is_refused(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"src/a.py": "SEED = 1\nDEPTH = 2\nA = 1\n", "src/b.py": "DEPTH = 3\n"})
-    study = Study(Workspace.open(repo, settings(editable=("src",))))
+    study = Study(GitWorkspace.open(repo, settings(editable=("src",))))
     assert "only a seed" in refused(lambda: study.set(SEED=2))
     assert "the constant DEPTH is in src/a.py and src/b.py" in refused(lambda: study.set(DEPTH=4))
     study.set(SEED=2, A=2)
@@ -409,7 +409,7 @@ def test_tracked_links_are_no_way_out(tmp_path: Path) -> None:
     (repo / "src").symlink_to(outside)
     (repo / "link.py").symlink_to(outside / "x.py")
     commit_all(repo)
-    study = Study(Workspace.open(repo, settings(editable=("**/*",))))
+    study = Study(GitWorkspace.open(repo, settings(editable=("**/*",))))
     assert "link" in refused(lambda: study.edit("", "x = 1", "link.py"))
     assert "inside of src" in refused(lambda: study.edit("", "x = 1", "src/x.py"))
     assert "link.py" not in study.workspace.files(study.base)
@@ -418,7 +418,7 @@ def test_tracked_links_are_no_way_out(tmp_path: Path) -> None:
 
 def test_a_script_of_another_language_may_be_invalid_python(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"old.py": "print 'python 2'\nN = 1\n", "run.sh": "N=8 # [1..9]\nsrand 1\n"})
-    study = Study(Workspace.open(repo, settings(editable=("*",))))
+    study = Study(GitWorkspace.open(repo, settings(editable=("*",))))
     study.edit("N = 1", "N = 2", "old.py")
     assert study.text(study.set(N=4).commit, "run.sh").startswith("N=4 # [1..9]\n")
 
@@ -428,7 +428,7 @@ def test_a_script_of_another_language_may_be_invalid_python(tmp_path: Path) -> N
 def test_line_ends_and_the_last_line_are_kept(tmp_path: Path, end: str, last: bool) -> None:
     text = "A = 1\nB = 2\ndef f():\n    return A".replace("\n", end) + (end if last else "")
     repo = make(tmp_path / "r", {"train.py": text, ".gitattributes": "* -text\n"})
-    study = Study(Workspace.open(repo, settings()))
+    study = Study(GitWorkspace.open(repo, settings()))
     ideas = [
         study.set(A=3),
         study.edit("B = 2\ndef f():", "B = 4\ndef f():"),
@@ -445,7 +445,7 @@ def test_line_ends_and_the_last_line_are_kept(tmp_path: Path, end: str, last: bo
 def test_a_sub_folder_is_a_workspace_of_its_own(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"lib/x.py": "x = 1\n", "a b/train.py": TRAIN, "a b/prepare.py": "p = 1\n"})
     (repo / "lib" / "x.py").write_text("changed, and not in the workspace")
-    study = Study(Workspace.open(repo / "a b", settings()))
+    study = Study(GitWorkspace.open(repo / "a b", settings()))
     assert set(study.workspace.files(study.base)) == {"train.py"}
     ideas = [
         study.set(DEPTH=4),
@@ -454,7 +454,7 @@ def test_a_sub_folder_is_a_workspace_of_its_own(tmp_path: Path) -> None:
         study.idea(patch=DEEPER.format("a b/train.py")),
     ]
     assert len({study.workspace.tree_of(idea.commit) for idea in ideas}) == 1
-    assert study.workspace.changed_paths(study.base, ideas[0].commit) == ("train.py",)
+    assert list(study.workspace.git.changes(study.base, ideas[0].commit)) == ["a b/train.py"]
     assert "lib/x.py" in refused(lambda: study.edit("x = 1", "x = 2", "lib/x.py"))
     with pytest.raises(UsageError):
         study.edit("x = 1", "x = 2", "../lib/x.py")
@@ -494,7 +494,7 @@ def test_compositions_are_deterministic_and_cached(study: Study) -> None:
     ideas = [study.set(DEPTH=4), study.edit("LR = 0.1", "LR = 0.3")]
     first = study.workspace.compose(study.base, ideas, message="m")
     assert study.workspace.compose(study.base, ideas, message="m") is first
-    again = Workspace.open(study.workspace.directory, settings())
+    again = GitWorkspace.open(study.workspace.directory, settings())
     assert again.compose(study.base, ideas, message="m") == first
 
 
@@ -569,18 +569,18 @@ def test_refs_and_the_best_branch(study: Study, repo: Path) -> None:
 
 
 def test_a_study_goes_on_whatever_is_checked_out_by_now(repo: Path) -> None:
-    base = Workspace.open(repo, settings()).base_commit()
+    base = GitWorkspace.open(repo, settings()).base_commit()
     git(repo, "switch", "-q", "--orphan", "other")
     (repo / "notes.md").write_text("x\n")
     commit_all(repo)
     assert "no file matches 'train.py'" in refusal(repo)
     (repo / "notes.md").write_text("uncommitted\n")
-    assert Workspace.open(repo, settings(), base=base).files(base)["train.py"] == TRAIN
+    assert GitWorkspace.open(repo, settings(), base=base).files(base)["train.py"] == TRAIN
     with pytest.raises(WorkspaceError, match="garbage-collected"):
-        Workspace.open(repo, settings(), base="0" * 40)
+        GitWorkspace.open(repo, settings(), base="0" * 40)
 
 
-def test_the_name_of_a_study_is_claimed_once_in_a_repository(workspace: Workspace, repo: Path) -> None:
+def test_the_name_of_a_study_is_claimed_once_in_a_repository(workspace: GitWorkspace, repo: Path) -> None:
     store, base = workspace.git, workspace.base_commit()
     assert store.claim("s", base)
     assert not store.claim("s", base)
@@ -665,7 +665,7 @@ def test_applying_merges_what_was_committed_meanwhile(study: Study, repo: Path) 
 # ---- jobs
 
 
-def test_git_in_a_job_does_not_find_the_users_repository(workspace: Workspace, repo: Path) -> None:
+def test_git_in_a_job_does_not_find_the_users_repository(workspace: GitWorkspace, repo: Path) -> None:
     tree = workspace.work_tree(repo / ".arf" / "studies" / "s" / "trees" / "1")
     tree.fill(workspace.base_commit(), 1)
     env = {"PATH": "/usr/bin:/bin", **workspace.job_env()}
@@ -675,7 +675,7 @@ def test_git_in_a_job_does_not_find_the_users_repository(workspace: Workspace, r
 
 
 def test_a_job_sees_nothing_of_the_hook_that_started_arf(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: GitWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DIR", ".git")
     monkeypatch.setenv("GIT_INDEX_FILE", ".git/index")
@@ -689,15 +689,15 @@ def test_uv_projects_share_one_environment(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("UV_PROJECT_ENVIRONMENT", raising=False)
     files = {"train.py": TRAIN, "pyproject.toml": "[project]\nname = 'x'\n", "uv.lock": "version = 1\n"}
     repo = make(tmp_path / "r", files)
-    env = Workspace.open(repo, WorkspaceSettings(command="uv run train.py")).job_env()
+    env = GitWorkspace.open(repo, WorkspaceSettings(command="uv run train.py")).job_env()
     assert env["UV_PROJECT_ENVIRONMENT"] == str(repo / ".venv")
     assert env["UV_FROZEN"] == "1"
     assert "UV_NO_SYNC" not in env
-    assert "UV_PROJECT_ENVIRONMENT" not in Workspace.open(repo, settings()).job_env()
+    assert "UV_PROJECT_ENVIRONMENT" not in GitWorkspace.open(repo, settings()).job_env()
     (repo / "deep" / "sub").mkdir(parents=True)
     (repo / "deep" / "sub" / "train.py").write_text(TRAIN)
     commit_all(repo)
-    below = Workspace.open(repo / "deep" / "sub", WorkspaceSettings(command="uv run train.py")).job_env()
+    below = GitWorkspace.open(repo / "deep" / "sub", WorkspaceSettings(command="uv run train.py")).job_env()
     assert (below["UV_PROJECT_ENVIRONMENT"], below["UV_FROZEN"]) == (str(repo / ".venv"), "1")
 
 
@@ -710,7 +710,7 @@ def test_a_package_is_imported_from_the_tree_and_not_from_the_checkout(
     (repo / ".venv").mkdir()
     (repo / ".gitignore").write_text(".venv\n")
     commit_all(repo)
-    env = Workspace.open(repo, WorkspaceSettings(command=("uv", "run", "train.py"))).job_env()
+    env = GitWorkspace.open(repo, WorkspaceSettings(command=("uv", "run", "train.py"))).job_env()
     assert env["PYTHONPATH"] == "src:."
     assert env["UV_NO_SYNC"] == "1"
 
@@ -724,7 +724,7 @@ def test_lfs_files_are_linked_from_the_checkout(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"train.py": TRAIN, ".gitattributes": attributes, "data/a.bin": pointer})
     assert "data/a.bin is not there; `git lfs pull`" in refusal(repo)
     (repo / "data" / "a.bin").write_bytes(b"real")
-    workspace = Workspace.open(repo, settings())
+    workspace = GitWorkspace.open(repo, settings())
     tree = workspace.work_tree(tmp_path / "tree")
     tree.fill(workspace.base_commit(), 1)
     assert (tree.cwd / "data" / "a.bin").read_bytes() == b"real"
@@ -742,8 +742,8 @@ def test_files_that_a_filter_writes_are_linked_from_the_checkout(tmp_path: Path)
         tmp_path / "r", {"train.py": TRAIN, "a.key": "xyz", "b.key": "plain", ".gitattributes": attributes}
     )
     (repo / "a.key").write_text("decrypted")
-    workspace = Workspace.open(repo, settings())
-    assert workspace.stand_ins == {"a.key": str(repo / "a.key")}
+    workspace = GitWorkspace.open(repo, settings())
+    assert workspace._sources.stand_ins == {"a.key": str(repo / "a.key")}
     tree = workspace.work_tree(tmp_path / "tree")
     tree.fill(workspace.base_commit(), 1)
     assert (tree.cwd / "a.key").read_text() == "decrypted"
@@ -759,8 +759,8 @@ def test_relative_links_to_untracked_files_lead_there_in_a_tree(tmp_path: Path) 
     for name, target in {"data": "../shared", "y": "cache/y", "lib": "src", "gone": "../nowhere"}.items():
         (repo / name).symlink_to(target)
     commit_all(repo)
-    workspace = Workspace.open(repo, settings())
-    assert set(workspace.stand_ins) == {"data", "y"}
+    workspace = GitWorkspace.open(repo, settings())
+    assert set(workspace._sources.stand_ins) == {"data", "y"}
     tree = workspace.work_tree(tmp_path / "tree")
     tree.fill(workspace.base_commit(), 1)
     assert ((tree.cwd / "data" / "x").read_text(), (tree.cwd / "y").read_text()) == ("1", "2")
@@ -772,7 +772,7 @@ def test_submodules_are_linked_from_the_checkout(tmp_path: Path) -> None:
     repo = make(tmp_path / "r", {"train.py": TRAIN})
     git(repo, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library), "library")
     commit_all(repo)
-    workspace = Workspace.open(repo, settings())
+    workspace = GitWorkspace.open(repo, settings())
     tree = workspace.work_tree(tmp_path / "tree")
     tree.fill(workspace.base_commit(), 1)
     assert (tree.cwd / "library" / "x.py").read_text() == "x = 1\n"
@@ -791,13 +791,13 @@ def test_a_submodule_must_be_at_its_commit_and_clean_but_for_untracked_files(tmp
     git(repo, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library), "library")
     commit_all(repo)
     (repo / "library" / "x.pyc").touch()
-    Workspace.open(repo, settings())
+    GitWorkspace.open(repo, settings())
     (repo / "library" / "x.py").write_text("x = 2\n")
     assert "uncommitted changes in the submodule library; commit or stash" in refusal(repo)
     commit_all(repo / "library")
     assert "the submodule library is not at " in refusal(repo)
     commit_all(repo)
-    Workspace.open(repo, settings())
+    GitWorkspace.open(repo, settings())
     for editable in ("library/x.py", "library/*.py"):
         message = refusal(repo, settings(editable=("train.py", editable)))
         assert "x.py is in another git repository, library, which ideas cannot change" in message
@@ -817,7 +817,7 @@ def test_what_ideas_cannot_change_is_not_editable(tmp_path: Path) -> None:
     assert "other/real.py is reached by a symbolic link; name src/real.py" in message
     assert "weights.bin is no text" in refusal(repo, settings(editable=("weights.bin",)))
     assert "workspace.editable is empty" in refusal(repo, settings(editable=()))
-    Workspace.open(repo, settings(editable=("src", "*.bin")))
+    GitWorkspace.open(repo, settings(editable=("src", "*.bin")))
 
 
 def test_conflicts_of_a_merge_are_told_as_such(repo: Path) -> None:
@@ -836,7 +836,7 @@ def test_a_sparse_checkout_is_no_uncommitted_change(tmp_path: Path) -> None:
     repo = make(tmp_path / "repo", {"train.py": "A = 1\n", "data/x": "1\n"})
     git(repo, "sparse-checkout", "set", "--no-cone", "/train.py")
     assert not (repo / "data").exists()
-    opened = Workspace.open(repo, settings())
+    opened = GitWorkspace.open(repo, settings())
     tree = opened.work_tree(tmp_path / "tree")
     tree.fill(opened.base_commit(), seed=None)
     assert (tree.directory / "data" / "x").read_text() == "1\n"
@@ -848,7 +848,7 @@ def test_a_partial_clone_is_told_apart_from_a_damaged_repository(tmp_path: Path)
     git(tmp_path, "clone", "-q", "--filter=blob:none", "--sparse", repo.as_uri(), "clone")
     assert "partial clone, and has not data/x; `git sparse-checkout disable`" in refusal(tmp_path / "clone")
     git(tmp_path / "clone", "sparse-checkout", "disable")
-    Workspace.open(tmp_path / "clone", settings())
+    GitWorkspace.open(tmp_path / "clone", settings())
 
 
 def test_a_git_directory_elsewhere_is_followed(tmp_path: Path) -> None:
@@ -857,7 +857,7 @@ def test_a_git_directory_elsewhere_is_followed(tmp_path: Path) -> None:
     git(folder, "init", "-q", "-b", "main", "--separate-git-dir", str(tmp_path / "there.git"))
     (folder / "train.py").write_text(TRAIN)
     commit_all(folder)
-    workspace = Workspace.open(folder, settings())
+    workspace = GitWorkspace.open(folder, settings())
     assert (workspace.prefix, workspace.tracked(workspace.base_commit())) == ("", {"train.py"})
 
 
@@ -908,7 +908,7 @@ def test_a_study_that_is_tracked_is_no_uncommitted_change(repo: Path) -> None:
     (repo / ".arf" / "studies" / "arf.db").write_text("1")
     commit_all(repo)
     (repo / ".arf" / "studies" / "arf.db").write_text("2")
-    Workspace.open(repo, settings())
+    GitWorkspace.open(repo, settings())
 
 
 def test_a_branch_that_leaves_no_room_for_those_of_arf_is_named(tmp_path: Path) -> None:

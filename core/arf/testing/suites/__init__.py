@@ -4,5 +4,6 @@ from arf.testing.suites.agent import AgentSuite
 from arf.testing.suites.backend import BackendSuite
 from arf.testing.suites.parser import MetricParserSuite
 from arf.testing.suites.strategy import StrategySuite
+from arf.testing.suites.workspace import WorkspaceSuite
 
-__all__ = ["AgentSuite", "BackendSuite", "MetricParserSuite", "StrategySuite"]
+__all__ = ["AgentSuite", "BackendSuite", "MetricParserSuite", "StrategySuite", "WorkspaceSuite"]

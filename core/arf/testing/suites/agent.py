@@ -19,7 +19,7 @@ from arf.interfaces import Agent, Brief
 from arf.plugins.guards import wrong_answer, wrong_cost
 from arf.study import Study
 from arf.types import Answer, Ask, AskKind, Draft, Factor, FactorDraft, Idea, Tier, WorkspaceSettings
-from arf.workspace.workspace import Workspace
+from arf.workspace import open_workspace
 
 SCRIPT = '''\
 """Trains a small model."""
@@ -132,7 +132,7 @@ class AgentSuite(ABC):
             shutil.rmtree(folder, ignore_errors=True)
             _make_repository(folder, files)
             self._applied_to = dict(files)
-        workspace = Workspace.open(folder, WorkspaceSettings(command="true", editable=("**",)))
+        workspace = open_workspace(folder, WorkspaceSettings(command="true", editable=("**",)))
         try:
             workspace.make_idea(draft, workspace.base_commit(), message="x")
         except (ConflictError, UsageError) as error:
