@@ -141,6 +141,11 @@ class Process:
             found += np.where(readings.places == place, other, 0.0)
         return found
 
+    @property
+    def noise(self) -> float:
+        """The standard deviation of a run, in units of the objective."""
+        return float(self.sizes.scale * np.sqrt(self.sizes.noise))
+
     def values(self, function: Function, points: Levels) -> Vector:
         """The values of a function at points, in units of the objective."""
         x = self.basis.of_points(points)

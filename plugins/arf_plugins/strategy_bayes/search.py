@@ -19,6 +19,8 @@ AT_ONCE = (1, 2, 2, 3, 3, 4, 6, 8)
 LOCAL = 0.3
 """Share of runs that are local moves of the best."""
 TRIES = 8
+WORTHLESS = 0.25
+"""What adds less than this, in units of the noise, is left out of what is shipped."""
 NEIGHBOURS = 60
 """Neighbours of the best that are looked at where nothing else is new."""
 
@@ -53,6 +55,28 @@ class Search:
             if point is not None and is_open(point):
                 return point
         return self._neighbour(chance, is_open)
+
+    def shipped(self, allowed: Levels, most: int) -> Levels:
+        """The best by the posterior mean, without what is worth next to nothing.
+
+        Climbs from the best that has run, over what is `allowed`, and changes so many axes at most.
+        """
+        slope = Slope(self.process, self.process.mean, self.chances, allowed)
+        point, _ = climb(slope, self.best(), most)
+        least = WORTHLESS * self.process.noise
+        while True:
+            worth = self.worth(point)
+            moved = np.flatnonzero(point)
+            if not len(moved) or worth[moved].min() >= least:
+                return point
+            point[moved[np.argmin(worth[moved])]] = 0
+
+    def worth(self, point: Levels) -> Vector:
+        """What each axis of a point adds to it, by the posterior mean, in units of the objective."""
+        without = np.tile(point, (len(point), 1))
+        np.fill_diagonal(without, 0)
+        values = self.process.values(self.process.mean, np.vstack([point[None, :], without]))
+        return np.asarray(values[0] - values[1:])
 
     def _drawn(self, chance: np.random.Generator) -> Levels:
         function = self.process.draw(chance)

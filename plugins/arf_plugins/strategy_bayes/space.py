@@ -59,6 +59,15 @@ class Space:
         axes = self.basis.axes
         return {axes[i].name: axes[i].values[point[i]] for i in np.flatnonzero(point)}
 
+    def with_ideas(self, study: Study) -> Levels:
+        """(axes, most levels): of what may be tried, that for which the study has an idea."""
+        found = self.allowed.copy()
+        for i, axis in enumerate(self.basis.axes):
+            for level, value in enumerate(axis.values[1:], 1):
+                if value is not None and study.idea_that_sets(axis.name, value) is None:
+                    found[i, level] = 0
+        return found
+
     def whole(self, point: Levels) -> Levels:
         """The point with all that its ideas of code were made on top of."""
         if not self.needs:

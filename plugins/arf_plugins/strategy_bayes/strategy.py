@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from arf.interfaces import Strategy
+from arf.interfaces import Recommendation, Strategy
 from arf.sdk.statistics import deciding_order
 from arf.study import Study
 from arf.types import Ask, Plan, Role
@@ -20,8 +20,14 @@ from arf_plugins.strategy_bayes.space import Space
 
 FEWEST = 12
 """Designed points, at least."""
+SHIPPED = 3
+"""Axes that what is recommended differs in, at most, from what has run."""
 TRIES = 40
 """Designed points that are drawn for one that is new."""
+SURE = 0.08
+"""Share of runs that run the best again."""
+ENOUGH = 4
+"""Runs of the best after which that is not done any more."""
 AGAIN = 6
 """Runs of each of the best points, where nothing else is left to try."""
 BEST = 4
@@ -45,10 +51,7 @@ class Bayes(Strategy):
         self._known: WeakKeyDictionary[Study, Knowledge] = WeakKeyDictionary()
 
     def decide(self, study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
-        knowledge = self._known.get(study)
-        if knowledge is None:
-            knowledge = self._known[study] = Knowledge(self._options.values)
-        knowledge.update(study)
+        knowledge = self._knowledge(study)
         asks = self._asks(study, knowledge)
         wanted = min(MOST_IDLE, sum(max(0, count) for count in free.values()))
         if not wanted or knowledge.space is None or not knowledge.space.basis.axes:
@@ -57,6 +60,37 @@ class Bayes(Strategy):
 
     def why_ended(self, study: Study) -> str:
         return "every combination of the ideas has been run, and the best ones again" if study.ideas else ""
+
+    def recommend(self, study: Study) -> Recommendation | None:
+        knowledge = self._knowledge(study)
+        space, search = knowledge.space, knowledge.search
+        if space is None or search is None:
+            return None
+        point = space.whole(search.shipped(space.with_ideas(study), SHIPPED))
+        if not point.any():
+            return Recommendation(parent=study.base, gain=0.0, error=0.0)
+        process = search.process
+        worth = search.worth(point)
+        ideas = {
+            space.plan(study, one).ideas[0]: float(worth[axis])
+            for axis in np.flatnonzero(point)
+            for one in [np.where(np.arange(len(point)) == axis, point, 0)]
+        }
+        return Recommendation(
+            parent=study.base,
+            ideas=tuple(sorted(ideas)),
+            gain=float(process.values(process.mean, point[None, :])[0]),
+            error=float(process.errors(point[None, :])[0]),
+            worth=ideas,
+        )
+
+    def _knowledge(self, study: Study) -> Knowledge:
+        """Of this study, with all that has happened."""
+        knowledge = self._known.get(study)
+        if knowledge is None:
+            knowledge = self._known[study] = Knowledge(self._options.values)
+        knowledge.update(study)
+        return knowledge
 
     # ---- Asks -----------------------------------------------------------------------------------
 
@@ -97,12 +131,17 @@ class Bayes(Strategy):
             return knowledge.is_open(point) and key_of(space.whole(point)) not in taken
 
         for at in range(wanted):
+            if knowledge.search is not None and chance.random() < SURE:
+                best = next(self._again(study, knowledge, 1, ENOUGH), None)
+                if best is not None and best not in plans:
+                    plans.append(best)
+                    continue
             designed = knowledge.search is None or len(knowledge.points) + at <= self._designs(space)
             point = self._designed(space, chance, is_open) if designed else None
             if point is None and knowledge.search is not None:
                 point = self._searched(knowledge, chance, is_open)
             if point is None:
-                plans += islice(self._again(study, knowledge), wanted - at)
+                plans += islice(self._again(study, knowledge, BEST, AGAIN), wanted - at)
                 break
             point = space.whole(point)
             taken.add(key_of(point))
@@ -137,20 +176,20 @@ class Bayes(Strategy):
         return more if is_open(more) else point
 
     @staticmethod
-    def _again(study: Study, knowledge: Knowledge) -> Iterator[Plan]:
-        """More runs of the best points, where nothing new is left."""
+    def _again(study: Study, knowledge: Knowledge, points: int, runs: int) -> Iterator[Plan]:
+        """More runs of so many of the best points, up to so many of each."""
         search = knowledge.search
         if search is None:
             return
         tier = deciding_order(study)[0]
-        runs = [
+        there = [
             study.experiments[knowledge.points[key_of(point)]]
-            for point in search.tops[:BEST]
+            for point in search.tops[:points]
             if key_of(point) in knowledge.points
         ]
-        counts = [study.group(run.tree, tier) for run in runs]
-        for had in range(AGAIN):
-            for run, group in zip(runs, counts, strict=True):
+        counts = [study.group(run.tree, tier) for run in there]
+        for had in range(runs):
+            for run, group in zip(there, counts, strict=True):
                 known = len(group.experiments) if group is not None else 0
                 if known <= had and (run.commit, ()) not in study.refusals:
                     title = f"again: {run.title}".replace("again: again: ", "again: ")
