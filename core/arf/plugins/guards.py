@@ -138,10 +138,10 @@ class GuardedStrategy(Strategy):
         decided = self._blame.call(
             "decide", lambda: self._inner.decide(study, free), lambda given: wrong_decision(given, study)
         )
-        refused = [plan for plan in decided if isinstance(plan, Plan) and _key(plan) in study.refusals]
+        refused = [plan for plan in decided if isinstance(plan, Plan) and _is_refused(plan, study)]
         if not refused:
             return decided
-        reason = study.refusals[_key(refused[0])]
+        reason = study.refusals[refused[0].parent, refused[0].ideas]
         self._blame.warn("decide", self._blame.error("decide", f"a plan again that was refused ({reason})"))
         return [item for item in decided if item not in refused]
 
@@ -159,8 +159,8 @@ class GuardedStrategy(Strategy):
         )
 
 
-def _key(plan: Plan) -> tuple[str, tuple[int, ...]]:
-    return plan.parent, plan.ideas
+def _is_refused(plan: Plan, study: Study) -> bool:
+    return not plan.constants and (plan.parent, plan.ideas) in study.refusals
 
 
 class GuardedAcceptRule(AcceptRule):

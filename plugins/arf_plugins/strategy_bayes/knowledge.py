@@ -124,6 +124,8 @@ class Knowledge:
         done = [n for n in self.open if study.experiments[n].state is ExperimentState.ENDED]
         runs = sorted((study.experiments[n] for n in done), key=_end)
         self.ended += [run.id for run in runs if run.commit in self.settings]
+        if runs:
+            self.search = None
         self.open.difference_update(done)
 
     def _useful(self, study: Study, counted: Sequence[int]) -> set[int]:

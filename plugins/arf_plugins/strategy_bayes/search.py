@@ -109,10 +109,10 @@ class Search:
                 near = levels[np.abs(places[levels] - places[point[axis]]) <= 0.15]
                 levels = near if len(near) > 1 else levels
             point[axis] = chance.choice(levels)
-        risk = float(self.chances.of(point[None, :])[0])
-        if risk >= RISK:
-            return None
-        return np.asarray(point)
+        return point if self._is_safe(point) else None
+
+    def _is_safe(self, point: Levels) -> bool:
+        return bool(self.chances.of(point[None, :])[0] < RISK)
 
     def _neighbour(self, chance: np.random.Generator, is_open: Callable[[Levels], bool]) -> Levels | None:
         """One of the best with one axis, or a few, anywhere."""
@@ -120,7 +120,7 @@ class Search:
             point: Levels = self.tops[int(chance.integers(len(self.tops)))].copy()
             for axis in chance.permutation(len(point))[: 1 + axes // 10]:
                 point[axis] = chance.choice(np.flatnonzero(self.allowed[axis]))
-            if is_open(point):
+            if is_open(point) and self._is_safe(point):
                 return point
         return None
 

@@ -59,7 +59,9 @@ class Bayes(Strategy):
         return [*self._plans(study, knowledge, wanted), *asks]
 
     def why_ended(self, study: Study) -> str:
-        return "every combination of the ideas has been run, and the best ones again" if study.ideas else ""
+        if not study.ideas:
+            return ""
+        return "every combination of the ideas has been run, or is likelier to fail than not"
 
     def recommend(self, study: Study) -> Recommendation | None:
         knowledge = self._knowledge(study)
