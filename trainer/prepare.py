@@ -503,7 +503,8 @@ def setup_device() -> torch.device:
     torch.set_float32_matmul_precision("high")
     # One for all experiments: what is compiled once is not compiled again, whichever run needed it first.
     compiled = str(data_root().absolute() / "compiled")
-    if not re.search(r"\s", compiled):  # torch's compiler does not quote it; then torch's own choice stands
+    # Torch's own choice stands where its compiler cannot quote the folder, and where nobody may write.
+    if not re.search(r"\s", compiled) and os.access(data_root(), os.W_OK):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

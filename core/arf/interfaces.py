@@ -415,6 +415,16 @@ class WorkTree(ABC):
     def adopt(self, commit: str, seed: int | None) -> None:
         """Take the folder as filled by an earlier process, so that `tampered` can be asked."""
 
+    @property
+    def readonly(self) -> Collection[str]:
+        """The files that no run may change, as paths below `directory`; a job gets them read-only."""
+        return ()
+
+    @property
+    def others(self) -> Collection[str]:
+        """All other files and links that `fill` has put there."""
+        return ()
+
     @abstractmethod
     def tampered(self) -> Sequence[str]:
         """The editable and read-only files that are not as they were filled in, relative to the workspace.
@@ -439,6 +449,11 @@ class Workspace(ABC):
         self.directory = directory
         """The folder with the script, symbolic links resolved. Studies are kept in its `.arf`."""
         self.settings = settings
+
+    @property
+    def top(self) -> Path:
+        """The folder that no job gets to see, but for its work tree: the one that holds the user's files."""
+        return self.directory
 
     # ---- What is there ----------------------------------------------------------------------
 

@@ -13,11 +13,12 @@ import attrs
 
 from arf import __version__
 from arf.atomic import write_whole
-from arf.config.schema import VERSIONS_KEY, Config, disabled_plugins, dump, is_secret_name, load
+from arf.config.schema import VERSIONS_KEY, Config, disabled_plugins, dump, load
 from arf.engine.engine import Engine, agent_brief
 from arf.errors import NameTakenError, StoreError
 from arf.interfaces import Workspace
 from arf.plugins.registry import Plugins
+from arf.sandbox import environment
 from arf.store.database import DATABASE, STUDIES, Store, StudyLock
 from arf.study import Study
 from arf.submissions.remote import Mailbox
@@ -176,34 +177,13 @@ def with_interpreter(command: Any) -> Any:
 
 
 def job_environment(workspace: Workspace, own: Mapping[str, str], passed: tuple[str, ...]) -> dict[str, str]:
-    """What jobs see: arf's environment without keys and tokens, then what the workspace adds.
+    """What jobs see: what is allowed of arf's environment and what is `passed`, then what the workspace adds.
 
-    Nor do they see the repository that git names to its hooks, from which arf may have been started.
     Output is unbuffered, or a Python script's log would come in blocks of 8 KB and look stalled.
     """
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if name in passed or not (is_secret_name(name) or name in _OF_ONE_REPOSITORY)
-    }
+    env = environment.for_jobs(os.environ, passed)
     env.setdefault("PYTHONUNBUFFERED", "1")
     return {**env, **workspace.job_env(), **own}
-
-
-_OF_ONE_REPOSITORY = frozenset(
-    {
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_COMMON_DIR",
-        "GIT_PREFIX",
-        "GIT_NAMESPACE",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-        "GIT_GRAFT_FILE",
-        "GIT_SHALLOW_FILE",
-    }
-)
 
 
 def _versions(plugins: Plugins) -> str:

@@ -164,6 +164,45 @@ class Reading:
     """The training step that it belongs to; None for a closing value."""
 
 
+class SandboxMode(StrEnum):
+    """How jobs are confined."""
+
+    AUTO = "auto"
+    """The best that the machine has; where it has none, jobs run unconfined, and that is said."""
+    NAMESPACES = "namespaces"
+    """A file system, processes and a network of their own."""
+    OFF = "off"
+
+
+@frozen(kw_only=True)
+class Box:
+    """What a job is confined to. Nothing else of the machine's files is there for it.
+
+    Paths are absolute, but for those of the tree, which are relative to `tree`.
+    """
+
+    mode: SandboxMode = SandboxMode.AUTO
+    tree: Path
+    """The top of the work tree, which is writable but for what follows."""
+    protect: tuple[str, ...] = ()
+    """Files and folders of the tree that are read-only."""
+    hold: tuple[str, ...] = ()
+    """Folders of the tree that cannot be renamed or removed, since they hold something read-only."""
+    empty: tuple[str, ...] = ()
+    """Folders of the tree that stay empty: caches of what is read-only."""
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    """Folders that are empty and its own, in memory: temporary files, its home, caches."""
+    hide: tuple[str, ...] = ()
+    """Folders that are empty and read-only, whatever `read` says of what is above them."""
+    network: bool = False
+    processes: int | None = None
+    """How many it may have at a time."""
+    file_bytes: int | None = None
+    """How long a file may become."""
+
+
 @frozen(kw_only=True)
 class Job:
     """What a backend runs."""
@@ -181,6 +220,8 @@ class Job:
     tier: str
     time_limit_s: float
     """Wall-clock from its start; then the job is ended and is `TIMED_OUT`."""
+    box: Box | None = None
+    """What it is confined to; None: it runs with the rights of arf, as what people wrote themselves may."""
     prepares: bool = False
     """It makes a machine ready for the jobs after it (`workspace.setup`), and its directory stays as it is: a
     backend whose machines share no disk runs it on each of them, before anything else."""
@@ -507,7 +548,7 @@ class WorkspaceSettings:
     env: Mapping[str, str] = field(factory=dict)
     """Environment variables for every job."""
     pass_env: tuple[str, ...] = ()
-    """Names of variables that jobs get from arf's own environment; `*` at the end matches any rest."""
+    """Names of more variables that jobs get from arf's own environment; `*` stands for any text."""
     program: str = "program.md"
     """The instructions to the agent; the file may be missing."""
     seed: SeedMode = SeedMode.AUTO

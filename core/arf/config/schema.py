@@ -31,7 +31,7 @@ from arf.config.layers import (
     wrapped,
 )
 from arf.errors import ConfigError, UsageError
-from arf.types import NoiseRule, Objective, Seconds, WorkspaceSettings
+from arf.types import NoiseRule, Objective, SandboxMode, Seconds, WorkspaceSettings
 
 OptionsClass = Callable[[str, str], type | None]
 """The options class of a plugin by kind and name; None if it takes none. Raises UsageError if unknown."""
@@ -115,6 +115,41 @@ class Limits:
             "help": "A loss this many times its first value, and its highest in the baseline, ends the run; "
             "so does a loss that stays NaN. null: never."
         },
+    )
+
+
+@frozen(kw_only=True)
+class Sandbox:
+    """What jobs can reach. A set-up command is yours, and is not confined."""
+
+    mode: SandboxMode = field(
+        default=SandboxMode.AUTO,
+        metadata={
+            "help": "auto: the best that the machine has, and a warning where it has none; namespaces: that "
+            "or nothing; off: jobs run with all your rights."
+        },
+    )
+    network: bool = field(
+        default=False, metadata={"help": "Whether jobs have the network. What they download, set-up should."}
+    )
+    read: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "More files and folders that jobs may read; `~` and $NAME are expanded, relative paths "
+            "are the workspace's. System, interpreter and workspace.link are there anyway."
+        },
+    )
+    write: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "The same for what they may write, and share: beside their own work tree."},
+    )
+    processes: int | None = field(
+        default=4096,
+        validator=_POSITIVE,
+        metadata={"help": "Processes of one job at a time. null: no limit."},
+    )
+    file_gb: float | None = field(
+        default=100.0, validator=_POSITIVE, metadata={"help": "How long one file may become. null: no limit."}
     )
 
 
@@ -230,6 +265,7 @@ class Config:
     workspace: WorkspaceSettings
     objective: Objective = field(factory=Objective)
     limits: Limits = Limits()
+    sandbox: Sandbox = Sandbox()
     budget: Budget = Budget()
     noise: Noise = Noise()
     study: Naming = Naming()

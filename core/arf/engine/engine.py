@@ -31,6 +31,7 @@ from arf.errors import ArfError, ConflictError, LostError, SpentError, StoreErro
 from arf.interfaces import AcceptRule, Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge.rule import confirm_plans, judge
 from arf.judge.statistics import CONFIRM, final_gain
+from arf.sandbox.boxes import Boxes
 from arf.status import costs, held_resources
 from arf.status.diagnosis import after_failed_baseline
 from arf.status.estimate import Estimate, estimate, lines
@@ -170,6 +171,14 @@ class Engine:
         self._runs: dict[int, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._trees = Trees(workspace, self.directory / "trees")
+        self._boxes = Boxes(
+            config.sandbox,
+            command=command,
+            env=self._env,
+            workspace=workspace.directory,
+            top=workspace.top,
+            linked=workspace.links().values(),
+        )
         self._ready: Ready | None = None
         self._stopping = ""
         self._fatal: ArfError | None = None
@@ -664,6 +673,7 @@ class Engine:
             log=path,
             tier=experiment.tier,
             time_limit_s=self.config.limits.time_limit_s,
+            box=self._boxes.make(run.tree.directory, run.tree.readonly, run.tree.others),
         )
 
     def _keep(self, experiment: Experiment) -> None:
@@ -1028,6 +1038,7 @@ class Engine:
             log=path,
             tier=tier,
             time_limit_s=seconds,
+            box=self._boxes.make(tree.directory, tree.readonly, tree.others),
         )
         handle = await self._backend.submit(job)
         try:

@@ -15,6 +15,7 @@ from arf.atomic import write_whole
 from arf.config.schema import is_secret_name
 from arf.engine.watch import last_lines
 from arf.errors import BackendError
+from arf.sandbox.plain import box_fields, box_from
 from arf.types import Job, JobResult, JobState
 
 __all__ = [
@@ -85,6 +86,7 @@ def job_fields(job: Job) -> dict[str, Any]:
         "log": str(job.log),
         "tier": job.tier,
         "time_limit_s": job.time_limit_s,
+        **({"box": box_fields(job.box)} if job.box else {}),
     }
 
 
@@ -99,6 +101,7 @@ def job_from(fields: dict[str, Any]) -> Job:
         log=Path(fields["log"]),
         tier=fields["tier"],
         time_limit_s=fields["time_limit_s"],
+        box=box_from(fields["box"]) if "box" in fields else None,
     )
 
 

@@ -242,6 +242,16 @@ class GitWorkTree(WorkTree):
                     os.rmdir(name, dir_fd=trash)
         os.rmdir(_TRASH, dir_fd=root)
 
+    @property
+    def readonly(self) -> frozenset[str]:
+        """Its files that a run must leave as they are, but for editable ones: paths below `directory`."""
+        return frozenset(filter(self._rules.is_readonly, self._wanted))
+
+    @property
+    def others(self) -> frozenset[str]:
+        """All else that it is filled with."""
+        return frozenset(self._wanted.keys() | self._links.keys()) - self.readonly
+
     # ---- checking ---------------------------------------------------------------------------------
 
     def tampered(self) -> tuple[str, ...]:

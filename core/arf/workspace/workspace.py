@@ -47,6 +47,10 @@ class GitWorkspace(Workspace):
         self._base = ""
         """The commit that was looked at when it was opened."""
 
+    @property
+    def top(self) -> Path:
+        return opening.top_of(self.directory, self.prefix)
+
     @classmethod
     def open(
         cls, path: Path, settings: WorkspaceSettings, *, base: str = "", clean: bool = True

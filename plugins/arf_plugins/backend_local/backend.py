@@ -21,6 +21,7 @@ from arf.interfaces import Backend
 from arf.sdk.jobs import check_job, exit_reason, handle_of, job_fields
 from arf.types import Job, JobResult, JobState, Tier
 from arf_plugins.backend_local import LocalOptions, devices, processes
+from arf_plugins.backend_local.confined import Confiner, PlainBox
 from arf_plugins.backend_local.devices import Layout, Machine, Slot
 from arf_plugins.backend_local.records import KEPT, Record, Records
 from arf_plugins.backend_local.warm import Request, WarmStarts, possible
@@ -90,6 +91,7 @@ class LocalBackend(Backend):
         self._orphans = processes.Orphans()
         self._wrappers = processes.Wrappers(self._prefix)
         self._warm: WarmStarts | None = None
+        self._confiner = Confiner(directory / "boxes")
         self._tasks: set[asyncio.Task[None]] = set()
         self._readying: asyncio.TimerHandle | None = None
 
@@ -165,7 +167,7 @@ class LocalBackend(Backend):
 
     def notes(self) -> list[str]:
         """What people may want to know about the jobs so far, a line each: what warm starts have saved."""
-        return self._warm.notes() if self._warm else []
+        return [*self._confiner.notes(), *(self._warm.notes() if self._warm else [])]
 
     async def aclose(self) -> None:
         if self._warm is not None:
@@ -245,9 +247,14 @@ class LocalBackend(Backend):
         self._orphans.adopt()
         assert entry.place is not None
         entry.score = processes.oom_score(entry.place)
-        self._entries[entry.handle] = entry
         # Python's order of sets is the same in every run then, warm or cold: a seed gives one result.
         env = {**self._layout.threads, "PYTHONHASHSEED": "0", **job.env, **self._slot(entry).env}
+        try:
+            box = self._confiner.box(job, env)
+        except BackendError:
+            self._records.remove(entry.handle)
+            raise
+        self._entries[entry.handle] = entry
         request = Request(
             handle=entry.handle,
             mark=entry.mark,
@@ -255,18 +262,21 @@ class LocalBackend(Backend):
             record=self._records.path(entry.handle),
             job=job,
             env=env,
+            box=box,
             started=lambda pid, watch: self._started(entry, pid, watch),
-            declined=lambda: self._declined_warm(entry, env),
+            declined=lambda: self._declined_warm(entry, env, box),
         )
         # Not on a GPU: CUDA does not survive a fork once it is initialised, and its start is not the import.
         if self._warm is None or job.tier != "cpu" or not self._warm.offer(request):
-            self._start_cold(entry, env)
+            self._start_cold(entry, env, box)
 
-    def _start_cold(self, entry: _Entry, env: Mapping[str, str]) -> None:
+    def _start_cold(self, entry: _Entry, env: Mapping[str, str], box: PlainBox | None) -> None:
         job = entry.job
         assert job is not None
         command = ("/bin/sh", "-c", job.command) if isinstance(job.command, str) else job.command
         try:
+            if box is not None:
+                command = self._confiner.command(box, entry.handle, command)
             pid = self._wrappers.start(
                 entry.mark,
                 entry.score,
@@ -300,7 +310,7 @@ class LocalBackend(Backend):
         if entry.ending:
             self._terminate(entry)
 
-    def _declined_warm(self, entry: _Entry, env: Mapping[str, str]) -> None:
+    def _declined_warm(self, entry: _Entry, env: Mapping[str, str], box: PlainBox | None) -> None:
         """Start a job cold that was meant to start warm; or find it, if its server died over it."""
         pid = self._wrapper(self._records.read(entry.handle))
         if pid is not None:
@@ -309,7 +319,7 @@ class LocalBackend(Backend):
             self._forget(entry)
         else:
             try:
-                self._start_cold(entry, env)
+                self._start_cold(entry, env, box)
             except BackendError as error:
                 log.warning("%s", error)
                 self._forget(entry)

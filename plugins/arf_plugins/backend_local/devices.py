@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
 import os
@@ -358,3 +359,41 @@ def _gpu_tier(gpu: Gpu, slots: int, options: LocalOptions) -> Tier:
         memory_gb=round(gpu.memory_gb * options.gpus_per_job / options.jobs_per_gpu, 1),
         description=gpu.name,
     )
+
+
+_DEVICES = (
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/nvidia-uvm-tools",
+    "/dev/nvidia-modeset",
+    "/dev/nvidia-caps",
+)
+_DEVICES_AMD = ("/dev/kfd", "/dev/dri")
+
+
+def device_files(env: Mapping[str, str]) -> list[str]:
+    """The device files of the GPUs that an environment names; of all of them where it names none.
+
+    Those of NVIDIA are told apart by what the driver says of each UUID; where it does not, all are given.
+    """
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    if visible == "":
+        return []
+    minors = _minors()
+    named = (visible or "").split(",")
+    if visible and all(name in minors for name in named):
+        own = [f"/dev/nvidia{minors[name]}" for name in named]
+    else:
+        own = sorted(glob.glob("/dev/nvidia[0-9]*"))
+    return [path for path in [*own, *(_DEVICES if own else ()), *_DEVICES_AMD] if os.path.exists(path)]
+
+
+def _minors() -> dict[str, str]:
+    """The number of the device file of each NVIDIA GPU, by UUID."""
+    found = {}
+    for path in glob.glob("/proc/driver/nvidia/gpus/*/information"):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+        if "GPU UUID" in fields and "Device Minor" in fields:
+            found[fields["GPU UUID"]] = fields["Device Minor"]
+    return found

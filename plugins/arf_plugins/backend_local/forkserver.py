@@ -228,6 +228,7 @@ class Server:
     def _fork(self, job: Job) -> bool:
         """Fork a wrapper for a job, and tell arf; True in the job itself, which the wrapper forks."""
         self._check(job)
+        enter = _module(job["enter"]) if job["box"] else None
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             if self._arf_has_ended():
@@ -236,7 +237,7 @@ class Server:
             if pid == 0:
                 try:
                     self.socket.close()
-                    _wrap(job, log, self.places, self.preamble)
+                    _wrap(job, log, self.places, self.preamble, enter)
                 except BaseException:
                     os._exit(1)  # no space for its record: nobody will know how it ends
                 return True
@@ -311,7 +312,7 @@ class Places:
 # ---- A job ----------------------------------------------------------------------------------
 
 
-def _wrap(job: Job, log: int, places: Places, preamble: bytes) -> None:
+def _wrap(job: Job, log: int, places: Places, preamble: bytes, enter: Any) -> None:
     """Be the wrapper around a job, as job.sh is for a fresh process. Returns only in the job itself."""
     os.setsid()
     before = {number: signal.signal(number, lambda *_: None) for number in OUTLIVED}
@@ -321,26 +322,43 @@ def _wrap(job: Job, log: int, places: Places, preamble: bytes) -> None:
     os.write(1, preamble)
     places.write_mark(job["mark"])
     places.write_arguments([sys.orig_argv[0], "-", f"arf:{job['mark']}"])
-    _append(job["record"], f"pid {os.getpid()}\n")
+    record = os.open(job["record"], os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    os.write(record, f"pid {os.getpid()}\n".encode())
     if job["score"] is not None:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(job["score"]))
-    pid = os.fork()
-    if pid:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = _fork_job(job, enter)
+    if code is not None:
         if code < 0 and -code not in (signal.SIGINT, signal.SIGPIPE):
             os.write(2, f"{signal.strsignal(-code)}\n".encode())  # as a shell says it
-        _append(job["record"], f"exit {code}\n")
+        os.write(record, f"exit {code}\n".encode())
         os._exit(0)
+    os.close(record)
     for number, handler in before.items():
         signal.signal(number, handler)
     places.write_arguments([sys.orig_argv[0], job["script"], *job["args"]])
 
 
-def _append(path: str, line: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-    os.write(fd, line.encode())
-    os.close(fd)
+def _fork_job(job: Job, enter: Any) -> "int | None":
+    """Fork the job, in its box if it has one: None in the job; in the caller, how it has ended."""
+    if enter is None:
+        pid = os.fork()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else None
+    try:
+        code: int | None = enter.enter(job["box"])
+    except (enter.CannotEnter, OSError) as error:
+        os.write(2, f"arf: the sandbox cannot be made: {error}\n".encode())
+        code = enter.CANNOT
+    return code
+
+
+@functools.lru_cache(maxsize=1)
+def _module(path: str) -> types.ModuleType:
+    """The module at a path, which the script will not find loaded."""
+    module = types.ModuleType("enter")
+    with open(path, "rb") as file:
+        exec(compile(file.read(), path, "exec", dont_inherit=True), module.__dict__)
+    return module
 
 
 def _become(job: Job, env: "dict[str, str]", flags: "list[str]") -> "tuple[str, types.ModuleType]":

@@ -23,6 +23,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from arf.sandbox import enter
 from arf.sdk.jobs import last_lines
 from arf.types import Job
 from arf_plugins.backend_local import processes
@@ -92,6 +93,8 @@ class Request:
     record: str
     job: Job
     env: Mapping[str, str]
+    box: Mapping[str, Any] | None
+    """What it is confined to, as `arf.sandbox.enter` takes it."""
     started: Callable[[int, ExitWatch | None], None]
     """With the wrapper's pid, and what to wait for; None if it has ended already."""
     declined: Callable[[], None]
@@ -232,6 +235,8 @@ class WarmStarts:
             "record": os.path.abspath(request.record),
             "mark": request.mark,
             "score": request.score,
+            "box": request.box,
+            "enter": enter.__file__,
             "env": {name: value for name, value in request.env.items() if name.startswith("ARF_")},
         }
         timer = asyncio.get_running_loop().call_later(

@@ -674,15 +674,22 @@ def test_git_in_a_job_does_not_find_the_users_repository(workspace: GitWorkspace
     assert "not a git repository" in run.stderr
 
 
-def test_a_job_sees_nothing_of_the_hook_that_started_arf(
+def test_a_job_gets_what_is_listed_of_the_environment_and_what_is_passed(
     workspace: GitWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GIT_DIR", ".git")
-    monkeypatch.setenv("GIT_INDEX_FILE", ".git/index")
-    monkeypatch.setenv("GIT_AUTHOR_NAME", "Test")
-    env = job_environment(workspace, {}, ())
-    assert "GIT_AUTHOR_NAME" in env
-    assert not {"GIT_DIR", "GIT_INDEX_FILE"} & env.keys()
+    for name in (
+        "OMP_PLACES",
+        "GIT_DIR",
+        "DATABASE_URL",
+        "GH_PAT",
+        "SSH_AUTH_SOCK",
+        "HF_HUB_TOKEN",
+        "MY_KEY",
+    ):
+        monkeypatch.setenv(name, "x")
+    env = job_environment(workspace, {"OWN": "1"}, ("MY_*",))
+    assert {"PATH", "OMP_PLACES", "MY_KEY", "OWN"} <= env.keys()
+    assert not {"GIT_DIR", "DATABASE_URL", "GH_PAT", "SSH_AUTH_SOCK", "HF_HUB_TOKEN"} & env.keys()
 
 
 def test_uv_projects_share_one_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

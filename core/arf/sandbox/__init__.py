@@ -1,0 +1,1 @@
+"""Confines jobs: what they can read, write and reach is what they were given."""
