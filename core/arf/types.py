@@ -568,3 +568,6 @@ class NoiseRule:
     """Runs of one commit, at most, to decide about it."""
     confirm: int = 3
     """Runs of the best with fresh seeds at the end, which no choice was made by; 0 for none."""
+    steps_metric: str = "num_steps"
+    """The metric that counts training steps, by which claims are adjusted for the speed of machines; empty:
+    they are not."""

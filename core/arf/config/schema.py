@@ -214,6 +214,13 @@ class Noise(NoiseRule):
         validator=_in_range(0, MOST_RUNS),
         metadata={"help": "Fresh runs of the best commit at the end, which give an unbiased gain. 0: none."},
     )
+    steps_metric: str = field(
+        default="num_steps",
+        metadata={
+            "help": "Metric that counts training steps: claims are adjusted for the speed of machines by it, "
+            "where training has a fixed time. Empty: they are not."
+        },
+    )
 
 
 @frozen(kw_only=True)
