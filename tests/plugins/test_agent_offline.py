@@ -580,3 +580,67 @@ def test_predictions_rest_on_a_bounded_number_of_results() -> None:
     context = simulated(OfflineAgent(), 5, 60)
     history = context.agent._history  # type: ignore[attr-defined]
     assert len(list(history.rows(10))) <= 11
+
+
+STAYS = {
+    "sections of evaluation": (
+        "c.yaml",
+        "optim: {lr: 0.1}\neval: {seq_len: 8, stride: 4}\nval_loader: {batch_size: 8}\n"
+        "train_val: {dropout: 0.1}\n",
+        {"optim.lr", "train_val.dropout"},
+    ),
+    "classes of evaluation": (
+        "train.py",
+        "@dataclass\nclass EvalConfig:\n    batch_size: int = 8\n"
+        "@dataclass\nclass TrainConfig:\n    batch_size: int = 8\n"
+        "run(EvalConfig(), TrainConfig())\n",
+        {"TrainConfig.batch_size"},
+    ),
+    "files of evaluation": ("conf/eval/default.yaml", "batch_size: 8\n", set()),
+    "sizes of the data": (
+        "train.py",
+        "N_SAMPLES = 100\nnum_train_examples = 9\nFOLDS = 5\nLR = 0.1\n",
+        {"LR"},
+    ),
+    "clipping by value": (
+        "train.py",
+        "net = Trainer(gradient_clip_val=1.0, limit_train_batches=9)\n",
+        {"Trainer.gradient_clip_val"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "text", "moves"), STAYS.values(), ids=STAYS)
+def test_what_is_about_evaluation_or_data_stays_by_its_whole_path(
+    path: str, text: str, moves: set[str]
+) -> None:
+    assert set(read_space({path: text}).scales) == moves
+
+
+def test_of_hydras_groups_only_the_active_ones_move() -> None:
+    tree = {
+        "conf/config.yaml": "defaults:\n  - _self_\n  - model: small  # or big\n  - optim: adam\n\n"
+        "width_mult: 1.0\n",
+        "conf/model/small.yaml": "defaults:\n  - /block: wide\nn_layer: 4\n",
+        "conf/model/big.yaml": "n_layer: 40\n",
+        "conf/block/wide.yaml": "dropout: 0.1\n",
+        "conf/block/thin.yaml": "dropout: 0.2\n",
+        "conf/optim/adam.yaml": "lr: 0.1\n",
+        "conf/optim/sgd.yaml": "lr: 0.2\nmomentum: 0.9\n",
+    }
+    space = read_space(tree)
+    assert set(space.scales) == {"width_mult", "n_layer", "dropout", "lr"}
+    assert {space.values[name] for name in ("n_layer", "dropout", "lr")} == {4, 0.1}
+
+
+def test_a_range_in_the_options_takes_the_place_of_a_comment() -> None:
+    source = "LR = 0.1\nEVAL_STEPS = 4\nDEPTH = 3  # [1..8]\n"
+    space = read_space(
+        {"train.py": source}, ranges={"EVAL_STEPS": "2..6", "LR": "fixed", "DEPTH": "2 | 3 | 5"}
+    )
+    moves = {name: sorted(v for n, v in space.moves if n == name) for name in space.scales}
+    assert set(moves) == {"EVAL_STEPS", "DEPTH"}
+    assert moves["DEPTH"] == [2, 5]
+    assert 2 <= min(moves["EVAL_STEPS"]) <= max(moves["EVAL_STEPS"]) <= 6
+    with pytest.raises(UsageError, match="no range"):
+        read_space({"train.py": source}, ranges={"LR": "wide"})

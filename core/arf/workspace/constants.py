@@ -566,10 +566,37 @@ def _read_lines(source: str, language: _Language) -> Iterator[Constant]:
             constant = Constant(name=name, value=value, line=number, span=span, literal=source[slice(*span)],
                                 comment=_comment(rest, language))  # fmt: skip
             found.append(_annotate(constant))
+    if language is _SHELL and _is_shell_script(source):
+        for constant in _shell_options(source):
+            seen[constant.name] = seen.get(constant.name, 0) + 1
+            found.append(constant)
     for constant in found:
         if seen[constant.name] > 1:
             constant = evolve(constant, fixed=f"it is assigned {seen[constant.name]} times")
         yield constant
+
+
+_OPTION = re.compile(
+    r"(?<=\s)(?:--(?P<option>[A-Za-z][\w.-]*)(?:=|[ \t]+)|(?P<key>[a-z_]\w*(?:\.\w+)+)=)"
+    r"(?P<value>[-+]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|true|false)(?=\s|\Z|\\)"
+)
+
+
+def _is_shell_script(source: str) -> bool:
+    return re.match(r"#!.*\b(?:ba|z|da|k)?sh\b", source) is not None
+
+
+def _shell_options(source: str) -> Iterator[Constant]:
+    """What a script's commands are given: `--lr 0.1`, `--lr=0.1`, and `optim.lr=0.1` as Hydra has it."""
+    for number, line in enumerate(re.finditer(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)", source), 1):
+        if line[1].lstrip().startswith("#"):
+            continue
+        for match in _OPTION.finditer(line[1]):
+            value = _plain_value(match["value"], _SHELL)
+            if value is not None:
+                name = (match["option"] or match["key"]).replace("-", "_")
+                span = _moved(match.span("value"), line.start())
+                yield Constant(name=name, value=value, line=number, span=span, literal=match["value"])
 
 
 def _assignments(source: str, language: _Language) -> Iterator[tuple[int, str, tuple[int, int], str]]:
@@ -606,6 +633,10 @@ def _moved(span: tuple[int, int], by: int) -> tuple[int, int]:
 def _plain_value(text: str, language: _Language) -> Scalar | None:
     if text[0] in "\"'" and text[-1] == text[0] and len(text) > 1:
         return text[1:-1] if "\\" not in text else None
+    if language.nested and text.lower() in _YAML_SWITCHES:
+        return text.lower() in ("true", "yes", "on")
+    if language.nested and text.lower() in ("null", "~"):
+        return None
     if text in language.true_false:
         return text == language.true_false[0]
     if number := _NUMERAL.match(text):
@@ -646,6 +677,17 @@ _CHOICES = re.compile(rf"(?:{_ITEM})(?:\s*\|\s*(?:{_ITEM}))+\Z")
 _LIST = re.compile(rf"\s*(?:{_ITEM})(?:\s*,\s*(?:{_ITEM}))+\s*\Z")
 _STEP = re.compile(rf"step\s+({_NUM})\Z")
 _MULTIPLE = re.compile(rf"multiples?\s+of\s+({_NUM}|[A-Za-z_][\w.]*)\Z")
+
+
+def annotated(constant: Constant, text: str) -> Constant:
+    """The constant with another annotation, such as `1..16, step 2`. Raises UsageError if it is none."""
+    fields = _parse_annotation(text) or _parse_list(text, constant.value)
+    if not fields:
+        raise UsageError(
+            f"{constant.name}: {text!r} says no range",
+            hint="write `1..16`, `1e-5..1e-2, log` or `relu | gelu`",
+        )
+    return evolve(constant, **{"low": None, "high": None, "choices": (), **fields})
 
 
 def _annotate(constant: Constant) -> Constant:
@@ -717,7 +759,7 @@ def _written(constant: Constant, value: Scalar, path: str, language: _Language) 
     if isinstance(old, bool) != isinstance(value, bool) or isinstance(old, str) != isinstance(value, str):
         raise UsageError(f"{where} is {literal}: its value must be {kinds[type(old)]}, not {value!r}")
     if isinstance(value, bool):
-        return language.true_false[0 if value else 1]
+        return _written_switch(literal, value) if language.nested else language.true_false[0 if value else 1]
     if isinstance(value, str):
         return _written_string(literal, value, where, language)
     if isinstance(value, float) and not math.isfinite(value):
@@ -727,6 +769,19 @@ def _written(constant: Constant, value: Scalar, path: str, language: _Language) 
     if isinstance(value, float) and not value.is_integer():
         return _with_suffix(literal, _written_float(value, language))
     return _with_suffix(literal, _written_int(literal, int(value)))
+
+
+_YAML_SWITCHES = {"true": "false", "yes": "no", "on": "off"}
+_YAML_SWITCHES |= {off: on for on, off in _YAML_SWITCHES.items()}
+
+
+def _written_switch(literal: str, value: bool) -> str:
+    """`False` after `True`, `no` after `yes`: readers of YAML 1.1 and 1.2 both know what was there."""
+    other = _YAML_SWITCHES[literal.lower()]
+    is_on = literal.lower() in ("true", "yes", "on")
+    if is_on == value:
+        return literal
+    return other.upper() if literal.isupper() else other.capitalize() if literal[0].isupper() else other
 
 
 def _written_float(value: float, language: _Language) -> str:

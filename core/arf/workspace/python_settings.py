@@ -3,6 +3,9 @@
     parser.add_argument("--lr", default=0.1, help="learning rate")      lr
     class Config: width = 64; depth: int = Field(8, ge=1)               Config.width, Config.depth
     config = {"optim": {"lr": 0.1}}; config = SimpleNamespace(lr=0.1)   config.optim.lr, config.lr
+    config.lr = 0.1; C.optim.lr = 0.1; config["lr"] = 0.1              config.lr, C.optim.lr, config.lr
+    flags.DEFINE_float("lr", 0.1, "learning rate")                     lr
+    class Net(LightningModule): def __init__(self, lr=0.1)              Net.lr
     def main(lr=0.1): ...; fire.Fire(run) with def run(lr=0.1)          main.lr, run.lr
     def main(): lr = 0.1; if __name__ == "__main__": lr = 0.1           main.lr, lr
     optimizer = Adam(model.parameters(), lr=0.1)                        Adam.lr
@@ -20,7 +23,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 _SETTINGS = re.compile(
-    r"(?:.*_)?(?:config|configs|configuration|cfg|conf|args|arguments|params|parameters|hparams|hp|hps|hypers?"
+    r"(?:.*_)?(?:config|configs|configuration|cfg|conf|args|arguments|params?|parameters|hparams|hp|hps|hypers?"
     r"|hyperparams|hyperparameters|settings|defaults|options|opts)(?:_.*)?\Z"
 )
 """Names of what holds settings, as lower-case words."""
@@ -37,6 +40,12 @@ _HOLDERS = {
     "Box",
 }
 _HOLDERS |= {"ConfigDict", "create"}  # ml_collections; OmegaConf.create
+_NODES = _HOLDERS | {"CfgNode", "CN", "Config", "config_dict", "object"}
+"""What an empty holder is made by, whose attributes are set afterwards."""
+_FLAGS = {f"DEFINE_{kind}" for kind in ("float", "integer", "bool", "boolean", "string", "enum")}
+"""Of absl: name, default, [choices,] help."""
+_MODULES = {"LightningModule", "LightningDataModule", "PretrainedConfig"}
+"""Bases of classes that are made by a program that may give their arguments, such as LightningCLI."""
 _STARTS = {"Fire", "run", "cli", "CLI", "run_exit", "script_main"}
 """Calls that make a command of the function that they are given: Fire, typer, tyro, defopt, jsonargparse."""
 _MAIN = re.compile(r"(?:main|cli|run|train|fit|train_model|training|experiment)\Z")
@@ -63,10 +72,13 @@ def find_settings(module: ast.Module) -> Iterator[Setting]:
     """The settings in the order of the file, kind by kind. Their values need not be literals."""
     uses = _Uses(module)
     yield from _options(uses)
+    yield from _flags(uses)
+    yield from _attributes(module, uses)
     for statement in module.body:
         match statement:
             case ast.ClassDef():
                 yield from _fields(statement, uses)
+                yield from _init_defaults(statement, uses)
             case (
                 ast.Assign(targets=[ast.Name(id=name)], value=value)
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
@@ -94,6 +106,8 @@ class _Uses:
         """Names that are assigned."""
         self.attributes: set[str] = set()
         """`x.name = ...`, whatever x is."""
+        self.commands: dict[str, str] = {}
+        """The sub-commands of argparse by the variables that hold their parsers."""
         self.keys: set[tuple[str, str | None]] = set()
         """`name["key"] = ...`, and `name["key"]["inner"] = ...`; None for a key that is computed, and for
         `name.update(...)`."""
@@ -112,6 +126,11 @@ class _Uses:
                 self.calls.append(node)
                 if node.args and isinstance(node.args[0], ast.Name) and _last_name(node.func) in _STARTS:
                     self.started.add(node.args[0].id)
+            case ast.Assign(
+                targets=[ast.Name(id=name)],
+                value=ast.Call(func=ast.Attribute(attr="add_parser"), args=[ast.Constant(value=command), *_]),
+            ):
+                self.commands[name] = str(command)
             case ast.Name(id=name, ctx=ast.Load()):
                 self.loaded.add(name)
             case ast.Name(id=name):
@@ -141,11 +160,98 @@ def _options(uses: _Uses) -> Iterator[Setting]:
         name = _option_name(call)
         given = {keyword.arg: keyword.value for keyword in call.keywords}
         if name and "nargs" not in given:
-            found.append((name, given))
-    times = Counter(name for name, _ in found)
-    for name, given in found:
-        if times[name] == 1 and name not in uses.attributes and "default" in given:
-            yield _described(name, given["default"], given)
+            found.append((name, given, _command_of(call, uses)))
+    times = Counter(name for name, _, _ in found)
+    within = Counter((name, command) for name, _, command in found)
+    for name, given, command in found:
+        whole = name if times[name] == 1 else f"{command}.{name}"  # several commands have it
+        unique = within[name, command] == 1 and (times[name] == 1 or command)
+        if unique and name not in uses.attributes and "default" in given:
+            yield _described(whole, given["default"], given)
+
+
+def _command_of(call: ast.Call, uses: _Uses) -> str:
+    """The sub-command of argparse that an option is for; empty for none."""
+    match call.func:
+        case ast.Attribute(value=ast.Name(id=parser)):
+            return uses.commands.get(parser, "")
+    return ""
+
+
+def _flags(uses: _Uses) -> Iterator[Setting]:
+    """The defaults of absl's flags."""
+    found = []
+    for call in uses.calls:
+        match call:
+            case ast.Call(args=[ast.Constant(value=str() as name), default, *rest]) if (
+                _last_name(call.func) in _FLAGS
+            ):
+                found.append((name, default, rest, call))
+    times = Counter(name for name, *_ in found)
+    for name, default, rest, call in found:
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        if rest:
+            given.setdefault("help", rest[-1])
+        choices = rest[0] if _last_name(call.func) == "DEFINE_enum" and rest else None
+        if times[name] == 1 and name not in uses.attributes:
+            described = _described(name, default, given)
+            low, high = given.get("lower_bound"), given.get("upper_bound")
+            yield described._replace(choices=choices, low=low, high=high)
+
+
+def _attributes(module: ast.Module, uses: _Uses) -> Iterator[Setting]:
+    """What is set in a holder of settings after it was made: `config.lr = 0.1`, `config["lr"] = 0.1`.
+
+    Only by a statement that always runs, and that alone sets it.
+    """
+    found: list[tuple[str, ast.expr]] = []
+    times: Counter[str] = Counter()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            times[_path_of(node)] += 1
+    blocks = [module.body, *(node.body for node in ast.walk(module) if isinstance(node, ast.FunctionDef))]
+    for block in blocks:
+        nodes = {name for statement in block for name in _made_empty(statement)}
+        for statement in block:
+            match statement:
+                case ast.Assign(targets=[ast.Attribute() | ast.Subscript() as target], value=value):
+                    path = _path_of(target)
+                    root = path.partition(".")[0]
+                    is_holder = root in nodes or _is_settings(root)
+                    if is_holder and times[path] == 1 and (root, None) not in uses.keys:
+                        found += [(setting.name, setting.value) for setting in _nested(path, value)]
+    names = Counter(name for name, _ in found)
+    yield from (Setting(name, value) for name, value in found if names[name] == 1)
+
+
+def _path_of(node: ast.expr) -> str:
+    """`config.optim.lr`, also for `config["optim"]["lr"]`; empty for what is reached in another way."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=inner, attr=name):
+            pass
+        case ast.Subscript(value=inner, slice=ast.Constant(value=str() as name)) if name.isidentifier():
+            pass
+        case _:
+            return ""
+    before = _path_of(inner)
+    return before and f"{before}.{name}"
+
+
+def _made_empty(statement: ast.stmt) -> Iterator[str]:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as made) if _last_name(made) in _NODES:
+            yield name
+
+
+def _init_defaults(definition: ast.ClassDef, uses: _Uses) -> Iterator[Setting]:
+    """The defaults of a Lightning module that no call in the file gives."""
+    if not {_last_name(base) for base in definition.bases} & _MODULES:
+        return
+    for statement in definition.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            yield from _parameters(statement, uses, called=definition.name)
 
 
 def _described(name: str, value: ast.expr, given: Mapping[str | None, ast.expr]) -> Setting:
@@ -253,12 +359,15 @@ def _is_script(function: ast.FunctionDef, uses: _Uses) -> bool:
     return bool(is_named) or "command" in map(_last_name, function.decorator_list)
 
 
-def _parameters(function: ast.FunctionDef, uses: _Uses) -> Iterator[Setting]:
+def _parameters(function: ast.FunctionDef, uses: _Uses, *, called: str = "") -> Iterator[Setting]:
     """The defaults of a function's parameters that no call gives and that it does not change itself."""
     given, stored = set(), _stored(function)
     parameters = [*function.args.posonlyargs, *function.args.args]
+    if called:
+        parameters = parameters[1:]  # without `self`
+    called = called or function.name
     for call in uses.calls:
-        if _last_name(call.func) == function.name:
+        if _last_name(call.func) == called:
             if any(keyword.arg is None for keyword in call.keywords) or any(
                 isinstance(arg, ast.Starred) for arg in call.args
             ):
@@ -272,7 +381,7 @@ def _parameters(function: ast.FunctionDef, uses: _Uses) -> Iterator[Setting]:
     ]
     for parameter, default in pairs:
         if default is not None and parameter.arg not in given and not stored[parameter.arg]:
-            yield _field(f"{function.name}.{parameter.arg}", default)
+            yield _field(f"{called}.{parameter.arg}", default)
 
 
 def _locals(prefix: str, block: ast.FunctionDef | ast.If, stored: Counter[str]) -> Iterator[Setting]:
@@ -298,7 +407,7 @@ def _stored(block: ast.AST) -> Counter[str]:
     return found
 
 
-_NOT_LEARNT = {*_FIELDS, *_HOLDERS, "IntRange", "FloatRange", "ArgumentParser"}
+_NOT_LEARNT = {*_FIELDS, *_HOLDERS, *_FLAGS, "IntRange", "FloatRange", "ArgumentParser"}
 """Classes whose arguments are no settings, or are read in another way."""
 
 

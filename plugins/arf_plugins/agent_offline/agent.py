@@ -16,7 +16,7 @@ from arf_plugins.agent_offline.history import History, Row
 from arf_plugins.agent_offline.model import Basis, Model
 from arf_plugins.agent_offline.reasons import Reasons
 from arf_plugins.agent_offline.scales import Ordered, Scale
-from arf_plugins.agent_offline.space import Space, Values, given_by, is_part, read_space
+from arf_plugins.agent_offline.space import Space, Values, given_by, is_part, read_space, scripts_of
 
 _ROWS = 256
 """Commits that predictions rest on: the last ones."""
@@ -73,8 +73,15 @@ class OfflineAgent(Agent):
         return thought.factors(ask.n) if ask.kind is AskKind.FACTORS else await thought.ideas(ask.n)
 
     def _space(self, brief: Brief) -> Space:
-        given = () if brief.workspace is None else given_by(brief.workspace.settings.command)
-        return read_space(brief.files, self._options.only, self._options.never, given)
+        given: set[str] = set()
+        if brief.workspace is not None:
+            given |= set(given_by(brief.workspace.settings.command))
+            for path in scripts_of(brief.workspace.settings.command):
+                script = brief.workspace.read(brief.workspace.base_commit(), path)
+                if script is not None:
+                    given |= set(given_by(script.data.decode("utf-8", "replace")))
+        options = self._options
+        return read_space(brief.files, options.only, options.never, sorted(given), options.space)
 
 
 class _Ground:

@@ -63,7 +63,7 @@ _FAMILIES = (
     _family("final learning rates", 0.3, Motion.OPTIONAL, r"(min|final|end)_(lr|learning_rate)",
             start=1e-5),
     _family("decays", 0.3, Motion.DECAY, r"lr_(gamma|decay)"),
-    _family("learning rates", 1.0, Motion.FACTOR, r"lr_(mult|scale|multiplier|factor)", r"lrs?",
+    _family("learning rates", 1.0, Motion.FACTOR, r"lr_(mult|scale|multiplier|factor)", r"lrs?\d?",
             r"learning_?rates?", lean=1),
     _family("weight decays", 0.4, Motion.OPTIONAL, r"weight_?decay", r"wd", r"l[12](?!_ratio)(_reg)?",
             start=0.05),
@@ -83,7 +83,8 @@ _FAMILIES = (
             r"n_hidden"),
     _family("depths", 0.9, Motion.COUNT, r"depth", r"((n|num)_?)?layers?", r"((n|num)_?)?blocks",
             r"(n|num)_?block"),
-    _family("batch sizes", 0.3, Motion.COUNT, r"(grad(ient)?_)?accum(ulation)?(_steps)?"),
+    _family("batch sizes", 0.3, Motion.COUNT, r"(grad(ient)?_)?accum(ulation)?(_steps)?",
+            r"accumulate_grad_batches"),
     _family("batch sizes", 0.3, Motion.SIZE, r"(device|micro|per_device|local)_batch(_size)?", lean=-1),
     _family("batch sizes", 0.7, Motion.SIZE, r"(\w+_)?batch(_\w+)?", r"bs", r"batchsize", lean=-1),
     _family("context lengths", 0.4, Motion.SIZE,
@@ -121,7 +122,9 @@ _NEVER = re.compile(
     r"(?:steps|iters|iterations|epochs?|tokens|updates|samples|seconds|time)"
     # Which data are learnt from, and which are held out.
     r"|(?:train|training|data|dataset|split)_(?:set_|data_|split_)?(?:ratio|frac|fraction|share|split|pct|percent|prop|size)"
-    r"|train|training|split"
+    r"|train|training|split|(?:n|num|max|min|total|limit|overfit)_(?:\w+_)?(?:samples|examples|points|rows|images"
+    r"|files|docs|documents|sequences|sentences|folds|splits|batches)|(?:dataset|data|subset|train_set)_(?:size|len|length)"
+    r"|(?:\w+_)?subset(?:_\w+)?|n_train|folds?|cv|fast_dev_run"
     # Evaluation, and what goes with a run rather than with the model.
     r"|(?:eval|evaluate|evaluation|val|valid|validation|test|testing|metric|score|holdout|benchmark)(?:_\w+)?"
     r"|\w+_(?:eval|evals|val|evaluation|validation|metric)"
@@ -139,7 +142,7 @@ _NEVER = re.compile(
 """Moving these is no research."""
 
 _EXCEPTION = re.compile(
-    r"_(?:drop_path|(?:target|policy|update|sync|actor|critic)_(?:\w+_)?(?:interval|freq|frequency|every))_"
+    r"_(?:drop_path|(?:\w+_)?clip(?:_\w+)?_val|(?:target|policy|update|sync|actor|critic)_(?:\w+_)?(?:interval|freq|frequency|every))_"
 )
 """What looks like one of those and is none: how often something is updated is no logging interval."""
 
@@ -147,7 +150,7 @@ _UNSURE = re.compile(
     r"_(?:(?:\w+_)?vocab(?:ulary)?(?:_\w+)?|channels|(?:\w+_)?shards?|buffer(?:_\w+)?|prefetch(?:_\w+)?|pin_memory"
     r"|(?:num|n)_(?:classes|labels|outputs|inputs|features|gpus|devices|workers|threads|procs?|processes)"
     r"|(?:input|output|in|out|image|img|feature|obs|action)_(?:dim|size|channels|features|width|height)"
-    r"|(?:\w+_)?(?:workers|threads|device|devices|dtype|gpus)|(?:use_|no_|torch_)?(?:compiled?|jit|amp)|target(?:_\w+)?|tolerance|tol|patience)_"
+    r"|nproc(?:_\w+)?|nnodes|(?:\w+_)?rank_id|node_rank|num_(?:nodes|machines|processes)|(?:\w+_)?(?:workers|threads|device|devices|dtype|gpus)|(?:use_|no_|torch_)?(?:compiled?|jit|amp)|target(?:_\w+)?|tolerance|tol|patience)_"
 )
 """What data or machine fix as often as not; moved only where an annotation says how."""
 
@@ -155,10 +158,30 @@ _WIDTH = re.compile(r"_(?:width|n_?embe?d|d_?model|(?:model|embed|embedding|hidd
 _HEADS = re.compile(r"_(?:(?:n|num|attention|kv|num_kv|n_kv|num_attention)_)?heads?(?:_dim|_size)?_")
 
 
+_ASIDE = re.compile(
+    r"_(?:eval|evals|evaluate|evaluation|evaluator|evaluating|val|valid|validate|validation|test|tests|testing"
+    r"|metrics?|logs?|logger|loggers|logging|wandb|tensorboard|mlflow|comet|checkpoint|checkpoints|checkpointing"
+    r"|checkpointer|ckpt|callbacks?|profiler?|profiling|hydra|paths?|hardware|devices?|launcher|slurm|cluster"
+    r"|benchmarks?|bench|inference|infer|predict|generate|generation|sampling|serve|serving|deploy|visuali[sz]ation"
+    r"|plots?|plotting|seeds?|tokenizer|tokenizers)_"
+)
+"""Sections, classes and files that are about something else than how a model is learnt."""
+_LEARNING = re.compile(r"_(?:train|trainer|training|pretrain|finetune|finetuning|fit|learn|learning)_")
+
+
+def is_aside(section: str) -> bool:
+    """Whether a section, class, flag's group or file is about evaluation, logging, devices and the like."""
+    shape = _shape(section)
+    return _ASIDE.search(shape) is not None and not _LEARNING.search(shape)
+
+
 def words(name: str) -> str:
     """A name as `_lower_case_words_`: `train.maxLR` is `_max_lr_`, without the section that it is in."""
-    last = name.rpartition(".")[2]
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last)
+    return _shape(name.rpartition(".")[2])
+
+
+def _shape(text: str) -> str:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)
     return "_" + re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_") + "_"
 
 
@@ -168,8 +191,10 @@ def is_seed(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_forbidden(name: str) -> bool:
-    """Whether moving it would be no research."""
+    """Whether moving it would be no research, by its name or by the section that it is in."""
     shape = words(name)
+    if any(map(is_aside, name.split(".")[:-1])):
+        return True
     return _NEVER.fullmatch(shape) is not None and not _EXCEPTION.fullmatch(shape)
 
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
+from pathlib import PurePosixPath
 
 from attrs import evolve, frozen
 
 from arf.errors import UsageError, nearest
 from arf.sdk.scripts import Constant, constants
 from arf.types import Draft, Edit, Scalar
-from arf_plugins.agent_offline import names
+from arf_plugins.agent_offline import hydra, names
 from arf_plugins.agent_offline.scales import Scale, scale_of
 
 Values = Mapping[str, Scalar]
@@ -21,6 +22,9 @@ _PART = re.compile(r"(?P<name>[\w.-]+)\[(?P<index>\d+)\]\Z")
 _SEQUENCES = ("it is a tuple", "it is a list")
 _LEAST = 8
 """Whole numbers below it are indices or strides in a list, as often as not."""
+FIXED = "fixed"
+_SHELL = (".sh", ".bash", ".slurm", ".sbatch")
+"""Scripts that give options to others: what they give is moved there."""
 _PART_TITLE = re.compile(r"(?P<part>[\w.-]+\[\d+\]) \S+ -> (?P<new>\S+)\Z")
 
 
@@ -125,33 +129,52 @@ def given_by(command: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({name.rpartition(".")[2].replace("-", "_") for name in found}))
 
 
+def scripts_of(command: str | Sequence[str]) -> list[str]:
+    """The shell scripts that a command names."""
+    words = command.split() if isinstance(command, str) else command
+    return [word.removeprefix("./") for word in words if word.endswith(_SHELL)]
+
+
 def read_space(
     files: Mapping[str, str],
     only: Collection[str] = (),
     never: Collection[str] = (),
     given: Collection[str] = (),
+    ranges: Mapping[str, str] | None = None,
 ) -> Space:
     """The space of some files. A name that two files share is left alone: an idea could not say which.
 
-    `given` are the last words of names that stay unless `only` has them.
+    `given` are the last words of names that stay unless `only` or `ranges` has them, or a shell script gives
+    them. `ranges` has what single constants may become, in the words of their comments: `1..16`; `fixed`:
+    nothing else.
 
-    Raises UsageError where `only` or `never` names what is no constant of the files.
+    Raises UsageError where `only`, `never` or `ranges` names what is no constant of the files.
     """
-    return _space_of(tuple(sorted(files.items())), tuple(only), tuple(never), tuple(given))
+    said = tuple(sorted((ranges or {}).items()))
+    return _space_of(tuple(sorted(files.items())), tuple(only), tuple(never), tuple(given), said)
 
 
 @lru_cache(maxsize=64)
 def _space_of(
-    files: tuple[tuple[str, str], ...], only: tuple[str, ...], never: tuple[str, ...], given: tuple[str, ...]
+    files: tuple[tuple[str, str], ...],
+    only: tuple[str, ...],
+    never: tuple[str, ...],
+    given: tuple[str, ...],
+    ranges: tuple[tuple[str, str], ...],
 ) -> Space:
+    never = (*never, *(name for name, text in ranges if text == FIXED))
+    wished = {name: text for name, text in ranges if text != FIXED}
     home: dict[str, tuple[str, Constant]] = {}
     shared: dict[str, tuple[str, str]] = {}
+    left_out = hydra.unused(dict(files))
     for path, text in files:
+        if path in left_out:
+            continue
         for constant in constants.read(text, path):
             if constant.name in home:
                 shared[constant.name] = (home[constant.name][0], path)
             home[constant.name] = (path, constant)
-    for option, named in (("only", only), ("never", never)):
+    for option, named in (("only", only), ("never", never), ("space", wished)):
         for name in named:
             if _whole_name(name) not in home:
                 raise UsageError(
@@ -176,11 +199,16 @@ def _space_of(
         name, whole = constant.name, _whole_name(constant.name)
         if name in never or whole in never or constant.fixed or (is_part(name) and not space.can_edit(whole)):
             continue
-        wanted = name in only or whole in only
+        wanted = name in only or whole in only or whole in wished
         if only and not wanted:
             continue
-        scale = scale_of(constant, texts[home[whole][0]], values, wanted=wanted)
-        if not wanted and whole.rpartition(".")[2] in given:
+        path = home[whole][0]
+        if whole in wished:
+            constant = constants.annotated(constant, wished[whole])
+        elif not wanted and names.is_aside(PurePosixPath(path).with_suffix("").as_posix()):
+            continue
+        scale = scale_of(constant, texts[path], values, wanted=wanted)
+        if not wanted and whole.rpartition(".")[2] in given and not path.endswith(_SHELL):
             stay += [name] if scale is not None else []
         elif scale is not None and scale.moves():
             scales[name] = scale

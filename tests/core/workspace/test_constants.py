@@ -319,6 +319,7 @@ def test_reads_the_defaults_of_options() -> None:
         "act": "relu",
         "weight_decay": 0.1,
         "dropout": 0.1,
+        "args.steps": 5,
     }
     assert constant(OPTIONS, "batch_size").text == "input batch size for training"
     assert constant(OPTIONS, "batch_size").line == 5
@@ -358,6 +359,7 @@ model = GPTConfig(n_layer=args.width // 8)
 other = ModelConfig(**vars(args))
 """
     assert [item.name for item in read(source, "train.py")] == [
+        "args.steps",
         "GPTConfig.dropout",
         "Hyperparameters.width",
         "Hyperparameters.HEADS",
@@ -383,6 +385,7 @@ train_args = parse(train_args)
 """
     assert {item.name: item.value for item in read(source, "train.py")} == {
         "config.lr": 1e-3,
+        "config.depth": 5,
         "config.opt.beta": 0.9,
         "hparams.dropout": 0.1,
         "hparams.bias": False,
@@ -404,6 +407,8 @@ args = OmegaConf.create({"optim": {"lr": 0.2}})
 losses = []
 """
     assert names(source) == [
+        "CONFIG.model.act",
+        "cfg.steps",
         "CONFIG.optim.lr",
         "CONFIG.optim.betas",
         "CONFIG.seed",
@@ -507,3 +512,66 @@ def test_bytes_that_are_not_utf8_hide_no_constant() -> None:
 )
 def test_a_list_in_brackets_that_has_the_value_is_of_choices(line: str, choices: tuple[object, ...]) -> None:
     assert read(f"{line}\n", "train.py")[0].choices == choices
+
+
+SETTINGS = {
+    "a holder that is filled afterwards": (
+        "C = CN()\nC.optim = CN()\nC.optim.lr = 0.1\nC.depth = 4\nif x:\n    C.depth = 5\nmodel.lr = 0.3\n",
+        {"C.optim.lr": 0.1},
+    ),
+    "keys": (
+        'config = {}\nconfig["optim"] = {"lr": 0.1}\nconfig["depth"] = 4\n',
+        {"config.optim.lr": 0.1, "config.depth": 4},
+    ),
+    "keys that something may replace": ('config = {}\nconfig["lr"] = 0.1\nconfig.update(load())\n', {}),
+    "a function that makes a configuration": (
+        "def get_config():\n    c = ConfigDict()\n    c.lr = 0.1\n    return c\n",
+        {"c.lr": 0.1},
+    ),
+    "absl": (
+        'flags.DEFINE_float("lr", 0.1, "rate", lower_bound=0.0)\nLR2 = flags.DEFINE_integer("n", 3, "n")\n',
+        {"lr": 0.1, "n": 3},
+    ),
+    "sub-commands": (
+        'p = sub.add_parser("train")\nq = sub.add_parser("eval")\n'
+        'p.add_argument("--batch", default=8)\nq.add_argument("--batch", default=9)\n'
+        'p.add_argument("--lr", default=0.1)\n',
+        {"train.batch": 8, "eval.batch": 9, "lr": 0.1},
+    ),
+    "a Lightning module": (
+        "class Net(L.LightningModule):\n    def __init__(self, lr=0.1, width=8):\n        pass\n"
+        "net = Net(width=4)\n",
+        {"Net.lr": 0.1, "Net.width": 4},
+    ),
+    "parameters of boosted trees": (
+        'param = {"max_depth": 6, "eta": 0.3}\n',
+        {"param.max_depth": 6, "param.eta": 0.3},
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "expected"), SETTINGS.values(), ids=SETTINGS)
+def test_reads_settings_of_more_kinds(source: str, expected: dict[str, Scalar]) -> None:
+    assert {item.name: item.value for item in read(source, "train.py")} == expected
+
+
+def test_the_switches_of_yaml_flip_in_their_own_style() -> None:
+    source = "a: True\nb: false\nc: yes\nd: OFF\ne: null\n"
+    assert {item.name: item.value for item in read(source, "c.yaml")} == {
+        "a": True,
+        "b": False,
+        "c": True,
+        "d": False,
+    }
+    flipped = replace(source, {"a": False, "b": True, "c": False, "d": True}, "c.yaml")
+    assert flipped == "a: False\nb: true\nc: no\nd: ON\ne: null\n"
+
+
+def test_what_a_shell_script_gives_its_commands_is_set_there() -> None:
+    source = "#!/bin/bash\nLR=0.1\n# --lr 9\n"
+    source += "python train.py --dropout=0.1 --batch-size 64 \\\n  --lr $LR optim.wd=1e-2 --wide\n"
+    found = {item.name: item.value for item in read(source, "run.sh")}
+    assert found == {"LR": 0.1, "dropout": 0.1, "batch_size": 64, "optim.wd": 0.01}
+    changed = replace(source, {"batch_size": 32, "optim.wd": 0.02}, "run.sh")
+    assert "--batch-size 32 \\" in changed
+    assert "optim.wd=0.02 --wide" in changed
