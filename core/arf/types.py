@@ -113,6 +113,8 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"
     INVALID = "invalid"
     """It touched what it must not, or its objective cannot be trusted."""
+    SUSPECT = "suspect"
+    """Better than is believed: not compared until a person accepts it."""
     CANCELLED = "cancelled"
 
 

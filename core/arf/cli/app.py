@@ -44,6 +44,8 @@ COMMANDS: Mapping[str, BuiltIn] = {
     "submit": BuiltIn("submissions:submit", "Order runs from a study that is running", _RUN),
     "wait": BuiltIn("submissions:wait", "Wait until what was submitted is done", _RUN),
     "cancel": BuiltIn("submissions:cancel", "Withdraw what was submitted", _RUN),
+    "accept": BuiltIn("submissions:accept", "Believe a result that is suspect", _RUN),
+    "reject": BuiltIn("submissions:reject", "Leave a result that is suspect out for good", _RUN),
     "status": BuiltIn("status:status", "Show where a study stands", _RUN),
     "list": BuiltIn("status:list_studies", "List the studies of the workspace", _RUN),
     "show": BuiltIn("experiments:show", "Show everything about one experiment", _LOOK),

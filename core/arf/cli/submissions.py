@@ -92,6 +92,29 @@ def cancel(study: str | None, numbers: tuple[int, ...], experiments: tuple[int, 
     print_json({"said": said}) if as_json else click.echo(said)
 
 
+@click.command()
+@study_option
+@click.argument("experiment", type=int)
+@json_option
+def accept(study: str | None, experiment: int, as_json: bool) -> None:
+    """Believe EXPERIMENT, which is suspect: it runs once more, and is judged like anything else."""
+    _rule(study, experiment, accept=True, as_json=as_json)
+
+
+@click.command()
+@study_option
+@click.argument("experiment", type=int)
+@json_option
+def reject(study: str | None, experiment: int, as_json: bool) -> None:
+    """Leave EXPERIMENT, which is suspect, out for good: it is no longer asked about."""
+    _rule(study, experiment, accept=False, as_json=as_json)
+
+
+def _rule(study: str | None, experiment: int, *, accept: bool, as_json: bool) -> None:
+    said = asyncio.run(_queue(find_study(study)).rule(experiment, accept=accept))
+    print_json({"said": said}) if as_json else click.echo(said)
+
+
 def _queue(home: Path) -> RemoteQueue:
     from arf.submissions.remote import RemoteQueue
 

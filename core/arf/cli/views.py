@@ -261,7 +261,11 @@ def tell_summary(summary: Mapping[str, Any]) -> None:
     say("")
     reason = printable(summary["reason"])
     say(f"study {name} {summary['state']} after {duration(summary['elapsed_s'])}: {reason}")
-    rows = [("best", best_text(summary))]
+    rows = []
+    if suspects := summary["suspects"]:
+        which = ", ".join(f"#{number}" for number in suspects[:10]) + (" ..." if len(suspects) > 10 else "")
+        rows += [("SUSPECT", f"{which}: look (`arf show N`), then `arf accept N` or `arf reject N`")]
+    rows += [("best", best_text(summary))]
     if improved:
         rows += [("", f"commit {best['commit'][:12]} on branch arf/{name}: {printable(best['title'])}")]
     if (gain := gain_text(summary)) is not None:

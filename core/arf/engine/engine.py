@@ -23,6 +23,7 @@ from attrs import asdict, evolve, frozen
 from arf.engine import plan_constants, submissions
 from arf.engine.asks import Answered, Thinker
 from arf.engine.budgets import Budgets
+from arf.engine.doubts import Doubts
 from arf.engine.ledger import Ledger
 from arf.engine.runs import Ready, Run, Trees, read_result, tried_out
 from arf.engine.submissions import OrderBook, Submitted
@@ -208,6 +209,7 @@ class Engine:
             tell=self._tell_answer,
             has_time_budget=config.budget.max_time is not None,
         )
+        self._doubts = Doubts(self._ledger)
         self._slots = {tier.name: tier.slots for tier in study.tiers}
         self._nodes = Nodes(study, backend.node_of, store.meta("nodes"))
         self._nodes_changed = False
@@ -436,13 +438,19 @@ class Engine:
         judgement = judge(self.study, self._accept_rule)
         for experiment_id, verdict, reason in judgement.verdicts:
             experiment = self.study.experiments[experiment_id]
-            self._ledger.move(evolve(experiment, verdict=verdict, reason=reason))
+            if verdict is Verdict.KEEP and self._doubts.is_in_doubt(experiment):
+                verdict, reason = Verdict.SUSPECT, "another run of the same code is suspect"
+            judged = evolve(experiment, verdict=verdict, reason=reason)
+            self._ledger.move(judged)
+            if verdict is Verdict.SUSPECT:
+                self._doubts.tell(judged)
             if verdict is Verdict.KEEP:
                 self.workspace.publish_best(self.study.name, experiment.commit)
                 if experiment.role is not Role.BASELINE:
                     costs.note_keep(self.store, self.study, experiment)
-        if judgement.incumbent is not None:
-            self._change_incumbent(judgement.incumbent)
+        best = judgement.incumbent
+        if best is not None and not self._doubts.is_in_doubt(self.study.experiments[best]):
+            self._change_incumbent(best)
         if not self._search_over:
             self._search_over, self._search_over_at = self._budgets.exceeded(), self.elapsed_s
         if self._is_answer_late():
@@ -596,7 +604,10 @@ class Engine:
             return
         group = self.study.group(composed.tree, tier, plan.budget)
         if group is not None:
-            roles = {self.study.experiments[number].role for number in group.experiments}
+            runs = [self.study.experiments[number] for number in group.experiments]
+            if self._doubts.is_accepted(composed.tree) and all(run.value is None for run in runs):
+                return
+            roles = {run.role for run in runs}
             # The cells of a design were only measured: the best one may still stand as a candidate.
             measured = Role.CELL in roles and roles <= {Role.CELL, Role.REPLICATE}
             if plan.role is Role.CELL or not measured:
@@ -767,6 +778,8 @@ class Engine:
         limit_s = self.config.limits.time_limit_s
         log_path = self.log_path(ended)
         value, verdict, reason = read_result(run, result, self.study.objective, limit_s, log_path)
+        if value is not None and (doubt := self._doubts.of(ended, value)):
+            value, verdict, reason = None, Verdict.SUSPECT, doubt
         told = evolve(ended, value=value, verdict=verdict, reason=reason)
         self._take_node(told)
         again = self._is_to_run_again(run, result, told)
@@ -776,6 +789,8 @@ class Engine:
             return
         self._budgets.ran(ended.slot_s)
         self._ledger.move(told)
+        if verdict is Verdict.SUSPECT:
+            self._doubts.tell(told)
         if ended.role is Role.BASELINE:
             self._learn_from_baseline(run, verdict, reason)
 
@@ -1005,6 +1020,18 @@ class Engine:
         self._inbox.append(_Withdrawn(tuple(numbers), tuple(experiments), reply))
         self._wake.set()
         return await reply
+
+    async def rule(self, number: int, *, accept: bool) -> str:
+        """What a person says of a suspect experiment; gives a line on what follows from it.
+
+        If it is accepted, what it ran is believed from now on and run again, to be judged like anything else.
+        """
+        experiment = self._doubts.take(number, accept=accept)
+        if not accept:
+            return f"experiment {number} stays out"
+        again = Submission(ideas=experiment.ideas, base=experiment.parent)
+        await self.order(f"accepted/{number}", [again], agent="person")
+        return f"experiment {number} is believed; it runs again and is judged like anything else"
 
     async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:
         """Run a change for a short time on a free slot, and tell how that went."""

@@ -17,6 +17,7 @@ VERDICT_COLOURS = {
     Verdict.CRASH: "red",
     Verdict.TIMEOUT: "yellow",
     Verdict.INVALID: "magenta",
+    Verdict.SUSPECT: "bright_red",
     Verdict.CANCELLED: "bright_black",
 }
 

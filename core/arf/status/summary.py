@@ -62,6 +62,7 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "final": _final(store, kept),
         "reason": store.meta("end_reason", ""),
         "notes": store.meta("notes", []),
+        "suspects": store.meta("suspects", {}).get("open", []),
         "directory": str(store.directory),
     }
 

@@ -92,6 +92,8 @@ async def _carry_out(engine: Engine, request: Request) -> Mapping[str, Any]:
         return {"orders": await engine.order(f"mail/{request.key}", submissions)}
     if request.kind == "cancel":
         return {"text": await engine.withdraw(body["submissions"], body["experiments"])}
+    if request.kind == "rule":
+        return {"text": await engine.rule(int(body["experiment"]), accept=bool(body["accept"]))}
     if request.kind == "try_out":
         draft = draft_from_json(body["draft"])
         tried = await engine.try_out(draft, body["base"], float(body["seconds"]))

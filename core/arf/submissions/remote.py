@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS requests (
 class Request:
     key: str
     kind: str
-    """`submit`, `cancel` or `try_out`."""
+    """`submit`, `cancel`, `rule` or `try_out`."""
     body: Mapping[str, Any]
 
 
@@ -145,6 +145,12 @@ class RemoteQueue(SubmissionQueue):
     async def cancel(self, submissions: Sequence[int], experiments: Sequence[int] = ()) -> str:
         body = {"submissions": list(submissions), "experiments": list(experiments)}
         answer = await self._ask(Request(f"cancel-{uuid.uuid4()}", "cancel", body))
+        return str(answer["text"])
+
+    async def rule(self, experiment: int, *, accept: bool) -> str:
+        """Say whether a suspect experiment is believed; gives a line on what follows from it."""
+        body = {"experiment": experiment, "accept": accept}
+        answer = await self._ask(Request(f"rule-{uuid.uuid4()}", "rule", body))
         return str(answer["text"])
 
     async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:

@@ -23,7 +23,7 @@ _MEMORY = 12
 _WALLS = 200
 """How many crashes of several changes at once are remembered."""
 
-_BAD = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID)
+_BAD = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID, Verdict.SUSPECT)
 
 
 @frozen(kw_only=True)

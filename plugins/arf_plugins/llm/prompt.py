@@ -403,7 +403,7 @@ def _read(study: Study) -> _Read:
             if read.first_baseline is None and experiment.value is not None:
                 read.first_baseline = experiment.id
             continue
-        if experiment.verdict in (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID):
+        if experiment.verdict in (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID, Verdict.SUSPECT):
             read.crashed.append(experiment)
         if experiment.role is not Role.REPLICATE:
             firsts.setdefault((experiment.tree, experiment.tier, experiment.budget), experiment)

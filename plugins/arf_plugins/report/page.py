@@ -77,6 +77,7 @@ def render(story: Story, plot: bytes, effects: Chapter) -> str:
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'"
     parts = [
         _head(story, name),
+        _suspects(story),
         _facts(story),
         _plot(plot),
         _sure(story),
@@ -135,6 +136,15 @@ def _headline(story: Story) -> str:
         f"{metric} {number(base['mean'])} → <strong>{number(best['mean'])}</strong>{better} "
         f'<span class="soft">{how}</span>'
     )
+
+
+def _suspects(story: Story) -> str:
+    """Results that are not believed, with the evidence; empty if nobody is asked about any."""
+    found = [story.study.experiments[number] for number in story.summary["suspects"]]
+    if not found:
+        return ""
+    rows = "".join(f"<li>#{run.id} {_text(run.title)}: {_text(run.reason)}</li>" for run in found)
+    return f"<h2>Suspect, and left out until a person decides</h2><ul>{rows}</ul>"
 
 
 def _facts(story: Story) -> str:

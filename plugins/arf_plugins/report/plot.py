@@ -216,7 +216,7 @@ def _failures(axes: Axes, story: Story) -> None:
     """Crashes and the like have no value: they are marked at the lower margin."""
     for label, colour, verdicts in (
         ("crash, timeout", RED, (Verdict.CRASH, Verdict.TIMEOUT)),
-        ("invalid, cancelled", "#e0a030", (Verdict.INVALID, Verdict.CANCELLED)),
+        ("invalid, suspect, cancelled", "#e0a030", (Verdict.INVALID, Verdict.SUSPECT, Verdict.CANCELLED)),
     ):
         xs = [e.id for e in story.experiments if e.value is None and e.verdict in verdicts]
         if xs:

@@ -29,6 +29,7 @@ STATUS = {
     Verdict.CRASH: "crash",
     Verdict.TIMEOUT: "crash",
     Verdict.INVALID: "crash",
+    Verdict.SUSPECT: "discard",
     Verdict.CANCELLED: "crash",
 }
 """The three words that autoresearch has, so that what reads its files reads these: a run that gave a value

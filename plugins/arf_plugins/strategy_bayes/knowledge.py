@@ -34,7 +34,7 @@ USEFUL = 32
 """Readings, the best ones, whose ideas of code keep their axes where there are many ideas."""
 WORST = 8.0
 """A reading worse than the median by this many times the spread counts little worse than that."""
-OWN_FAULT = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID)
+OWN_FAULT = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID, Verdict.SUSPECT)
 
 
 def checkpoint(n: int) -> int:

@@ -57,7 +57,8 @@ def workspace(tmp_path: Path) -> Path:
     (directory / "train.sh").write_text(SCRIPT)
     (directory / "prepare.txt").write_text("data\n")
     (directory / "arf.yaml").write_text(
-        "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
+        "workspace: {command: 'sh train.sh', editable: [train.sh], pass_env: [RUNS]}\n"
+        "sandbox: {mode: off}\n"
         "budget: {max_experiments: 14}\n"
         "limits: {budget_s: 1, time_limit_s: 20}\n"
     )
