@@ -89,11 +89,10 @@ class SpeedModel:
     own_covariance: Floats = field(repr=False, eq=False)
     """(trees, trees): how well these are known, in the order of `own`."""
 
-    def adjusted(self, experiment: Experiment) -> float | None:
-        """Its value on a machine of average speed; as it is where its steps are not known."""
-        if experiment.value is None:
-            return None
-        return experiment.value - 100.0 * self.slope * self.machine.get(experiment.id, 0.0)
+    def adjusted(self, experiment: Experiment) -> float:
+        """The value of a run that counts, on a machine of average speed. Raises KeyError for other runs."""
+        assert experiment.value is not None
+        return experiment.value - 100.0 * self.slope * self.machine[experiment.id]
 
     def own_sd(self, tree: str, other: str) -> float:
         """The posterior standard deviation of the difference of two own speeds. Raises KeyError."""
@@ -149,6 +148,38 @@ def model_of(runs: Sequence[Experiment], base_tree: str, metric: str) -> SpeedMo
         own={run.tree: float(o - base) for run, o in zip(runs, own, strict=True)},
         own_covariance=own_speeds.covariance,
     )
+
+
+@frozen(kw_only=True)
+class Adjusted:
+    """Two commits compared on machines of average speed."""
+
+    old: float
+    """The mean of adjusted readings."""
+    new: float
+    error: float
+    """The standard error of their difference."""
+    df: int
+    text: str
+    """One line for people on what was adjusted."""
+
+
+def adjusted(
+    study: Study, old: Sequence[Experiment], new: Sequence[Experiment], error: float
+) -> Adjusted | None:
+    """Two commits by counted runs of one tier and budget; None where that is no surer than `error`.
+
+    `error` is the standard error of the difference of plain means. Which of the two is taken does not depend
+    on the difference.
+    """
+    model = speed_model(study, old[0].tier, old[0].budget)
+    if model is None or not all(run.id in model.machine for run in (*old, *new)):
+        return None
+    surer = model.standard_error(new[0].tree, len(new), old[0].tree, len(old))
+    if surer >= error:
+        return None
+    means = [math.fsum(model.adjusted(run) for run in runs) / len(runs) for runs in (old, new)]
+    return Adjusted(old=means[0], new=means[1], error=surer, df=model.df - 1, text=model.text)
 
 
 def _runs(study: Study, tier: str, budget: float | None, metric: str) -> list[Experiment]:

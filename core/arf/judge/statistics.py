@@ -226,6 +226,8 @@ class FinalGain:
     """The first run of the best."""
     fresh: bool
     """Whether the best's runs are ones that no choice was made by. If not, the gain is likely too good."""
+    speed: str
+    """What was adjusted for the speed of machines, in one line; empty where nothing was."""
     text: str
     """All of it in one line for people."""
 
@@ -251,18 +253,24 @@ def final_gain(study: Study) -> FinalGain | None:
 
 
 def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:
-    fresh = fresh_values(study, best)
-    values = fresh or best.values
-    mean = math.fsum(values) / len(values)
-    gain = study.objective.gain(base.mean, mean)
-    known = noise(study, tier)
+    from arf.judge.speed import adjusted  # linear algebra, which a start need not wait for
+
+    fresh = fresh_runs(study, best)
+    runs = fresh or _counted(study, best)
+    mean, base_mean = math.fsum(run.value or 0.0 for run in runs) / len(runs), base.mean
+    known, speed = noise(study, tier), None
     low = high = p = None
     if known is not None:
-        error = known.sigma * math.sqrt(1 / base.n + 1 / len(values))
-        margin = t_critical(0.025, known.df) * error if error else 0.0
+        df, error = known.df, known.sigma * math.sqrt(1 / base.n + 1 / len(runs))
+        speed = adjusted(study, _counted(study, base), runs, error)
+        if speed is not None:
+            base_mean, mean, df, error = speed.old, speed.new, speed.df, speed.error
+        gain = study.objective.gain(base_mean, mean)
+        margin = t_critical(0.025, df) * error if error else 0.0
         low, high = gain - margin, gain + margin
-        p = min(1.0, 2 * t_tail(abs(gain) / error, known.df)) if error else float(gain == 0.0)
-    percent = 100 * gain / abs(base.mean) if base.mean else None
+        p = min(1.0, 2 * t_tail(abs(gain) / error, df)) if error else float(gain == 0.0)
+    gain = study.objective.gain(base_mean, mean)
+    percent = 100 * gain / abs(base_mean) if base_mean else None
     return FinalGain(
         gain=gain,
         low=low,
@@ -270,23 +278,31 @@ def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:
         p=p,
         percent=percent,
         best=mean,
-        baseline=base.mean,
-        best_runs=len(values),
+        baseline=base_mean,
+        best_runs=len(runs),
         baseline_runs=base.n,
         sigma=known.sigma if known else None,
         df=known.df if known else 0,
         tier=tier,
         experiment=study.incumbent_experiment or 0,
         fresh=bool(fresh),
-        text=_final_text(gain, percent, low, high, len(values), base.n, bool(fresh)),
+        speed=speed.text if speed else "",
+        text=_final_text(gain, percent, low, high, len(runs), base.n, bool(fresh))
+        + ("; as on machines of average speed" if speed else ""),
     )
 
 
-def fresh_values(study: Study, group: Group) -> list[float]:
-    """The values of a group's runs that no choice was made by."""
+def _counted(study: Study, group: Group) -> list[Experiment]:
+    """The runs that a group's values are of."""
+    runs = (study.experiments[number] for number in group.experiments)
+    return [run for run in runs if run.value is not None]
+
+
+def fresh_runs(study: Study, group: Group) -> list[Experiment]:
+    """A group's runs that count and that no choice was made by."""
     runs = (study.experiments[number] for number in study.by_round(CONFIRM))
     return [
-        run.value
+        run
         for run in runs
         if run.value is not None
         and (run.tree, run.tier, run.budget) == (group.tree, group.tier, group.budget)

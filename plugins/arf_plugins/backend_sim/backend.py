@@ -167,7 +167,7 @@ class SimBackend(Backend):
         """Each slot is a node. Where they are all alike they cannot be told apart: looking for a bad
         one costs time, and in a comparison of many studies some healthy one would be found wanting."""
         o = self._options.disturbances
-        differ = o.node_offset or o.node_speed or o.speed or o.ar1
+        differ = o.node_offset or o.node_speed
         return slot if differ or any(tier.bad for tier in self._tiers.values()) else ""
 
     def set_aside(self, node: str, why: str) -> bool:

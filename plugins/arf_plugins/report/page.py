@@ -220,7 +220,9 @@ def _final(story: Story) -> str:
         if final["fresh"]
         else "The best was chosen by these runs, so its gain is likely too good."
     )
-    return f'<dl>{cells}</dl><p class="soft">{told}</p>'
+    if final.get("speed"):  # studies of 0.1.0 have no such line
+        told += f" As on machines of average speed: {final['speed']}."
+    return f'<dl>{cells}</dl><p class="soft">{_text(told)}</p>'
 
 
 def _signed(value: float) -> str:
