@@ -308,7 +308,7 @@ def objective_value(
         return None, f"printed no {name}{_what_instead(name, printed)}"
     values = [value for value, _ in readings]
     if objective.pick is Pick.ONLY:
-        closing = [value for value, step in readings if step is None]
+        closing = _exact([value for value, step in readings if step is None])
         if len(set(closing)) > 1 and not any(math.isnan(value) for value in closing):
             shown = ", ".join(f"{value:g}" for value in closing[:3])
             return (
@@ -326,6 +326,20 @@ def objective_value(
     if not abs(chosen) <= LARGEST:
         return None, f"{name} is {chosen}"
     return chosen, ""
+
+
+_PLACES = 3
+"""Decimals that a rounded value must have: 0.5 and 0.52 are two values."""
+
+
+def _exact(values: list[float]) -> list[float]:
+    """The most exact one alone, if all the others are that one rounded; else as they are."""
+    digits = {value: len(repr(value).partition(".")[2]) for value in values if "e" not in repr(value)}
+    if len(digits) < 2 or len(digits) < len(set(values)) or not all(map(math.isfinite, values)):
+        return values
+    finest = max(digits, key=lambda value: digits[value])
+    is_same = all(round(finest, places) == value for value, places in digits.items())
+    return [finest] if is_same and min(digits.values()) >= _PLACES else values
 
 
 def _what_instead(name: str, printed: Collection[str]) -> str:

@@ -17,9 +17,10 @@ A *record* is a dict as Python or JSON writes it; what else is in it is ignored,
 
     {'eval_loss': 0.45, 'split': 'test', 'epoch': 3.0}      INFO:root:result: {"val_loss": 0.45}
 
-Numbers are taken as printed: a unit or a percent sign after them is dropped, not converted. Blanks in a
-name become underscores (`val loss` is `val_loss`). All expressions take time linear in the line: their
-repeats are bounded or possessive.
+Lines of benchmark harnesses are read too (`harnesses`). Times become seconds, sizes bytes, and k, M and G
+factors, so that 0.98 ms and 980 us are the same (`units`); a percent sign or another unit is dropped.
+`9912/10000` is 0.9912. Blanks in a name become underscores (`val loss` is `val_loss`). All expressions take
+time linear in the line: their repeats are bounded or possessive.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from attrs import evolve
 
 from arf.interfaces import MetricParser
 from arf.types import Reading
+from arf_plugins.metrics_summary import records
+from arf_plugins.metrics_summary.harnesses import benchmarks
+from arf_plugins.metrics_summary.units import scaled
 
 LONGEST_LINE = 4096
 """Characters; no script prints its metrics in a longer one, and a cut number would be a wrong number."""
@@ -42,7 +46,11 @@ _NUMBER = (
     r"|(?:\d++(?:\.\d*+)?|\.\d++)(?:e[-+]?\d++)?"
     r"|nan|inf(?:inity)?))"
 )
-_UNIT = r"(?>\s?%|[a-zµ/]{1,12}+|\s(?:[mµun]?s|secs?|seconds|min|hours?|[kmgt]i?b|tok(?:ens)?/s(?:ec)?)\b)?"
+_UNIT = (
+    r"(?P<unit>\s?%|[a-zµμ/]{1,12}+|\s(?>[mµμun]?s(?:ecs?|econds?)?(?:/(?:op|iter|it|step))?|mins?|minutes|hours?"
+    r"|[kmgtp]?i?b(?:/s(?:ec)?|ps)?|[kmgtp]?\s?flops?(?:/s)?"
+    r"|[kmgtp]?\s?(?:ops?|it|iters?|tok(?:en)?s?|samples?|req(?:uest)?s?|im(?:a)?ges?|imgs?|elem|queries|rows|steps?)/s(?:ec)?)(?![\w/]))?"
+)
 _NUMBER_ENDS = r"(?![\w%]|[.:-]\d|,\d{3})"  # not a version, a time, a date
 _WRAPPED = r"(?:(?:(?:np|numpy|jnp|torch)\.)?(?:tensor|array|float\d{2}|int\d{2})\(|\[|\*\*|`)?+"
 _UNWRAPPED = r"(?:,\s?(?:device|dtype|grad_fn)=[^()]{1,48}+(?:\(\w{1,16}+\))?)?[)\]`]?\*{0,2}"
@@ -54,13 +62,13 @@ _CLOSING = re.compile(
     r"(?!(?:metric|result)s?\s{1,8}+[^\W\d])"
     rf"(?P<name>{_KEY}(?: {_KEY}){{0,4}}?)"
     r"(?:(?P<sign>\s{0,64}+(?:[:=]|[-=]>|→)\s{0,64}+|\s{0,8}\.{3,64}+\s{0,8}+)|\s{1,64}+)"
-    rf"{_WRAPPED}{_NUMBER}{_UNIT}{_UNWRAPPED}(?(sign)(?:\s?/\s?\d{{1,18}}+)?){_NUMBER_ENDS}{_SPREAD}{_ASIDE}",
+    rf"{_WRAPPED}{_NUMBER}{_UNIT}{_UNWRAPPED}(?(sign)(?:\s?/\s?(?P<total>\d{{1,18}}+))?){_NUMBER_ENDS}{_SPREAD}{_ASIDE}",
     re.IGNORECASE,
 )
 _SEPARATOR = re.compile(r"\s{0,8}+[,;|]?\s{0,8}+")
 _PAIR = re.compile(
     rf"(?<![\w./-])(?P<name>{_KEY}(?: {_KEY}){{0,2}}?)(?:\s{{0,8}}+[:=]\s{{0,8}}+|\s{{1,8}}+){_NUMBER}{_UNIT}"
-    rf"(?:/\d{{1,18}}+)?{_NUMBER_ENDS}",
+    rf"(?:/(?P<total>\d{{1,18}}+))?{_NUMBER_ENDS}",
     re.IGNORECASE,
 )
 _STEP = re.compile(
@@ -73,11 +81,12 @@ _EPOCH = re.compile(
     r"(\d{1,9}+)(?!\d|\.\d)(?:\s?/\s?\d{1,9}+)?",
     re.IGNORECASE,
 )
-_BAR = re.compile(r"(?<![\w.])(\d{1,9}+)/\d{1,9}+\s?[\[━╺]|\A\[(\d{1,9}+)\]\s")
+_BAR = re.compile(r"(?<![\w.])(\d{1,9}+)/\d{1,9}+(?:\s?[\[━╺]| - \d{1,9}+(?:ms|s)\b)|\A\[(\d{1,9}+)\]\s")
 """The bars of tqdm and Keras, and the `[99]` of boosted trees."""
 _STEP_WORDS = ("step", "iter", "epoch", "episode")
 _RECORD_ENTRY = re.compile(
-    rf"[\"'](?P<name>[^\"']{{1,64}}+)[\"']\s?:\s?{_WRAPPED}{_NUMBER}(?=\s?[,}})\]])", re.IGNORECASE
+    rf"[\"'](?P<name>[^\"']{{1,64}}+)[\"']\s?:\s?{_WRAPPED}[\"']?{_NUMBER}[\"']?(?=\s?[,}})\]])",
+    re.IGNORECASE,
 )
 _NESTED = re.compile(r"\{[^{}]{0,4096}+\}")
 _RECORD_STEPS = ("step", "global_step", "iter", "iteration", "episode", "epoch")
@@ -100,6 +109,10 @@ _PREFIX = re.compile(
     r"|[IWEF]\d{4,8}+\s[\d:.]{5,18}+\s{1,8}+(?:\d{1,9}+\s)?[\w.]{1,64}+:\d{1,6}+\]"
     r")(?:\s{0,8}+[-|:](?=\s)|(?=[\s\[]|\Z))\s{0,8}+"
     rf"|{_LEVEL}:[\w.]{{1,64}}+:"
+    # Launchers: mpirun, srun --label, torchrun, Ray; the summary of Weights & Biases.
+    r"|\[[\w,. -]{1,32}+\](?:<std(?:out|err)>)?:|\d{1,6}+:\s{1,4}+(?=[^\W\d])"
+    r"|\(\w[\w.-]{0,48}+\spid=\d[^()]{0,80}+\)\s"
+    r"|wandb:\s{1,64}+|(?:[\w.<>-]{0,64}+\s)?[\w./-]{1,64}+:\d{1,6}+\]\s"
     r"|(?i:metric|result)s?\s{1,8}+"
     r"|[>*#•=|│┃+\s-]{1,16}+(?=[^\W\d\s]|[*`\"'])>?\s{0,8}+",
 )
@@ -133,6 +146,8 @@ class SummaryParser(MetricParser):
             line = _NOISE.sub("", line).strip()
         if not line.isascii():
             line = line.replace("：", ":").replace("│", "|").replace("┃", "|")
+        if readings := benchmarks(line):
+            return readings
         if line.startswith("{"):
             return _record(line)
         if line.endswith("}") and (record := _RECORD.search(line)):
@@ -181,7 +196,7 @@ def _closing(line: str) -> list[Reading]:
         name = _name(pair["name"])
         if _IN_A_SENTENCE.search(name):
             return []
-        readings.append(Reading(name=name, value=_number(pair["value"])))
+        readings.append(Reading(name=name, value=_value(pair, name)))
         separator = _SEPARATOR.match(line, pair.end())
         at = separator.end() if separator else pair.end()
         if at == pair.end() < len(line):
@@ -194,10 +209,12 @@ def _stepping(line: str) -> list[Reading]:
     head = _step_in(line)
     if head is None:
         return []
-    found = ((_name(pair["name"]), _number(pair["value"])) for pair in _PAIR.finditer(line, head.end()))
+    found = ((_name(pair["name"]), pair) for pair in _PAIR.finditer(line, head.end()))
     step = _step(head)
     return [
-        Reading(name=name, value=value, step=step) for name, value in found if not _IN_A_SENTENCE.search(name)
+        Reading(name=name, value=_value(pair, name), step=step)
+        for name, pair in found
+        if not _IN_A_SENTENCE.search(name)
     ]
 
 
@@ -221,9 +238,11 @@ def _introduced(head: str, record: str) -> list[Reading]:
 
 
 def _record(line: str) -> list[Reading]:
-    """The numbers of a dict on one line, with its step if it has one. What is nested is left out."""
-    line = _NESTED.sub("", line[1:])
-    values = {_name(entry["name"]): _number(entry["value"]) for entry in _RECORD_ENTRY.finditer(line)}
+    """The numbers of a dict on one line, with its step if it has one. Nested ones only if it is JSON."""
+    values = records.numbers(line)
+    if values is None:
+        line = _NESTED.sub("", line[1:])
+        values = {_name(entry["name"]): _number(entry["value"]) for entry in _RECORD_ENTRY.finditer(line)}
     key = next((key for key in _RECORD_STEPS if 0 <= values.get(key, -1) < 1e18), None)
     step = None if key is None else int(values.pop(key))
     return [
@@ -233,6 +252,14 @@ def _record(line: str) -> list[Reading]:
 
 def _name(text: str) -> str:
     return ("_".join(text.split()) if " " in text else text).rstrip(".-")
+
+
+def _value(pair: re.Match[str], name: str) -> float:
+    """In its base unit; what is right of so many as a share."""
+    value, total = _number(pair["value"]), int(pair["total"] or 0)
+    if 0 <= value <= total and not any(word in name.lower() for word in _STEP_WORDS):
+        return value / total if total else value
+    return scaled(value, pair["unit"] or "")
 
 
 def _number(text: str) -> float:

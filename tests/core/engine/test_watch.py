@@ -186,6 +186,7 @@ def test_metrics_never_hold_what_json_cannot(log: Path) -> None:
         (Pick.ONLY, Direction.MIN, [(1.0, None), (1.0, None)], 1.0),
         (Pick.ONLY, Direction.MIN, [(3.0, 10), (2.0, 20)], 2.0),
         (Pick.ONLY, Direction.MIN, [(3.0, 10), (1.5, None)], 1.5),
+        (Pick.ONLY, Direction.MIN, [(1.2244, None), (1.2243657, None)], 1.2243657),
         (Pick.FIRST, Direction.MIN, [(3.0, None), (1.0, None)], 3.0),
         (Pick.LAST, Direction.MIN, [(3.0, None), (4.0, None)], 4.0),
         (Pick.BEST, Direction.MIN, [(3.0, 1), (1.0, 2), (2.0, 3)], 1.0),
@@ -204,6 +205,7 @@ def test_which_value_counts(
     [
         ([], "printed no m or other metric that the parser can read"),
         ([(1.0, None), (2.0, None)], "printed m 2 times"),
+        ([(0.5, None), (0.52, None)], "printed m 2 times"),
         ([(math.nan, None)], "m is nan"),
         ([(1e200, None)], "m is 1e+200"),
         ([(1.0, None), (math.inf, None)], "printed m 2 times"),
