@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-all test-slurm test-skypilot test-agents test-services check format bench clean
+.PHONY: help run test test-all test-slurm test-ssh test-skypilot test-agents test-services check format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -21,12 +21,16 @@ test: $(VENV)/.test-ready ## check the code and run all tests but the slow ones 
 	@$(MAKE) check
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 	@$(BIN)/pytest -m slurm_ci tests/slurm $(ARGS) || [ $$? = 5 ]  # one after the other; 5: none is selected
+	@$(BIN)/pytest -m ssh_ci tests/ssh $(ARGS) || [ $$? = 5 ]
 
 test-all: $(VENV)/.test-ready ## run all tests, the slow ones too
 	@$(BIN)/pytest -m '' $(ARGS)
 
 test-slurm: $(VENV)/.test-ready ## run the tests on a real Slurm (needs its Debian packages and root: .ci/install-slurm --all)
 	@$(BIN)/pytest -m 'slurm or slurm_ci' tests/slurm $(ARGS)
+
+test-ssh: $(VENV)/.test-ready ## run the tests on real SSH servers on the loopback (needs Debian's OpenSSH server and root: .ci/install-ssh)
+	@$(BIN)/pytest -m 'ssh or ssh_ci' tests/ssh $(ARGS)
 
 test-skypilot: $(VENV)-skypilot/.ready ## run the tests on a real SkyPilot over a real Slurm (needs root; .ci/install-slurm --all)
 	@$(VENV)-skypilot/bin/pytest -m skypilot tests/skypilot $(ARGS)

@@ -31,6 +31,27 @@ class Bundle:
     def fields(self) -> dict[str, Any]:
         return {"files": self.files, "links": self.links}
 
+    def large(self, there: Collection[str]) -> Iterator[tuple[str, int, bool, bytes]]:
+        """What is not there yet and too large for one message, in parts: (hash, offset, whether last, bytes).
+
+        Raises BackendError.
+        """
+        for blob, source in self.content.items():
+            if blob in there or isinstance(source, bytes) or _size(source) <= CHUNK:
+                continue
+            digest, at = hashlib.sha1(usedforsecurity=False), 0
+            with source.open("rb") as file:
+                data = file.read(CHUNK)
+                while data:
+                    digest.update(data)
+                    following = file.read(CHUNK)
+                    if not following and digest.hexdigest() != blob:
+                        raise BackendError(
+                            f"{source} changes while it is sent", hint="let nothing write there"
+                        )
+                    yield blob, at, not following, data
+                    at, data = at + len(data), following
+
     def pack(self, there: Collection[str]) -> tuple[list[tuple[str, int]], bytes]:
         """What is not there yet: (hash, size) in order, and the bytes, compressed. Raises BackendError."""
         listing, parts = [], []
@@ -177,6 +198,13 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise BackendError(f"cannot read {path}: {error.strerror}", hint="then `arf resume`") from error
 
 
 def _read(path: Path) -> bytes:

@@ -168,7 +168,7 @@ class LinkedPool(LinkedJobs):
         """Make, and wake, as many nodes as what waits can use."""
         tally, kind = self._tally(tier), self._kinds[tier]
         usable = [one for one in mine if not one.aside]
-        wanted = len(self._queued[tier]) - sum(max(0, one.room) for one in usable)
+        wanted = len(self._queued[tier]) - sum(max(0, one.room) for one in usable if self._will_work(one))
         for node in usable:
             if node.link is not None and not node.ready and node.resting:
                 self._spawn(self._restart(node))
@@ -181,6 +181,10 @@ class LinkedPool(LinkedJobs):
             self._note(added)
             self._spawn(self._tend(added))
             wanted -= added.slots
+
+    def _will_work(self, node: RemoteNode) -> bool:
+        """Whether it can be expected to take jobs soon."""
+        return True
 
     def _new_node(self, tier: str) -> RemoteNode | None:
         """One whose making an earlier process has begun, else a new one; None if there is no other."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ class Session:
             try:
                 found = await asyncio.to_thread(bundle.bundle, Path(fields["directory"]))
                 await self._send_links(found)
+                await self._send_large(found)
                 blobs, payload = await asyncio.to_thread(found.pack, node.blobs)
             except BackendError as error:
                 self._inbox.job_unsendable(handle, error)
@@ -109,6 +111,18 @@ class Session:
             node.blobs.update(blob for blob, _ in blobs)
             if handle in cancels:
                 await self._link.send("cancel", {"handle": handle})
+
+    async def _send_large(self, found: bundle.Bundle) -> None:
+        """Raises LinkLost or BackendError."""
+        parts = found.large(self._node.blobs)
+        while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            blob, at, last, data = part
+            if self._node.session is not self:
+                raise LinkLost
+            payload = await asyncio.to_thread(zlib.compress, data, 1)
+            await self._link.send("blob", {"blob": blob, "at": at, "last": last}, payload)
+            if last:
+                self._node.blobs.add(blob)
 
     def _difference(self, found: bundle.Bundle) -> dict[str, Any]:
         """A job's files against those of the last one on this connection."""

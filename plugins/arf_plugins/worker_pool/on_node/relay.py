@@ -42,7 +42,9 @@ BEAT_S = 10.0
 class Relay:
     def __init__(self, home: str) -> None:
         self.home = home
-        self.input = b""
+        self.input = bytearray()
+        self.head: dict[str, Any] | None = None
+        """The message whose bytes are awaited."""
         self.read_to: dict[str, int] = {}
         """Offsets in journals, by `TOKEN/NAME`."""
         self.followed: dict[str, int] = {}
@@ -63,7 +65,7 @@ class Relay:
             now=time.time(),
             home=self.home,
             have=os.listdir(os.path.join(self.home, "jobs")),
-            blobs=os.listdir(os.path.join(self.home, "blobs")),
+            blobs=[name for name in os.listdir(os.path.join(self.home, "blobs")) if "." not in name],
         )
         while True:
             now = time.monotonic()
@@ -102,16 +104,19 @@ class Relay:
 
     def heed(self) -> None:
         while True:
-            head, line_end, rest = self.input.partition(b"\n")
-            if not line_end:
+            if self.head is None:
+                end = self.input.find(b"\n")
+                if end < 0:
+                    return
+                self.head = json.loads(self.input[:end])
+                del self.input[: end + 1]
+            length = self.head.get("bytes", 0)
+            if len(self.input) < length:
                 return
-            fields = json.loads(head)
-            length = fields.get("bytes", 0)
-            if len(rest) < length:
-                return
-            self.input = rest[length:]
+            fields, payload, self.head = self.head, bytes(self.input[:length]), None
+            del self.input[:length]
             self.news_at = time.monotonic()
-            getattr(self, "do_" + fields["do"])(fields, rest[:length])
+            getattr(self, "do_" + fields["do"])(fields, payload)
 
     def do_begin(self, fields: dict[str, Any], _: bytes) -> None:
         self.settings = fields["settings"]
@@ -175,6 +180,15 @@ class Relay:
             self.listing.pop(name, None)
         self.listing.update((name, (mode, blob)) for name, mode, blob in fields["changed"])
         return [(name, mode, blob) for name, (mode, blob) in self.listing.items()]
+
+    def do_blob(self, fields: dict[str, Any], payload: bytes) -> None:
+        """A part of a large content, whose other parts come before and after it."""
+        path = os.path.join(self.home, "blobs", fields["blob"])
+        with open(path + ".part", "r+b" if fields["at"] else "wb") as file:
+            file.seek(fields["at"])
+            file.write(zlib.decompress(payload))
+        if fields["last"]:
+            os.rename(path + ".part", path)
 
     def store(self, blobs: list[list[Any]], data: bytes) -> None:
         at = 0
