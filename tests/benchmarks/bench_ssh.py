@@ -1,7 +1,7 @@
 """What hosts that are reached by SSH cost: one-second experiments on eight slots of two real SSH servers.
 
-Whole studies by `arf run`, with the local backend and with `ssh`; the share of the slots in use, and the time from
-one experiment's last line to the next one's first on the same slot.
+Whole studies by `arf run`, with the local backend and with `ssh`; the share of the slots in use, and the
+time from one experiment's last line to the next one's first on the same slot.
 """
 
 from __future__ import annotations
