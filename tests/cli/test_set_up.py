@@ -149,6 +149,9 @@ def test_an_arf_yaml_for_a_script_is_one_that_arf_can_read(
     assert list(opened.files(opened.base_commit())) == ["our model.py"]
 
 
+NO_RUN = ("--no-run", "--metric", "val_loss")
+
+
 def test_an_arf_yaml_links_the_data_that_git_ignores(
     arf: Arf, git: Callable[..., str], workspace: Path
 ) -> None:
@@ -160,7 +163,7 @@ def test_an_arf_yaml_links_the_data_that_git_ignores(
     (workspace / "fit.sh").write_text("#!/usr/bin/env bash\ncat data/part/train.bin my_data/x.csv\n")
     git(workspace, "add", "-A")
     git(workspace, "commit", "-qm", "data")
-    assert "`bash fit.sh` is run" in arf("init", ".", "--script", "fit.sh", cwd=workspace).stderr
+    assert "`bash fit.sh` is run" in arf("init", ".", "--script", "fit.sh", *NO_RUN, cwd=workspace).stderr
     config = load(workspace_file=workspace / "arf.yaml", options_class=Plugins.load().options)
     assert config.workspace.link == ("data/part/train.bin", "my_data")
     assert set(GitWorkspace.open(workspace, config.workspace).links()) == {"data/part/train.bin", "my_data"}
@@ -178,7 +181,7 @@ def test_an_arf_yaml_links_the_data_that_git_ignores(
 def test_how_a_script_is_run_is_told_by_its_name(arf: Arf, workspace: Path, name: str, command: str) -> None:
     (workspace / "arf.yaml").unlink()
     (workspace / name).write_text("x = 1\n")
-    done = arf("init", ".", f"--script={name}", cwd=workspace)
+    done = arf("init", ".", f"--script={name}", *NO_RUN, cwd=workspace)
     assert f"`{command}` is run" in done.stderr
 
 
@@ -187,7 +190,7 @@ def test_a_script_that_is_a_link_is_run_and_what_it_leads_to_is_edited(arf: Arf,
     (workspace / "src").mkdir()
     (workspace / "src" / "fit.py").write_text("x = 1\n")
     (workspace / "fit.py").symlink_to("src/fit.py")
-    done = arf("init", ".", "--script", "fit.py", cwd=workspace)
+    done = arf("init", ".", "--script", "fit.py", *NO_RUN, cwd=workspace)
     assert "`{python} fit.py` is run, src/fit.py may change" in done.stderr
     assert "editable: [src/fit.py]" in (workspace / "arf.yaml").read_text()
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import shlex
+import tempfile
 from pathlib import Path
 
 import click
+from attrs import frozen
 
+from arf.cli import trial
+from arf.config.metric_names import direction_of
 from arf.errors import UsageError, nearest
 from arf.sdk.commands import ARF_YAML
+from arf.types import Direction
 
 _TEMPLATE = """\
 # What arf is told of this workspace. Every key can be overridden: `arf run -o limits.budget_s=60`.
@@ -22,13 +28,13 @@ workspace:
   # setup: python prepare.py     # Run once for a study, before the first job: data, a tokenizer.
   {link}
 objective:
-  metric: {metric}            # As the script prints it: a closing line such as `{metric}: 1.234`.
-  direction: {direction}             # min or max: which way is better.
-  # pick: last                   # Which value counts where it is printed more than once.
+  metric: {metric}            # {seen}
+  direction: {direction}             # {why}
+  {pick}                  # Which value counts where it is printed more than once: first, last or best.
 limits:
-  budget_s: 5m                # What one run takes, for estimates.
-  time_limit_s: 10m           # A run that takes longer is ended.
-# parser: jsonl                  # If the script prints JSON lines; `arf plugins` lists all parsers.
+  budget_s: {budget}                # What one run takes, for estimates{timed}.
+  time_limit_s: {limit}           # A run that takes longer is ended.
+{parser}                  # How its output is read; `arf plugins` lists all parsers.
 """
 
 
@@ -36,18 +42,31 @@ limits:
 @click.argument("directory", metavar="[DIR]", default=".")
 @click.option("--script", metavar="FILE", help="Write DIR/arf.yaml for this script, which is in DIR.")
 @click.option("--command", metavar="CMD", help="How the script is run; else what its name suggests.")
+@click.option("--metric", help="The metric to improve, as the script prints it; else the most likely one.")
+@click.option("--direction", type=click.Choice(["min", "max"]), help="Which way is better; else by its name.")
+@click.option("--log", metavar="FILE", help="What a run has printed, to read instead of running the script.")
+@click.option("--no-run", is_flag=True, help="Do not run the script; --metric must name what it prints.")
 @click.option(
-    "--metric", default="val_bpb", show_default=True, help="The metric to improve, as the script prints it."
+    "--run-limit", metavar="TIME", default="10m", show_default=True, help="The longest that it is run for."
 )
-@click.option("--direction", type=click.Choice(["min", "max"]), default="min", show_default=True)
-def init(directory: str, script: str | None, command: str | None, metric: str, direction: str) -> None:
+def init(
+    directory: str,
+    script: str | None,
+    command: str | None,
+    metric: str | None,
+    direction: str | None,
+    log: str | None,
+    no_run: bool,
+    run_limit: str,
+) -> None:
     """Make a workspace in DIR: a copy of the bundled one, with a git repository of its own.
 
-    With --script, write a commented arf.yaml for a script of your own into DIR instead.
+    With --script, run a script of your own once, and write a commented arf.yaml for it into DIR: what it
+    prints tells the metric, how long it took the time limit. What was guessed is marked.
     """
     target = Path(directory)
     if script is not None:
-        _write_yaml(target, script, command, metric, direction)
+        _write_yaml(target, script, command, _Wanted(metric, direction, log, no_run, run_limit))
     elif command is not None:
         raise UsageError("--command needs --script", hint="name the script that the command runs")
     else:
@@ -69,7 +88,18 @@ def _copy(target: Path) -> None:
     )
 
 
-def _write_yaml(target: Path, script: str, command: str | None, metric: str, direction: str) -> None:
+@frozen
+class _Wanted:
+    """What the user has said of the objective, and of how to learn the rest."""
+
+    metric: str | None
+    direction: str | None
+    log: str | None
+    no_run: bool
+    run_limit: str
+
+
+def _write_yaml(target: Path, script: str, command: str | None, wanted: _Wanted) -> None:
     if not target.is_dir():
         raise UsageError(f"{target} is no folder", hint="name the folder that holds the script")
     file = target / ARF_YAML
@@ -79,25 +109,114 @@ def _write_yaml(target: Path, script: str, command: str | None, metric: str, dir
     if not (target / script).is_file():
         names = [path.relative_to(target).as_posix() for path in target.iterdir() if path.is_file()]
         raise UsageError(f"there is no {script} in {target}", hint=nearest(script, names))
-    if not metric.strip() or not metric.isprintable():
+    metric = wanted.metric
+    if metric is not None and (not metric.strip() or not metric.isprintable()):
         raise UsageError(
             "--metric needs a name", hint="name what the script prints, such as --metric val_loss"
         )
     command = command or _command(target, script)
     edited = _behind_links(target, script)
-    text = _TEMPLATE.format(
-        command=_quoted(command),
-        script=_quoted(edited),
-        metric=_quoted(metric),
-        direction=direction,
-        link=_link(target),
-    )
+    output = _output(target, command, wanted)
+    proposal = _proposal(output, wanted)
+    text = _filled(command, edited, output, proposal, wanted, _link(target))
     file.write_text(text, encoding="utf-8")
     where = "" if target.resolve() == Path.cwd() else f" {target}"
+    direction = wanted.direction or proposal.direction or Direction.MIN
     click.echo(
-        f"wrote {file}: `{command}` is run, {edited} may change, {metric} is {direction}imised; "
+        f"wrote {file}: `{command}` is run, {edited} may change, {proposal.metric} is {direction}imized; "
         f"look it over, commit, and start with `arf run{where}`",
         err=True,
+    )
+    if wanted.direction is None and proposal.direction is None:
+        click.echo(
+            f"arf: nothing in the name {proposal.metric!r} tells which way is better: min was taken; "
+            f"set objective.direction in {file} if more is better",
+            err=True,
+        )
+
+
+def _output(target: Path, command: str, wanted: _Wanted) -> trial.Output | None:
+    """What a run has printed: from a log, from running it now, or None."""
+    if wanted.log is not None:
+        try:
+            return trial.Output(text=Path(wanted.log).read_text("utf-8", "replace"))
+        except OSError as error:
+            raise UsageError(f"--log {wanted.log} cannot be read: {error.strerror}") from None
+    if wanted.no_run:
+        if wanted.metric is None:
+            raise UsageError("--no-run needs --metric", hint="name what the script prints, such as val_loss")
+        return None
+    from arf.config.layers import seconds
+
+    try:
+        limit_s = seconds(wanted.run_limit)
+    except ValueError:
+        raise UsageError(
+            f"--run-limit {wanted.run_limit} is no time", hint="write 90s, 10m or 1h30m"
+        ) from None
+    log = Path(tempfile.mkdtemp(prefix="arf-init-")) / "output.log"
+    click.echo(
+        f"arf: running `{command}` once, for at most {wanted.run_limit} (--no-run skips that)", err=True
+    )
+    return trial.run(command, target, limit_s, log)
+
+
+def _proposal(output: trial.Output | None, wanted: _Wanted) -> trial.Proposal:
+    if output is None:
+        assert wanted.metric is not None
+        return trial.Proposal(
+            metric=wanted.metric,
+            value=math.nan,
+            direction=direction_of(wanted.metric),
+            parser="",
+            pick="only",
+        )
+    from arf.plugins.registry import Plugins
+
+    proposal = trial.propose(output, Plugins.load(), wanted.metric)
+    took = "" if output.seconds is None else f" in {output.seconds:.0f} s"
+    click.echo(f"arf: it printed {proposal.metric} {proposal.value:.6g}{took}", err=True)
+    if proposal.others:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in proposal.others.items())
+        click.echo(f"arf: and {shown} (--metric names another one)", err=True)
+    return proposal
+
+
+def _filled(
+    command: str,
+    edited: str,
+    output: trial.Output | None,
+    proposal: trial.Proposal,
+    wanted: _Wanted,
+    link: str,
+) -> str:
+    """The text of arf.yaml, with what was guessed marked."""
+    seconds = None if output is None else output.seconds
+    budget, limit = trial.limits(seconds)
+    if output is None:
+        seen = f"As the script prints it: a closing line such as `{proposal.metric}: 1.234`."
+    else:
+        seen = f"Its last value was {proposal.value:.6g}" + (
+            "." if wanted.metric else "; guessed: the likeliest."
+        )
+    direction = wanted.direction or proposal.direction or Direction.MIN
+    why = "min or max: which way is better"
+    if wanted.direction is None:
+        why += "; guessed by the name" if proposal.direction else "; a guess, the name tells nothing"
+    other_parser = proposal.parser not in ("", trial.default_parser())
+    return _TEMPLATE.format(
+        command=_quoted(command),
+        script=_quoted(edited),
+        metric=_quoted(proposal.metric),
+        direction=str(direction),
+        seen=seen,
+        why=f"{why}.",
+        pick=f"pick: {proposal.pick}" if proposal.pick != "only" else "# pick: last",
+        budget=budget,
+        limit=limit,
+        timed="" if seconds is None else f": it took {seconds:.0f} s here",
+        parser=f"parser: {proposal.parser}" if other_parser else "# parser: NAME",
+        link=link,
     )
 
 

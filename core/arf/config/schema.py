@@ -30,8 +30,9 @@ from arf.config.layers import (
     to_yaml,
     wrapped,
 )
+from arf.config.metric_names import direction_of
 from arf.errors import ConfigError, UsageError
-from arf.types import NoiseRule, Objective, SandboxMode, Seconds, WorkspaceSettings
+from arf.types import Direction, NoiseRule, Objective, SandboxMode, Seconds, WorkspaceSettings
 
 OptionsClass = Callable[[str, str], type | None]
 """The options class of a plugin by kind and name; None if it takes none. Raises UsageError if unknown."""
@@ -482,6 +483,14 @@ def _check(config: Config, layer: Layer) -> Iterator[str]:
             f"the expected time is {limits.budget_s:g} s and limits.time_limit_s {limits.time_limit_s:g} s, "
             "so each run would be ended before its end",
             f"set limits.time_limit_s to {2 * limits.budget_s:g}",
+        )
+    objective = config.objective
+    usual = direction_of(objective.metric)
+    if usual is not None and usual is not objective.direction:
+        side = "high" if usual is Direction.MAX else "low"
+        yield (
+            f"objective.direction is {objective.direction}, and {objective.metric} is better {side} by its name: "
+            f"`-o objective.direction={usual}` unless it is meant so"
         )
     if noise.replicates < 4:
         yield (

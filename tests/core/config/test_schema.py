@@ -59,6 +59,7 @@ def options_class(kind: str, name: str) -> type | None:
         "agent": {"offline": None},
         "backend": {"local": Options},
         "parser": {"summary": None},
+        "accept": {"evidence": None},
     }[kind]
     if name not in known:
         raise UsageError(f"there is no {kind} {name!r}", hint=nearest(name, known))
@@ -533,3 +534,20 @@ def test_every_field_has_its_help() -> None:
 
 def test_the_noise_section_has_the_rules_own_defaults() -> None:
     assert attrs.asdict(Noise()) == attrs.asdict(NoiseRule())
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "warned"),
+    [("val_acc", "min", "=max"), ("val_loss", "max", "=min"), ("val_acc", "max", ""), ("mystery", "max", "")],
+)
+def test_a_direction_that_the_name_of_the_metric_contradicts_is_told(
+    tmp_path: Path, metric: str, direction: str, warned: str
+) -> None:
+    (tmp_path / "arf.yaml").write_text(
+        "workspace: {command: x, editable: [t.py]}\n"
+        f"objective: {{metric: {metric}, direction: {direction}}}\n"
+    )
+    config = load(workspace_file=tmp_path / "arf.yaml", options_class=lambda kind, name: None)
+    told = [line for line in config.warnings if "objective.direction" in line]
+    assert bool(told) is bool(warned)
+    assert warned in "".join(told)
