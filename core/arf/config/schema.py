@@ -489,7 +489,7 @@ def _check(config: Config, layer: Layer) -> Iterator[str]:
     if usual is not None and usual is not objective.direction:
         side = "high" if usual is Direction.MAX else "low"
         yield (
-            f"objective.direction is {objective.direction}, and {objective.metric} is better {side} by its name: "
+            f"objective.direction is {objective.direction}, but {objective.metric} sounds better {side}: "
             f"`-o objective.direction={usual}` unless it is meant so"
         )
     if noise.replicates < 4:

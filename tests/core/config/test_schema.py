@@ -286,8 +286,8 @@ def test_the_expected_time_is_no_more_than_a_limit_given_alone(load_text: Load) 
         ("limits:\n  budgets_s: 3", "FILE:2: limits.budgets_s: unknown key; did you mean 'budget_s'?"),
         ("stratgy: x", "FILE:1: stratgy: unknown key; did you mean 'strategy'?"),
         ("max_experiments: 3", "FILE:1: max_experiments: unknown key; write it as budget.max_experiments"),
-        ("noise:\n  metric: x", "FILE:2: noise.metric: unknown key; write it as objective.metric"),
-        ("zzz: 3", "FILE:1: zzz: unknown key; known: agent, backend, budget"),
+        ("noise:\n  pick: last", "FILE:2: noise.pick: unknown key; write it as objective.pick"),
+        ("zzz: 3", "FILE:1: zzz: unknown key; known: accept, agent, backend, budget"),
         ("a: &x 1", "FILE:1: anchors (&) and aliases (*) are not supported"),
         (
             "a: !!python/name:os.system x",
