@@ -150,7 +150,9 @@ def default_parser() -> str:
     """The parser of a study that names none."""
     from arf.config.schema import Config
 
-    return str(attrs.fields(Config).parser.default.name)
+    default = attrs.fields(Config).parser.default
+    assert default is not None
+    return default.name
 
 
 def _last_values(parser: MetricParser, text: str) -> dict[str, list[float]]:
