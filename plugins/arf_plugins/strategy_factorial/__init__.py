@@ -48,11 +48,11 @@ class Options:
         metadata={"help": "How cells are chosen: auto, screening (Plackett-Burman) or optimal (D-optimal)."},
     )
     candidates: int = field(
-        default=2,
+        default=3,
         validator=validators.and_(validators.ge(1), validators.le(8)),
         metadata={
             "help": "Cells of a design that are confirmed, at most: the best that the model expects with "
-            "interactions, the best without, then the runners-up."
+            "interactions, the one that read best, the best without, then the runners-up."
         },
     )
     fill: bool = field(

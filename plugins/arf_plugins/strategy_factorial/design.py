@@ -37,6 +37,8 @@ MOST_TRIES = 8
 """Of the cells that are expected to be best, so many are looked at for one that merges."""
 MOST_CELLS = 8192
 """Of a grid, all are looked at for the best."""
+MISFIT = 4.0
+"""Standard deviations of a run by which a cell may read better than the model says."""
 FAILURES = 2
 """Cells that have failed with a level or a pair, none having run, after which it may be to blame."""
 
@@ -217,10 +219,38 @@ def cells_to_run(study: Study, design: Design, there: Progress, options: Options
     wanted = [cell for cell in design.rows if any(cell)]
     causes = there.causes
     left = [c for c in wanted if c not in there.run and c not in there.refused and not _is_suspect(c, causes)]
-    for cell in left or _in_place_of(study, design, there, len(wanted)):
+    is_complete = not left and len(there.succeeded) + len(there.failed) >= len(wanted)
+    more = len(wanted) if is_complete and _is_unexplained(study, design) else 0
+    for cell in left or _in_place_of(study, design, there, len(wanted) + more):
         yield Plan(parent=design.parent, ideas=design.chosen(cell), role=Role.CELL, round=design.label)
     if options.replicates > 1:
         yield from _replicates(study, design, options)
+
+
+def _is_unexplained(study: Study, design: Design) -> bool:
+    """Whether a cell reads better than the model says by more than the noise allows.
+
+    Then a design is augmented with as many cells again, which tell apart what it has aliased (Montgomery,
+    Design and Analysis of Experiments, 8th ed., section 8.5).
+    """
+    read = read_design(study, design.label)
+    known = None if read is None else noise(study, read.tier)
+    if read is None or known is None or len(read.cells) < FEWEST:
+        return False
+    return _misfit(read.axes, read.cells, study.objective, _rounded(known), study.rule.alpha) > MISFIT
+
+
+@lru_cache(maxsize=64)
+def _misfit(
+    axes: tuple[Axis, ...], cells: tuple[Cell, ...], objective: Objective, known: Noise | None, alpha: float
+) -> float:
+    """By how much a cell reads better than the model says, at most, in standard deviations of a run."""
+    fitted = fit(axes, cells, objective=objective, known=known, alpha=alpha)
+    gains = _observed(cells, objective)
+    expected = fitted.predict([cell.levels for cell in cells])
+    middle = math.fsum(expected) / len(expected)
+    worst = max(gains[cell.levels] - (e - middle) for cell, e in zip(cells, expected, strict=True))
+    return worst / known.sigma if known is not None and known.sigma > 0 else 0.0
 
 
 def _in_place_of(study: Study, design: Design, there: Progress, wanted: int) -> list[Levels]:
@@ -363,8 +393,21 @@ def _expected(
     # Of cells that are expected to be the same, the one with the fewest ideas.
     order = sorted(range(len(pool)), key=lambda i: (-whole[i], sum(map(bool, pool[i])), pool[i]))
     simple = min(range(len(pool)), key=lambda i: (-mains[i], sum(map(bool, pool[i])), pool[i]))
-    chosen = dict.fromkeys([order[0], simple, *order[1 : MOST_TRIES * 2]])
-    return tuple((whole[i], pool[i]) for i in chosen if max(whole[i], mains[i] if i == simple else 0.0) > 0)
+    # What a cell has read counts whatever a model makes of it, which may be aliased.
+    gains = _observed(cells, objective)
+    best = max(range(len(pool)), key=lambda i: gains.get(seen[i], -math.inf))
+    promise = {best: gains.get(seen[best], 0.0), simple: mains[simple]}
+    chosen = dict.fromkeys([order[0], best, simple, *order[1 : MOST_TRIES * 2]])
+    return tuple((whole[i], pool[i]) for i in chosen if max(whole[i], promise.get(i, 0.0)) > 0)
+
+
+def _observed(cells: Sequence[Cell], objective: Objective) -> dict[Levels, float]:
+    """The gain of each cell that has run over the mean of its block, by what it read."""
+    blocks: dict[str, list[Cell]] = {}
+    for cell in cells:
+        blocks.setdefault(cell.block, []).append(cell)
+    means = {block: math.fsum(cell.mean for cell in some) / len(some) for block, some in blocks.items()}
+    return {cell.levels: objective.gain(means[cell.block], cell.mean) for cell in cells}
 
 
 def _ideas_of(ideas: Sequence[Sequence[int]], cell: Levels) -> tuple[int, ...]:
