@@ -570,6 +570,8 @@ class NoiseRule:
     """Runs of one commit, at most, to decide about it."""
     confirm: int = 3
     """Runs of the best with fresh seeds at the end, which no choice was made by; 0 for none."""
+    exact: bool = False
+    """Whether readings have no noise at all, because nothing in the script is random."""
     steps_metric: str = "num_steps"
     """The metric that counts training steps, by which claims are adjusted for the speed of machines; empty:
     they are not."""

@@ -25,6 +25,7 @@ from arf.cli.describe import (
     time_text,
     verdict_counts,
 )
+from arf.judge.statistics import SEED_ADVICE, ignores_seed
 from arf.sdk.formats import VERDICT_COLOURS, count, duration, number, paint, small
 from arf.status.estimate import lines, to_json
 from arf.types import Role, Verdict, printable
@@ -130,7 +131,10 @@ class Plain(View):
         self._noisy.add(experiment.tier)
         sigma = (spread.sum_squares / spread.df) ** 0.5
         where = f" on {experiment.tier}" if len(study.tiers) > 1 else ""
-        say(f"{duration(self.engine.elapsed_s):>7}   noise{where}: standard deviation {small(sigma)}")
+        told = f"standard deviation {small(sigma)}"
+        if ignores_seed(study, experiment.tier):
+            told = SEED_ADVICE
+        say(f"{duration(self.engine.elapsed_s):>7}   noise{where}: {told}")
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         tell_summary(summary)

@@ -215,6 +215,13 @@ class Noise(NoiseRule):
         validator=_in_range(0, MOST_RUNS),
         metadata={"help": "Fresh runs of the best commit at the end, which give an unbiased gain. 0: none."},
     )
+    exact: bool = field(
+        default=False,
+        metadata={
+            "help": "Nothing in the script is random: that replicates read the same is as it should be, and "
+            "gains can be proven all the same."
+        },
+    )
     steps_metric: str = field(
         default="num_steps",
         metadata={

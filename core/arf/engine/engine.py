@@ -31,7 +31,7 @@ from arf.engine.watch import LogTail, Normal, Watch, WatchLimits, counted_metric
 from arf.errors import ArfError, ConflictError, LostError, SpentError, StoreError, UsageError, WorkspaceError
 from arf.interfaces import AcceptRule, Agent, Backend, Brief, MetricParser, Strategy, Tried
 from arf.judge.rule import confirm_plans, judge
-from arf.judge.statistics import CONFIRM, final_gain
+from arf.judge.statistics import CONFIRM, SEED_ADVICE, final_gain, ignores_seed
 from arf.sandbox.boxes import Boxes
 from arf.status import costs, held_resources
 from arf.status.diagnosis import after_failed_baseline
@@ -1235,7 +1235,7 @@ class Engine:
         gain = final_gain(self.study)
         with self.store.transaction():
             self.store.set_meta("final", gain.to_json() if gain else None)
-            self.store.set_meta("notes", [*self._lost_ideas(), *self._backend.notes()])
+            self.store.set_meta("notes", [*self._unseeded(), *self._lost_ideas(), *self._backend.notes()])
             self._look_at_slots()
         self._record_state(state, reason)
         summary = summarize(self.store)
@@ -1244,6 +1244,11 @@ class Engine:
         if self._fatal is not None:
             raise self._fatal
         return summary
+
+    def _unseeded(self) -> Iterator[str]:
+        """That the script ignores its seed, if it does."""
+        if any(ignores_seed(self.study, tier.name) for tier in self.study.tiers):
+            yield SEED_ADVICE
 
     def _lost_ideas(self) -> Iterator[str]:
         """What became of the ideas that no run has tried, for people who wrote them."""

@@ -260,7 +260,8 @@ def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:
     mean, base_mean = math.fsum(run.value or 0.0 for run in runs) / len(runs), base.mean
     known, speed = noise(study, tier), None
     low = high = p = None
-    if known is not None:
+    unseeded = ignores_seed(study, tier)
+    if known is not None and not unseeded:
         df, error = known.df, known.sigma * math.sqrt(1 / base.n + 1 / len(runs))
         speed = adjusted(study, _counted(study, base), runs, error)
         if speed is not None:
@@ -288,8 +289,29 @@ def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:
         fresh=bool(fresh),
         speed=speed.text if speed else "",
         text=_final_text(gain, percent, low, high, len(runs), base.n, bool(fresh))
-        + ("; as on machines of average speed" if speed else ""),
+        + ("; as on machines of average speed" if speed else "")
+        + ("; not proven: the script ignores its seed" if unseeded else ""),
     )
+
+
+def ignores_seed(study: Study, tier: str) -> bool:
+    """Whether runs of the baseline with different seeds read the same, and that is not as it should be.
+
+    Such a script has no less chance in it: each change is another draw, and no number of runs tells a lucky
+    one from a good one.
+    """
+    base = study.baseline_group(tier)
+    if study.rule.exact or base is None or base.n < 2 or min(base.values) != max(base.values):
+        return False
+    return len({run.seed for run in _counted(study, base)}) > 1
+
+
+SEED_ADVICE = (
+    "the runs of the baseline read the same with different seeds, so the script ignores its seed: any change "
+    "is another draw of chance, and no gain will be proven. Have it use ARF_SEED (a seed in a file that is "
+    "not editable is left as it is); or set noise.exact if nothing in it is random"
+)
+"""What to tell people of a script that `ignores_seed`."""
 
 
 def _counted(study: Study, group: Group) -> list[Experiment]:

@@ -2,7 +2,8 @@
 
 In Python, a seed is the argument of a call that seeds (`torch.manual_seed(42)`, `default_rng(42)`,
 `set_seed(42)`, `PRNGKey(42)`), an argument named `seed`, what is assigned to a name such as `SEED` or
-`self.seed`, and the default of an option `--seed`. Elsewhere it is a number right behind such a name.
+`self.seed`, and the default of an option `--seed`, absl's flags too. Elsewhere it is a number right behind
+such a name: `srand(42)`, `seed_from_u64(42)`, `--seed 42` in a shell script.
 """
 
 from __future__ import annotations
@@ -36,14 +37,25 @@ _ELSEWHERE = re.compile(
 )
 
 
+_CALLS = re.compile(
+    r"(\b(?:srand(?:48|om)?|\w*seed_from_u64|manual_seed(?:_all)?|set_seed|set\.seed|Random\.seed!|rand\.Seed"
+    r"|rand\.NewSource|(?:mt19937(?:_64)?|default_random_engine|minstd_rand)(?:\s+\w+)?)\s*[({]\s*)\d+"
+)
+"""Calls that seed in C, C++, Rust, Go, R and Julia, up to the number."""
+_OPTIONS = re.compile(r"((?<![\w-])--?(?:\w+[-_])*(?:seed|random[-_]state)(?:=|[ \t]+))\d+\b")
+"""Options of a command in a script, up to the number."""
+
+
 def rewrite(source: str, seed: int, path: str = "train.py") -> str:
     """A source with `seed` in place of each literal seed; of `42 + rank` only the number changes.
 
-    In another language than Python, of each constant that is named like a seed and set in one place.
+    In another language than Python, of each constant that is named like a seed and set in one place, and of
+    calls and options that seed.
     """
     if not path.endswith(".py"):
         known = (one for one in constants.read(source, path) if one.movable and is_seed_name(one.name))
-        return constants.replace(source, {one.name: seed for one in known if type(one.value) is int}, path)
+        source = constants.replace(source, {one.name: seed for one in known if type(one.value) is int}, path)
+        return _OPTIONS.sub(rf"\g<1>{seed}", _CALLS.sub(rf"\g<1>{seed}", source))
     for start, end in reversed(_spans(source)):
         source = source[:start] + str(seed) + source[end:]
     return source
@@ -115,10 +127,24 @@ def _seed_values(module: ast.Module) -> Iterator[ast.expr]:
 def _call_seeds(call: ast.Call) -> Iterator[ast.expr]:
     if call.args and _seeds(call.func):
         yield call.args[0]
-    option = any(isinstance(arg, ast.Constant) and _is_seed_option(arg.value) for arg in call.args)
+    if _defines_flag(call):
+        yield from call.args[1:2]
+    option = _defines_flag(call) or any(
+        isinstance(arg, ast.Constant) and _is_seed_option(arg.value) for arg in call.args
+    )
     for keyword in call.keywords:
         if keyword.arg and (_NAME.match(keyword.arg) or (option and keyword.arg == "default")):
             yield keyword.value
+
+
+def _defines_flag(call: ast.Call) -> bool:
+    """`flags.DEFINE_integer("seed", 42, "...")` of absl."""
+    match call:
+        case ast.Call(
+            func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str() as flag), *_]
+        ):
+            return name.startswith("DEFINE_") and _NAME.match(flag) is not None
+    return False
 
 
 def _seeds(function: ast.expr) -> bool:

@@ -15,6 +15,7 @@ from arf.judge.statistics import (
     compare,
     final_gain,
     idea_share,
+    ignores_seed,
     lead_over_parent,
     look_share,
     noise,
@@ -22,7 +23,7 @@ from arf.judge.statistics import (
     t_tail,
 )
 from arf.study import Group, Study
-from arf.types import Direction, Experiment, ExperimentState, Objective, Role, Tier, Verdict
+from arf.types import Direction, Experiment, ExperimentState, NoiseRule, Objective, Role, Tier, Verdict
 
 # Student's sleep data (Biometrika 6, 1908), as R has it in `sleep`: extra hours of sleep with two drugs.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -43,8 +44,11 @@ def pooled(*groups: Group) -> Noise:
     return Noise(sigma=math.sqrt(sum(g.sum_squares for g in groups) / df), df=df)
 
 
-def make_study(objective: Objective = MAX, tiers: tuple[str, ...] = ("a",)) -> Study:
+def make_study(
+    objective: Objective = MAX, tiers: tuple[str, ...] = ("a",), rule: NoiseRule | None = None
+) -> Study:
     return Study(
+        rule=rule,
         name="s",
         base="base",
         base_tree="base-tree",
@@ -63,6 +67,7 @@ def put(
     tier: str = "a",
     parent: str = "base",
     round: str = "",
+    seed: int = 0,
 ) -> Experiment:
     experiment = Experiment(
         id=len(study.experiments) + 1,
@@ -71,7 +76,7 @@ def put(
         commit=tree.removesuffix("-tree"),
         tree=tree,
         tier=tier,
-        seed=0,
+        seed=seed,
         round=round,
         accepted_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
@@ -226,6 +231,20 @@ def test_a_final_gain_without_noise_is_exact() -> None:
     gain = final_gain(study)
     assert gain is not None
     assert (gain.gain, gain.low, gain.high, gain.p, gain.percent) == (0.5, 0.5, 0.5, 0.0, 25.0)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_script_that_ignores_its_seed_proves_nothing_unless_it_is_said_to_be_exact(exact: bool) -> None:
+    study = make_study(Objective(), rule=NoiseRule(exact=exact))
+    for seed in range(3):
+        put(study, "base-tree", 2.0, role=Role.BASELINE, verdict=None, seed=seed)
+    put(study, "two-tree", 1.5, role=Role.CANDIDATE, verdict=Verdict.KEEP)
+    put(study, "two-tree", 1.5, round=CONFIRM, seed=1)
+    gain = final_gain(study)
+    assert gain is not None
+    assert ignores_seed(study, "a") is not exact
+    assert (gain.low, gain.p) == ((0.5, 0.0) if exact else (None, None))
+    assert ("not proven" in gain.text) is not exact
 
 
 def test_the_lead_over_a_parent_is_on_the_tier_of_the_experiment() -> None:

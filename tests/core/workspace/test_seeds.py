@@ -20,6 +20,7 @@ r = random.Random(3)
 g = torch.Generator().manual_seed(2147483647)
 class C: seed: int = field(default=6)
 class D: seed: int = Field(6, ge=0)
+flags.DEFINE_integer("seed", 42, "x"); DEFINE_integer("data_seed", default=42, help="x")
 seed_everything(8); set_seed(8); pl.seed_everything(8, workers=True)
 """
 
@@ -41,6 +42,8 @@ def test_rewrite_sets_every_literal_seed() -> None:
         "field(default=99)",
         "Field(99, ge=0)",
         "Generator().manual_seed(99)",
+        'flags.DEFINE_integer("seed", 99, "x")',
+        'DEFINE_integer("data_seed", default=99, help="x")',
         "seed_everything(99); set_seed(99); pl.seed_everything(99, workers=True)",
     ):
         assert text in rewritten
@@ -57,6 +60,15 @@ def test_rewrite_sets_every_literal_seed() -> None:
         ("a.c", "#define SEED 3\n#define N 3\n", "#define SEED 9\n#define N 3\n"),
         ("run.sh", "SEED=3\nSEED=4\n", "SEED=3\nSEED=4\n"),
         ("c.yaml", "seed: auto\n", "seed: auto\n"),
+        ("a.c", "srand(42u); srand48( 3 ); x = rand();\n", "srand(9u); srand48( 9 ); x = rand();\n"),
+        ("a.cpp", "mt19937 gen{42}; torch::manual_seed(3);\n", "mt19937 gen{9}; torch::manual_seed(9);\n"),
+        ("a.rs", "let r = StdRng::seed_from_u64(42);\n", "let r = StdRng::seed_from_u64(9);\n"),
+        ("a.go", "rand.Seed(1); rand.NewSource(2)\n", "rand.Seed(9); rand.NewSource(9)\n"),
+        ("a.R", "set.seed(42)\nseeds <- 3\n", "set.seed(9)\nseeds <- 3\n"),
+        ("a.jl", "Random.seed!(42)\n", "Random.seed!(9)\n"),
+        ("run.sh", "./t --seed 42 --data-seed=7 -seed 1\n", "./t --seed 9 --data-seed=9 -seed 9\n"),
+        ("run.sh", "./t --seeds 3 --seed $SEED\n", "./t --seeds 3 --seed $SEED\n"),
+        ("a.c", "srand(time(NULL)); reseed(42); n = 3;\n", "srand(time(NULL)); reseed(42); n = 3;\n"),
     ],
 )
 def test_rewrite_in_other_languages_sets_what_is_named_like_a_seed(
