@@ -153,7 +153,14 @@ class _Parts:
             store=store,
             workspace=workspace,
             config=attrs.evolve(
-                self._config, workspace=attrs.evolve(settings, setup=with_interpreter(settings.setup))
+                self._config,
+                workspace=attrs.evolve(settings, setup=with_interpreter(settings.setup)),
+                evaluation=attrs.evolve(
+                    self._config.evaluation, command=with_interpreter(self._config.evaluation.command)
+                ),
+                guards=attrs.evolve(
+                    self._config.guards, commands=with_interpreter(self._config.guards.commands)
+                ),
             ),
             strategy=self.strategy,
             agent=self.agent,

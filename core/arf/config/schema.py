@@ -155,6 +155,49 @@ class Sandbox:
 
 
 @frozen(kw_only=True)
+class Evaluation:
+    """A command that measures again, outside the code that was edited, what is about to be kept."""
+
+    command: str = field(
+        default="",
+        metadata={
+            "help": "Run in a fresh tree of the commit, with the outputs of the run; what it prints as the "
+            "objective must be what the run printed. Empty: none."
+        },
+    )
+    outputs: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Files that a run leaves in the workspace's folder, such as a checkpoint."},
+    )
+    private: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Files and folders that the evaluation alone can read; paths as in sandbox.read."},
+    )
+    tolerance: float = field(
+        default=0.001,
+        validator=_in_range(0),
+        metadata={"help": "How far the two values may lie apart, as a share of the larger."},
+    )
+
+
+@frozen(kw_only=True)
+class Guards:
+    """What a change must keep to be kept: bounds for the mean of its runs, and commands that must succeed."""
+
+    max: Mapping[str, float] = field(factory=dict, metadata={"help": "Highest values by metric."})
+    min: Mapping[str, float] = field(factory=dict, metadata={"help": "Lowest values by metric."})
+    max_share: Mapping[str, float] = field(
+        factory=dict, metadata={"help": "Highest values as shares of the baseline's: 1.05 is 5 % more."}
+    )
+    min_share: Mapping[str, float] = field(
+        factory=dict, metadata={"help": "Lowest values as shares of the baseline's: 0.95 is 5 % less."}
+    )
+    commands: tuple[str, ...] = field(
+        default=(), metadata={"help": "Run in a fresh tree of what is about to be kept, such as `pytest -q`."}
+    )
+
+
+@frozen(kw_only=True)
 class Budget:
     """What the whole study may use. null is no limit."""
 
@@ -281,6 +324,8 @@ class Config:
     objective: Objective = field(factory=Objective)
     limits: Limits = Limits()
     sandbox: Sandbox = Sandbox()
+    evaluation: Evaluation = Evaluation()
+    guards: Guards = Guards()
     budget: Budget = Budget()
     noise: Noise = Noise()
     study: Naming = Naming()

@@ -23,6 +23,7 @@ from attrs import asdict, evolve, frozen
 from arf.engine import plan_constants, submissions
 from arf.engine.asks import Answered, Thinker
 from arf.engine.budgets import Budgets
+from arf.engine.contenders import Contenders
 from arf.engine.doubts import Doubts
 from arf.engine.ledger import Ledger
 from arf.engine.runs import Ready, Run, Trees, read_result, tried_out
@@ -179,6 +180,18 @@ class Engine:
             workspace=workspace.directory,
             top=workspace.top,
             linked=workspace.links().values(),
+            private=config.evaluation.private,
+        )
+        self._contenders = Contenders(
+            config=config,
+            study=study,
+            directory=self.directory,
+            trees=self._trees,
+            boxes=self._boxes,
+            backend=backend,
+            parser=parser,
+            env=self._env,
+            tail=tail,
         )
         self._ready: Ready | None = None
         self._stopping = ""
@@ -302,6 +315,7 @@ class Engine:
     def _is_over(self) -> bool:
         """Whether nothing is under way that could bring anything more."""
         under_way = self._runs or self._thinker.is_busy or self._inbox or any(self._tried_out.values())
+        under_way = under_way or self._contenders.is_busy
         return not under_way and not self._is_waiting_for_agent() and not self._wake.is_set()
 
     def _is_waiting_for_agent(self) -> bool:
@@ -440,7 +454,14 @@ class Engine:
             experiment = self.study.experiments[experiment_id]
             if verdict is Verdict.KEEP and self._doubts.is_in_doubt(experiment):
                 verdict, reason = Verdict.SUSPECT, "another run of the same code is suspect"
+            elif verdict is Verdict.KEEP and experiment.role is not Role.BASELINE:
+                looked = self._contenders.of(experiment)
+                if looked is None:
+                    self._look_at(experiment)
+                    break  # what comes after it was judged as if it were kept
+                verdict, reason = looked.verdict or verdict, looked.reason or reason
             judged = evolve(experiment, verdict=verdict, reason=reason)
+            self._contenders.forget(judged)
             self._ledger.move(judged)
             if verdict is Verdict.SUSPECT:
                 self._doubts.tell(judged)
@@ -449,19 +470,33 @@ class Engine:
                 if experiment.role is not Role.BASELINE:
                     costs.note_keep(self.store, self.study, experiment)
         best = judgement.incumbent
-        if best is not None and not self._doubts.is_in_doubt(self.study.experiments[best]):
+        if best is not None and self._may_lead(self.study.experiments[best]):
             self._change_incumbent(best)
         if not self._search_over:
             self._search_over, self._search_over_at = self._budgets.exceeded(), self.elapsed_s
         if self._is_answer_late():
             self._thinker.give_up()
-        if self._search_over and not self._runs:
+        if self._search_over and not self._runs and not self._contenders.is_busy:
             for experiment_id in list(self.study.undecided):
                 experiment = self.study.experiments[experiment_id]
                 reason = f"not decided before the budget ended ({self._search_over})"
                 self._ledger.move(evolve(experiment, verdict=Verdict.DISCARD, reason=reason))
         if self._search_over:
             self._book.refuse_all(self._closed())
+
+    def _may_lead(self, experiment: Experiment) -> bool:
+        return not self._doubts.is_in_doubt(experiment) and self._contenders.may_lead(experiment)
+
+    def _look_at(self, experiment: Experiment) -> None:
+        """Have a run looked at that may be kept; its verdict waits for what comes of it."""
+        if not self._contenders.begin(experiment):
+            return
+
+        async def look() -> None:
+            await self._contenders.look(experiment)
+            self._wake.set()
+
+        self._spawn(look())
 
     def _change_incumbent(self, number: int) -> None:
         self._ledger.change_incumbent(number)
@@ -780,6 +815,8 @@ class Engine:
         value, verdict, reason = read_result(run, result, self.study.objective, limit_s, log_path)
         if value is not None and (doubt := self._doubts.of(ended, value)):
             value, verdict, reason = None, Verdict.SUSPECT, doubt
+        if value is not None and ended.role is not Role.BASELINE:
+            self._contenders.collect(ended, run.tree)
         told = evolve(ended, value=value, verdict=verdict, reason=reason)
         self._take_node(told)
         again = self._is_to_run_again(run, result, told)

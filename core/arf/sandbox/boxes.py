@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ class Boxes:
         workspace: Path,
         top: Path,
         linked: Iterable[str] = (),
+        private: Iterable[str] = (),
     ) -> None:
         self._settings = settings
         self._command = command
@@ -39,13 +41,16 @@ class Boxes:
         self._workspace = workspace
         self._top = top
         self._linked = tuple(linked)
+        self._private = tuple(private)
         self._common: Box | None = None
         self._protected: tuple[frozenset[str], Protection] | None = None
 
-    def make(self, tree: Path, readonly: Collection[str], others: Collection[str]) -> Box | None:
+    def make(
+        self, tree: Path, readonly: Collection[str], others: Collection[str], *, private: bool = False
+    ) -> Box | None:
         """The box of a job in a work tree; None where jobs are not confined.
 
-        `readonly` and `others` are its files, relative to it.
+        `readonly` and `others` are its files, relative to it. `private`: it may see what is private.
         """
         if self._settings.mode is SandboxMode.OFF:
             return None
@@ -59,11 +64,24 @@ class Boxes:
         return evolve(
             self._common,
             tree=tree,
+            read=(*self._common.read, *(self._private_places(tree) if private else ())),
+            hide=(*self._common.hide, *(() if private else self._private_places(tree))),
             write=(*self._common.write, str(tree)),
             protect=found.protect,
             hold=found.hold,
             empty=found.empty,
         )
+
+    def _private_places(self, tree: Path) -> tuple[str, ...]:
+        """Where private files are, in the work tree and elsewhere; those of the checkout are out of sight."""
+        inside = self._workspace.relative_to(self._top) if self._workspace.is_relative_to(self._top) else ""
+        own = [path for path in self._private if not path.startswith(("/", "~", "$"))]
+        others = [path for path in self._private if path not in own]
+        found = [
+            *(str(tree / inside / path) for path in own),
+            *places.declared(others, self._workspace, self._env),
+        ]
+        return tuple(match for path in found for match in sorted(glob.glob(path)))
 
     def _make_common(self, tree: Path) -> Box:
         """What the boxes of all jobs have in common. Asks the interpreter where it is, once."""

@@ -164,7 +164,10 @@ def _make_root(box: Box) -> None:
     kinds = ("hide", "scratch", "read", "write")
     todo = [(_resolved(path), kinds.index(kind), path) for kind in kinds for path in box[kind]]
     for real, kind, path in sorted(todo):
-        if kinds[kind] in ("hide", "scratch"):
+        if kinds[kind] == "hide" and os.path.isfile(OLD_ROOT + real):
+            if os.path.exists(NEW_ROOT + real):
+                _mount(OLD_ROOT + "/dev/null", NEW_ROOT + real, MS_BIND)
+        elif kinds[kind] in ("hide", "scratch"):
             _make_folder(NEW_ROOT + real)
             mode = "mode=1777" if kinds[kind] == "scratch" else "mode=755"
             _mount("tmpfs", NEW_ROOT + real, MS_NOSUID | MS_NODEV, "tmpfs", mode)
@@ -172,7 +175,7 @@ def _make_root(box: Box) -> None:
             _bind(path, real, writable=kinds[kind] == "write")
     _protect(box)
     for real, kind, _ in todo:
-        if kinds[kind] == "hide":
+        if kinds[kind] == "hide" and os.path.isdir(NEW_ROOT + real):
             _set_attributes(NEW_ROOT + real, ATTR_RDONLY, recursive=False)
     _make_dev(box["devices"])
     _make_folder(NEW_ROOT + "/proc")

@@ -50,6 +50,7 @@ class Case:
         (self.workspace / "train.sh").write_text(SCRIPT.replace("HARM", harm))
         (self.workspace / "arf.yaml").write_text(
             "workspace: {command: sh train.sh, editable: [train.sh]}\n"
+            "sandbox: {mode: off}\n"
             f"budget: {{max_experiments: {experiments}}}\n"
             f"agent: {{name: script, path: {self.ideas}}}\n"
             f"backend: {backend}\n"

@@ -57,7 +57,8 @@ def workspace(tmp_path: Path) -> Path:
     ideas = "".join(f"- {{title: L{v}, constants: {{LEVEL: {v}}}}}\n" for v in range(110, 600, 10))
     (tmp_path / "ideas.yaml").write_text(ideas)
     (directory / "arf.yaml").write_text(
-        "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
+        "workspace: {command: 'sh train.sh', editable: [train.sh], pass_env: [RUNS]}\n"
+        "sandbox: {mode: off}\n"
         f"budget: {{max_experiments: {EXPERIMENTS}}}\n"
         f"agent: {{name: script, path: {tmp_path / 'ideas.yaml'}}}\n"
         "backend: {name: local, slots: 3}\n"
