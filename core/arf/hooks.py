@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import click
 
     from arf.study import Study
     from arf.types import Experiment, Reading
@@ -33,17 +35,49 @@ class Declaration:
 
     name: str
     """What users write; lower case with dashes."""
-    summary: str
-    """One line for `arf plugins`."""
-    implementation: str
-    """`package.module:Class`, imported when it is used. For a command: a click command."""
-    options: type | None = None
+    implementation: str | type | click.Command
+    """The class itself, or `package.module:Class`, which is imported when it is used; for a command, a click
+    command. Name what imports heavy libraries: a plugin's module is imported whenever arf starts.
+    """
+    summary: str = field()
+    """One line for `arf plugins`; by default the first line of the docstring of a class or command."""
+    options: type | None = field()
     """An attrs class with a default for each field; the user's configuration is structured into it.
 
-    A field's `metadata["help"]` is its documentation.
+    By default `Options` of a class, if it has one. A field's `metadata["help"]` is its documentation.
     """
     extra: str = ""
     """The pip requirement that brings what it needs, such as `arf-research[slurm]`; empty if nothing."""
+    aliases: tuple[str, ...] = ()
+    """Names that it had before: configurations and studies that use them still work."""
+
+    @summary.default
+    def _first_line(self) -> str:
+        if isinstance(self.implementation, str):
+            return ""
+        text = self.implementation.__doc__
+        if not isinstance(self.implementation, type):
+            text = self.implementation.help
+        return (text or "").strip().partition("\n")[0].rstrip(".")
+
+    @options.default
+    def _own_options(self) -> type | None:
+        return None if isinstance(self.implementation, str) else getattr(self.implementation, "Options", None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and its aliases."""
+        return (self.name, *self.aliases)
+
+    @property
+    def path(self) -> str:
+        """`package.module:Name` of the implementation, given or not."""
+        what = self.implementation
+        if isinstance(what, str):
+            return what
+        if not isinstance(what, type):
+            what = getattr(what, "callback", None) or type(what)
+        return f"{what.__module__}:{what.__qualname__}"
 
 
 # What follows is only declared: pluggy calls the plugins' functions and never these. Their bodies are there
@@ -129,8 +163,10 @@ def arf_reading(study: Study, experiment: Experiment, reading: Reading) -> None:
 
 
 @hookspec
-def arf_study_finished(study: Study, directory: Path, summary: Mapping[str, Any]) -> None:
+def arf_study_finished(study: Study, directory: Path, summary: Mapping[str, Any]) -> Sequence[Path] | None:
     """A study ended: all is written, no job runs. `summary` is what `arf status --json` shows.
 
-    May take its time, such as to draw plots. What this raises is logged and dropped.
+    May take its time, such as to draw plots. Return the files that people should be shown, or None. What this
+    raises is logged and dropped.
     """
+    raise NotImplementedError

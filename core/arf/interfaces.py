@@ -372,6 +372,10 @@ class MetricParser(ABC):
         A progress bar that ends in a carriage return is a line. Bytes that are not UTF-8 arrive as U+FFFD.
         """
 
+    def example(self, metric: str) -> str:
+        """A line that it reads as that metric, for error messages."""
+        return f"{metric}: 1.23"
+
 
 @frozen(kw_only=True)
 class Composed:

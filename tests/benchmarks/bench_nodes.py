@@ -43,7 +43,9 @@ def main(studies: int) -> None:
                     seed=seed,
                 )
                 budget = Budget(max_experiments=200)
-                done = simulate(Simulation(options=options, budget=budget, agent="dice", seed=seed), plugins)
+                done = simulate(
+                    Simulation(options=options, budget=budget, agent="random", seed=seed), plugins
+                )
                 aside = {one["node"] for one in done.summary["nodes_aside"]}
                 wrong += len(aside - {"a:1"} if bad else aside)
                 if bad and "a:1" in aside:

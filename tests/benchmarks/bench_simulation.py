@@ -1,6 +1,6 @@
 """What a simulated experiment costs: CPU time with 16 and with 1,000 slots, beside the virtual clock alone.
 
-The agent `dice` costs next to nothing, so this is the engine, the judge, the store, the strategy and the
+The agent `random` costs next to nothing, so this is the engine, the judge, the store, the strategy and the
 simulated machines. The first argument is the number of experiments of each study (10,000).
 """
 
@@ -31,9 +31,9 @@ def study(plugins: Plugins, slots: int, strategy: str, experiments: int) -> tupl
         ),
         budget=Budget(max_experiments=experiments),
         strategy=strategy,
-        agent="dice",
+        agent="random",
     )
-    agent = ThinkingAgent(plugins.make("agent", "dice"), seconds=30.0, spread=0.3, usd=0.0, seed=0)
+    agent = ThinkingAgent(plugins.make("agent", "random"), seconds=30.0, spread=0.3, usd=0.0, seed=0)
     done = simulate(simulation, plugins, agent=agent)
     return done.cpu_s / done.experiments, done.utilisation
 

@@ -15,7 +15,7 @@ CONSTANTS = "".join(f"{name} = 100  # [0..1000, step 1]\n" for name in "ABC")
 SIMULATED = """\
 workspace: {command: simulated, editable: [train.py]}
 budget: {max_experiments: 36}
-agent: dice
+agent: random
 backend:
   name: sim
   run_s: 0.05

@@ -18,7 +18,7 @@ SIMULATED = """\
 workspace: {command: simulated, editable: [train.py]}
 limits: {budget_s: 1}
 budget: {max_experiments: 12}
-agent: dice
+agent: random
 backend:
   name: sim
   run_s: 0.05

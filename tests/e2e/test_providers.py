@@ -41,7 +41,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(workspace: Path, flags: dict[str, Any]) -> None:
-    _, store = run_study(workspace, {"budget.max_experiments": EXPERIMENTS, "agent.parallel": 1, **flags})
+    _, store = run_study(
+        workspace, {"budget.max_experiments": EXPERIMENTS, "agent.parallel": 1, **flags}, disable=["report"]
+    )
     experiments = store.experiments()
     assert len(experiments) >= 12
     assert all(one.state is ExperimentState.ENDED and one.verdict is not None for one in experiments)

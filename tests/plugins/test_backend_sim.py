@@ -19,7 +19,7 @@ from arf.types import Answer, Ask, Draft, Idea, Job, JobState, Verdict
 from arf_plugins.backend_sim import ObjectiveOptions, SimOptions, SimTier
 from arf_plugins.backend_sim.backend import SimBackend
 from arf_plugins.backend_sim.clock import VirtualLoop, run_virtual
-from arf_plugins.backend_sim.random import DiceAgent
+from arf_plugins.backend_sim.random import RandomAgent
 from arf_plugins.backend_sim.simulate import Simulated, Simulation, simulate, simulate_here
 from arf_plugins.backend_sim.thinking import ThinkingAgent
 from arf_plugins.backend_sim.workspace import SimWorkspace
@@ -38,7 +38,7 @@ def options(name: str = "additive", *, slots: int = 4, **given: Any) -> SimOptio
 
 
 def run(plugins: Plugins, opts: SimOptions | None = None, *, n: int = 120, **given: Any) -> Simulated:
-    given = {"strategy": "greedy", "agent": "dice", **given}
+    given = {"strategy": "greedy", "agent": "random", **given}
     parts = {name: given.pop(name) for name in ("agent",) if not isinstance(given[name], str)}
     simulation = Simulation(options=opts or options(), budget=Budget(max_experiments=n), **given)
     return simulate(simulation, plugins, agent=parts.get("agent"))
@@ -140,7 +140,7 @@ def test_a_study_finds_what_is_better_and_knows_its_true_value(plugins: Plugins)
 
 
 def test_eight_hours_on_sixteen_slots_are_used_up(plugins: Plugins) -> None:
-    simulation = Simulation(options=options(slots=16), budget=Budget(max_time=8 * 3600.0), agent="dice")
+    simulation = Simulation(options=options(slots=16), budget=Budget(max_time=8 * 3600.0), agent="random")
     done = simulate(simulation, plugins)
     assert done.experiments > 16 * 8 * 11
     assert done.utilisation > 0.97
@@ -155,10 +155,10 @@ def test_the_engine_decides_as_on_a_real_clock(plugins: Plugins, tmp_path: Path)
         options=options(slots=1, run_s=0.02),
         budget=Budget(max_experiments=40),
         strategy="greedy",
-        agent="dice",
+        agent="random",
     )
     virtual = simulate(simulation, plugins)
-    parts = plugins.make("strategy", "greedy"), plugins.make("agent", "dice")
+    parts = plugins.make("strategy", "greedy"), plugins.make("agent", "random")
     real = asyncio.run(simulate_here(simulation, plugins, *parts, tmp_path))
     told = [
         [(e.id, e.commit, e.role, e.seed, e.value, e.verdict, e.reason) for e in d.study.experiments.values()]
@@ -192,7 +192,7 @@ def test_crashes_preemptions_and_stragglers_do_not_stop_a_study(plugins: Plugins
 
 def test_an_agent_that_never_answers_does_not_outlast_the_budget(plugins: Plugins) -> None:
     hour = Budget(max_time=3600.0)
-    simulation = Simulation(options=options(), budget=hour, strategy="greedy", agent="dice")
+    simulation = Simulation(options=options(), budget=hour, strategy="greedy", agent="random")
     done = simulate(simulation, plugins, agent=FakeAgent(delay_s=1e9))
     assert done.study.experiments
     assert not done.study.open_asks
@@ -414,7 +414,7 @@ def test_dice_repeat_nothing_and_end_when_all_has_been_said() -> None:
 
     async def ask() -> Answer:
         brief = Brief(study=OneStudy(), files={"train.py": script})  # type: ignore[arg-type]
-        return await DiceAgent().answer(Ask(n=50, base="b"), brief)
+        return await RandomAgent().answer(Ask(n=50, base="b"), brief)
 
     answer = asyncio.run(ask())
     changes = [tuple(sorted(draft.constants.items())) for draft in answer.ideas]

@@ -426,7 +426,7 @@ end("done")
     )
     commit(workspace)
     flags = {"agent.name": which, "agent.program": stand_in(behaviour), "budget.max_experiments": 8}
-    _, store = run_study(workspace, flags)
+    _, store = run_study(workspace, flags, disable=["report"])
     titles = [experiment.title for experiment in store.experiments()]
     assert [title for title in titles if title.startswith("level")], (tmp_path / "seen.json.said").read_text()
     assert "broken" not in titles

@@ -33,7 +33,7 @@ objectives:
 machines:
   one: {tiers: {a: {slots: 1, usd_per_hour: 2.0}}}
   four: {tiers: {a: {slots: 4, usd_per_hour: 2.0}}}
-agents: {dice: {agent: dice, think_s: 30s}}
+agents: {random: {agent: random, think_s: 30s}}
 strategies:
   greedy: {strategy: greedy}
   random: {strategy: random}
@@ -94,7 +94,7 @@ def test_without_arms_everything_meets_everything(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("strategy: random}\narms", "strategy: rondom}\narms", "yaml:14: strategies.random.str.*'random'"),
-        ("agent: dice", "agent: dicer", "did you mean 'dice'"),
+        ("agent: random", "agent: randomr", "did you mean 'random'"),
         ("kind: table", "kind: tabel", "small.yaml:7: objectives.trainer: .*did you mean 'table'"),
         ("name: additive", "name: aditive", "did you mean 'additive'"),
         ("machines: one}\n", "machines: on}\n", r"arms\[0\].machines: there is no machines 'on' in machines"),

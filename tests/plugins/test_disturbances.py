@@ -220,7 +220,7 @@ def test_a_whole_study_under_disturbances_is_the_same_for_the_same_seed() -> Non
         tiers={"a": SimTier(slots=4)},
         disturbances=DisturbanceOptions(drift=-2.0, speed=0.008, ar1=0.5, node_offset=0.5),
     )
-    simulation = Simulation(options=options, budget=Budget(max_experiments=60), agent="dice")
+    simulation = Simulation(options=options, budget=Budget(max_experiments=60), agent="random")
 
     def once(simulation: Simulation) -> Simulated:
         return simulate(simulation, plugins)

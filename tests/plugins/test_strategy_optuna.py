@@ -59,7 +59,7 @@ def test_plans_and_choices_are_the_same_thing() -> None:
 def run(name: str, *, seed: int = 0, n: int = 150, objective: str = "pairs") -> Simulated:
     options = SimOptions(objective=ObjectiveOptions(name=objective), tiers={"a": SimTier(slots=4)})
     simulation = Simulation(
-        options=options, budget=Budget(max_experiments=n), strategy=name, agent="dice", seed=seed
+        options=options, budget=Budget(max_experiments=n), strategy=name, agent="random", seed=seed
     )
     return simulate(simulation, Plugins.load())
 

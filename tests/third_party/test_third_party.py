@@ -1,4 +1,4 @@
-"""A distribution of somebody else's, built and installed as users do it, and used by name."""
+"""Distributions of somebody else's, as `arf plugins new` writes them, installed and used by name."""
 
 import json
 import os
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from arf.cli.new_plugin import KINDS
+
 ROOT = Path(__file__).parents[2]
-EXAMPLE = Path(__file__).parent / "arf-example-plugin"
 
 pytestmark = pytest.mark.e2e
 
@@ -32,24 +33,32 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 
 
 @pytest.fixture(scope="module")
-def bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a fresh environment with the wheels of arf and of the example installed.
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fresh environment, with the wheel of arf and an editable plugin of each kind.
 
     What arf depends on is taken from this environment, so that nothing is downloaded; arf itself is not.
     """
     place = tmp_path_factory.mktemp("third-party")
-    for source in (ROOT, EXAMPLE):
-        build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", place / "wheels"]
-        run(*build, source, cwd=place)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", place / "wheels"]
+    run(*build, ROOT, cwd=place)
     run(sys.executable, "-m", "venv", "--without-pip", place / "venv", cwd=place)
     venv = {"base": str(place / "venv"), "platbase": str(place / "venv")}
-    wheels = sorted((place / "wheels").glob("*.whl"))
     python = Path(sysconfig.get_path("scripts", "posix_prefix", venv)) / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps"]
-    run(*pip, *wheels, cwd=place)
     site = Path(sysconfig.get_path("purelib", "posix_prefix", venv))
     (site / "ours.pth").write_text("\n".join(sorted({sysconfig.get_path(p) for p in ("purelib", "platlib")})))
-    return python.parent
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps"]
+    run(*pip, *(place / "wheels").glob("*.whl"), cwd=place)
+    editable = []
+    for kind in KINDS:
+        run(python.parent / "arf", "plugins", "new", f"my-{kind}", "--kind", kind, cwd=place)
+        editable += ["-e", place / f"arf-my-{kind}"]
+    run(*pip, "--no-build-isolation", *editable, cwd=place)
+    return place
+
+
+@pytest.fixture
+def bin(place: Path) -> Path:
+    return place / "venv" / "bin"
 
 
 @pytest.fixture
@@ -60,44 +69,34 @@ def here(tmp_path: Path) -> Path:
 
 
 def test_the_wheels_are_what_runs(bin: Path, here: Path) -> None:
-    code = "import arf, arf_plugins as a, arf_example as b; print(arf.__file__, a.__file__, b.__file__)"
+    code = "import arf, arf_plugins as a; print(arf.__file__, a.__file__)"
     files = run(bin / "python", "-c", code, cwd=here).split()
     assert all(Path(file).is_relative_to(bin.parent) for file in files)
 
 
-def test_its_own_tests_pass(bin: Path, here: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_own_test_passes(kind: str, bin: Path, place: Path) -> None:
     """With the suites and the fixtures that the wheel of arf brings."""
-    command = [bin / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", EXAMPLE]
-    assert " passed" in run(*command, EXAMPLE / "tests", cwd=here)
+    command = [bin / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", "."]
+    assert " passed" in run(*command, cwd=place / f"arf-my-{kind}")
 
 
 def test_it_is_listed_with_what_it_offers(bin: Path, here: Path) -> None:
-    listed = json.loads(run(bin / "arf", "plugins", "--json", cwd=here))
-    text = json.dumps(listed)
-    for name in ("arf-example-plugin", "in-order", "scale", "supervised", "arrow", "example-hello"):
-        assert name in text
+    listed = {info["plugin"]: info for info in json.loads(run(bin / "arf", "plugins", "--json", cwd=here))}
+    for kind in KINDS:
+        found = listed[f"arf_my_{kind}"]
+        assert (found["distribution"], found["state"]) == (f"arf-my-{kind}", "ok")
+        assert [offer["name"] for offer in found["offers"]] == ([f"my-{kind}"] if kind != "listener" else [])
 
 
-def test_its_command_is_one_of_arfs(bin: Path, here: Path) -> None:
-    assert run(bin / "arf", "example-hello", "you", cwd=here) == "hello, you\n"
-    assert "says hello" in run(bin / "arf", "--help", cwd=here)
-
-
-def test_a_study_uses_its_four_kinds_by_name(bin: Path, arf_workspace: Path) -> None:
+def test_a_study_uses_them_by_name(bin: Path, arf_workspace: Path) -> None:
     script = arf_workspace / "train.py"
     script.write_text(script.read_text().replace('print(f"val_bpb:          {', 'print(f"val_bpb -> {'))
-    run(
-        "git",
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@localhost",
-        "commit",
-        "-qam",
-        "arrow",
-        cwd=arf_workspace,
-    )
-    names = ["--strategy", "in-order", "--agent", "scale", "--backend", "supervised", "--parser", "arrow"]
+    who = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    run("git", *who, "commit", "-qam", "arrow", cwd=arf_workspace)
+    names = [
+        word for kind in ("strategy", "agent", "backend", "parser") for word in (f"--{kind}", f"my-{kind}")
+    ]
     study = ["--name", "third", "--max-experiments", "8", "-o", "noise.replicates=2", "-o", "backend.slots=1"]
     path = {"PATH": f"{bin}{os.pathsep}{os.environ['PATH']}"}
     run(bin / "arf", "run", ".", *names, *study, "--plain", cwd=arf_workspace, env=path)
@@ -106,11 +105,12 @@ def test_a_study_uses_its_four_kinds_by_name(bin: Path, arf_workspace: Path) -> 
     assert len(results.splitlines()) > 4
     assert "LEARNING_RATE x 2" in results
     assert (directory / "backend" / "slot-0").exists()
-    assert (directory / "example.txt").read_text().startswith("finished")
+    assert (directory / "arf-my-listener.txt").read_text().startswith("finished")
+    assert run(bin / "arf", "my-command", directory, cwd=arf_workspace, env=path).startswith("#")
 
 
 def test_disabled_it_is_gone(bin: Path, here: Path) -> None:
-    off = {"ARF_DISABLE_PLUGINS": "example"}
+    off = {"ARF_DISABLE_PLUGINS": "arf_my_strategy"}
     listed = run(bin / "arf", "plugins", "--json", cwd=here, env=off)
-    assert "in-order" not in listed
+    assert '"name": "my-strategy"' not in listed
     assert "disabled" in listed

@@ -10,7 +10,6 @@ from arf.types import printable
 
 LITTLE = 0.005
 """Shares of time under this are not told."""
-REPORT_FILES = ("results.tsv", "progress.png", "report.html")
 
 
 def best_text(summary: Mapping[str, Any]) -> str:

@@ -123,7 +123,7 @@ def _findings(directory: Path, chosen: Mapping[str, Any]) -> Iterator[Finding]:
             return
     else:
         yield Finding("settings", Health.OK, _choices(config))
-        yield from _workspace(directory, config)
+        yield from _workspace(directory, config, plugins)
     for kind in ("strategy", "agent", "parser"):
         yield _part(plugins, config, kind, directory)
     tiers: list[Tier] = []
@@ -195,10 +195,12 @@ def _plugins(plugins: Plugins) -> Iterator[Finding]:
     yield Finding("plugins", Health.OK, f"{count(well, 'part')} can be used; `arf plugins` lists them")
 
 
-def _import_problem(implementation: str) -> str:
+def _import_problem(implementation: object) -> str:
     """Why an implementation cannot be imported; empty if it can."""
     from importlib import import_module
 
+    if not isinstance(implementation, str):
+        return ""
     module, _, attribute = implementation.partition(":")
     try:
         found: Any = import_module(module)
@@ -247,7 +249,7 @@ def _shown(command: str | tuple[str, ...]) -> str:
     return command if isinstance(command, str) else " ".join(command)
 
 
-def _workspace(directory: Path, config: Config) -> Iterator[Finding]:
+def _workspace(directory: Path, config: Config, plugins: Plugins) -> Iterator[Finding]:
     from arf.launch import job_environment, with_interpreter
     from arf.workspace import open_workspace
 
@@ -263,12 +265,21 @@ def _workspace(directory: Path, config: Config) -> Iterator[Finding]:
     yield Finding("workspace", Health.OK, f"{workspace.directory} at {commit[:12]}; editable: {shown}")
     env = job_environment(workspace, settings.env, settings.pass_env)
     yield from _script(
-        workspace.directory, with_interpreter(settings.command), files, env, config.backend.name
+        workspace.directory, with_interpreter(settings.command), files, env, _runs_here(plugins, config)
     )
 
 
+def _runs_here(plugins: Plugins, config: Config) -> bool:
+    """Whether jobs run on this machine; not if the backend cannot be imported."""
+    try:
+        backend: Any = plugins.implementation("backend", config.backend.name)
+    except ArfError:
+        return False
+    return not backend.outlives_host
+
+
 def _script(
-    directory: Path, command: str | tuple[str, ...], files: dict[str, str], env: dict[str, str], backend: str
+    directory: Path, command: str | tuple[str, ...], files: dict[str, str], env: dict[str, str], here: bool
 ) -> Iterator[Finding]:
     """Whether the command's program is there, and whether the Python files are Python.
 
@@ -282,7 +293,7 @@ def _script(
         cwd=directory, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if found.returncode:
-        health = Health.FAILED if backend == "local" else Health.WARNING
+        health = Health.FAILED if here else Health.WARNING
         yield Finding("command", health, f"there is no {program} here", "install it, or put it on PATH")
         return
     path = found.stdout.strip()

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import attrs
 import click
 
+from arf.cli.new_plugin import new
 from arf.errors import UsageError, nearest
 from arf.hooks import Declaration
 from arf.plugins.registry import PluginInfo, Plugins, PluginState
@@ -16,15 +17,32 @@ from arf.sdk.commands import json_option, print_json
 from arf.sdk.formats import paint, table
 
 
-@click.command()
-@click.argument("name", required=False)
-@json_option
-def plugins(name: str | None, as_json: bool) -> None:
-    """List what plugins offer, or show the options of NAME.
+class _ListOrNew(click.Group):
+    """`new` is a command; anything else is what `arf plugins` is to show."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or not (args[0] in self.commands or args[0] in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ListOrNew)
+def plugins() -> None:
+    """List what plugins offer, or show the options of NAME (`arf plugins NAME`), or write a new one.
 
     A name can be given to --strategy, --agent, --backend or --parser; its options to a configuration file, or
     to -o, such as `-o backend.slots=2`.
     """
+
+
+plugins.add_command(new)
+
+
+@plugins.command("list")
+@click.argument("name", required=False)
+@json_option
+def list_plugins(name: str | None, as_json: bool) -> None:
+    """List what plugins offer, or show the options of NAME. It is what `arf plugins` does by itself."""
     infos = Plugins.load().describe()
     if name is not None:
         infos = _named(infos, name)
@@ -39,7 +57,7 @@ def plugins(name: str | None, as_json: bool) -> None:
 
 def _named(infos: list[PluginInfo], name: str) -> list[PluginInfo]:
     """The plugins of that name, or that offer something of that name."""
-    found = [info for info in infos if info.name == name or any(d.name == name for _, d in _offers(info))]
+    found = [info for info in infos if info.name == name or any(name in d.names for _, d in _offers(info))]
     if not found:
         known = {info.name for info in infos} | {d.name for info in infos for _, d in _offers(info)}
         raise UsageError(f"there is no plugin {name!r}", hint=nearest(name, known))
@@ -62,7 +80,7 @@ def _told(info: PluginInfo, name: str | None) -> dict[str, Any]:
             "options": list(_options(declaration.options)),
         }
         for kind, declaration in _offers(info)
-        if name in (None, info.name, declaration.name)
+        if name in (None, info.name, *declaration.names)
     ]
     return {
         "plugin": info.name,
@@ -97,10 +115,10 @@ def _print_one(info: PluginInfo, name: str) -> None:
         click.echo(f"plugin {info.origin}: {info.state}: {info.reason}")
         return
     for kind, declaration in _offers(info):
-        if name not in (info.name, declaration.name):
+        if name not in (info.name, *declaration.names):
             continue
         click.echo(f"{kind} {paint(declaration.name, bold=True)}: {declaration.summary}")
-        click.echo(f"  plugin {info.origin}; implementation {declaration.implementation}")
+        click.echo(f"  plugin {info.origin}; implementation {declaration.path}")
         if declaration.extra:
             click.echo(f"  needs: pip install '{declaration.extra}'")
         options = list(_options(declaration.options))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arf.cli.describe import (
-    REPORT_FILES,
     aside_lines,
     best_text,
     cost_text,
@@ -288,9 +287,6 @@ def tell_summary(summary: Mapping[str, Any]) -> None:
         rows += [("see it", "arf diff best --base"), ("take it", "arf best --apply")]
     if summary["state"] != "finished":
         rows += [("go on", f"arf resume {name}")]
-    for file in REPORT_FILES:
-        path = Path(summary["directory"]) / file
-        if path.exists():
-            rows += [(Path(file).stem.partition(".")[0], str(path))]
+    rows += [(Path(file).stem, file) for file in summary.get("files", ())]
     for label, text in rows:
         say(f"  {label:<9} {text}")

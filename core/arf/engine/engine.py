@@ -901,6 +901,7 @@ class Engine:
                     run.tree.cwd,
                     self.config,
                     run.watch.metrics,
+                    self._parser.example(self.study.objective.metric),
                 ),
             )
 
@@ -1277,7 +1278,9 @@ class Engine:
         self._record_state(state, reason)
         summary = summarize(self.store)
         summary.update(state=state, pid=None)
-        self._events.arf_study_finished(study=self.study, directory=self.directory, summary=summary)
+        summary["files"] = self._events.arf_study_finished(
+            study=self.study, directory=self.directory, summary=summary
+        )
         if self._fatal is not None:
             raise self._fatal
         return summary

@@ -271,7 +271,13 @@ class GuardedParser(MetricParser):
     def __init__(self, inner: MetricParser, broken: Broken) -> None:
         super().__init__(inner.options)
         self._parse = inner.parse
+        self._inner = inner
         self._blame = Blame(inner, broken)
+
+    def example(self, metric: str) -> str:
+        return self._blame.call_or(
+            "example", lambda: self._inner.example(metric), _wrong(str), super().example(metric)
+        )
 
     def parse(self, line: str) -> Sequence[Reading]:
         # A log may have millions of lines: nothing is called here that is not needed for a sound one.

@@ -139,7 +139,11 @@ class Plugins:
 
     def names(self, kind: str) -> list[str]:
         """What users can name, sorted."""
-        return sorted(name for known, name in self._offers if known == kind)
+        return sorted(
+            offer.name
+            for (known, name), (offer, _) in self._offers.items()
+            if (known, offer.name) == (kind, name)
+        )
 
     def declaration(self, kind: str, name: str) -> Declaration:
         """What was declared under a name. Raises UsageError with the nearest right name."""
@@ -202,15 +206,21 @@ class Plugins:
         cls = self._implementation(kind, declaration, info)
         interface = getattr(importlib.import_module("arf.interfaces"), _INTERFACES[kind])
         if not (isinstance(cls, type) and issubclass(cls, interface)):
-            raise _broken(kind, declaration, info, f"{declaration.implementation} is no {interface.__name__}")
+            raise _broken(kind, declaration, info, f"{declaration.path} is no {interface.__name__}")
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise _broken(kind, declaration, info, f"it does not implement {', '.join(missing)}")
-        with _blaming(kind, declaration, info), self._traced("make", declaration.implementation):
+        with _blaming(kind, declaration, info), self._traced("make", declaration.path):
             if options is None and declaration.options is not None:
                 options = declaration.options()
             made = cls(options) if directory is None else cls(options, directory)
         guard: Any = importlib.import_module("arf.plugins.guards").GUARDS[kind]
         return guard(made, functools.partial(self._blame, kind, declaration, info))  # type: ignore[no-any-return]
+
+    def implementation(self, kind: Kind, name: str) -> type:
+        """Import an implementation without making one. Raises UsageError and PluginError as `make` does."""
+        declaration, info = self._offer(kind, name)
+        found: type = self._implementation(kind, declaration, info)
+        return found
 
     def command(self, name: str) -> click.Command:
         """Import a plugin's command. Raises UsageError and PluginError as `make` does."""
@@ -219,7 +229,7 @@ class Plugins:
         declaration, info = self._offer("command", name)
         command = self._implementation("command", declaration, info)
         if not isinstance(command, click.Command):
-            raise _broken("command", declaration, info, f"{declaration.implementation} is no click command")
+            raise _broken("command", declaration, info, f"{declaration.path} is no click command")
         return command
 
     def _blame(
@@ -231,8 +241,9 @@ class Plugins:
         return _broken(kind, declaration, info, reason)
 
     def _implementation(self, kind: Kind, declaration: Declaration, info: PluginInfo) -> Any:
-        with _blaming(kind, declaration, info), self._traced("import", declaration.implementation):
-            return _resolve(declaration.implementation)
+        with _blaming(kind, declaration, info), self._traced("import", declaration.path):
+            wanted = declaration.implementation
+            return _resolve(wanted) if isinstance(wanted, str) else wanted
 
     # ---- Loading ----------------------------------------------------------------------------
 
@@ -280,7 +291,8 @@ class Plugins:
         self._infos[info.name] = info
         for kind, offered in declarations.items():
             for declaration in offered:
-                self._offers[kind, declaration.name] = declaration, info
+                for name in declaration.names:
+                    self._offers[kind, name] = declaration, info
 
     def _impls(self, plugin: object) -> dict[str, HookImpl]:
         """A plugin's hooks by name. Raises PluginError for those that would not be called as meant."""
@@ -315,23 +327,22 @@ class Plugins:
                 raise PluginError(f"{hook} returned {_a(declaration)} among its declarations")
             if (wrong := _malformed(declaration)) is not None:
                 raise PluginError(f"{hook} declares {declaration.name!r}: {wrong}")
-            if declaration.name in seen:
-                raise PluginError(f"{hook} declares {declaration.name!r} twice")
-            seen.add(declaration.name)
+            for name in declaration.names:
+                if name in seen:
+                    raise PluginError(f"{hook} declares {name!r} twice")
+                seen.add(name)
         return tuple(result)
 
     def _check_unique(self, info: PluginInfo) -> None:
-        for kind, declarations in info.declarations.items():
-            for declaration in declarations:
-                if kind == "command" and declaration.name in self._own_commands:
-                    raise PluginError(
-                        f"{info.origin} offers the command {declaration.name!r}, which is arf's own"
-                    )
-                if (taken := self._offers.get((kind, declaration.name))) is not None:
-                    raise PluginError(
-                        f"{info.origin} offers the {kind} {declaration.name!r}, which {taken[1].origin} has",
-                        hint=f"to use it, disable the other: {DISABLE}={taken[1].name}",
-                    )
+        offers = [(k, name) for k, ds in info.declarations.items() for d in ds for name in d.names]
+        for kind, name in offers:
+            if kind == "command" and name in self._own_commands:
+                raise PluginError(f"{info.origin} offers the command {name!r}, which is arf's own")
+            if (taken := self._offers.get((kind, name))) is not None:
+                raise PluginError(
+                    f"{info.origin} offers the {kind} {name!r}, which {taken[1].origin} has",
+                    hint=f"to use it, disable the other: {DISABLE}={taken[1].name}",
+                )
 
     # ---- Calling hooks ----------------------------------------------------------------------
 
@@ -376,10 +387,14 @@ class Events:
     def arf_reading(self, *, study: Study, experiment: Experiment, reading: Reading) -> None:
         self._tell("arf_reading", {"study": study, "experiment": experiment, "reading": reading})
 
-    def arf_study_finished(self, *, study: Study, directory: Path, summary: Mapping[str, Any]) -> None:
-        self._tell("arf_study_finished", {"study": study, "directory": directory, "summary": summary})
+    def arf_study_finished(self, *, study: Study, directory: Path, summary: Mapping[str, Any]) -> list[str]:
+        """Gives the paths that the plugins have written."""
+        given = self._tell("arf_study_finished", {"study": study, "directory": directory, "summary": summary})
+        return [str(path) for paths in given if isinstance(paths, list | tuple) for path in paths]
 
-    def _tell(self, hook: str, arguments: Mapping[str, object]) -> None:
+    def _tell(self, hook: str, arguments: Mapping[str, object]) -> list[object]:
+        """What each plugin returned, but for those that failed."""
+        told: list[object] = []
         impls = getattr(self._plugins._manager.hook, hook).get_hookimpls()
         for impl in reversed(impls):  # pluggy's order of calls
             try:
@@ -388,10 +403,12 @@ class Events:
                 if inspect.iscoroutine(given):
                     given.close()
                     raise PluginError("it gave a coroutine, and arf's hooks are plain functions")
+                told.append(given)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # an event observes: nothing that it does may end a study
                 self._log(hook, impl.plugin_name, error)
+        return told
 
     def _log(self, hook: str, plugin: str, error: BaseException) -> None:
         """A warning the first time; an event may come thousands of times."""
@@ -421,16 +438,19 @@ def _disabled(disable: Collection[str], known: Collection[str]) -> set[str]:
 
 def _malformed(declaration: Declaration) -> str | None:
     """What is wrong with a declaration; None if nothing is."""
-    for attribute in ("name", "summary", "implementation", "extra"):
+    if not isinstance(declaration.aliases, tuple):
+        return f"its aliases are {_a(declaration.aliases)}, not a tuple"
+    for attribute in ("name", "summary", "extra"):
         value = getattr(declaration, attribute)
         if not isinstance(value, str):
             return f"its {attribute} is {_a(value)}, not a text"
-    if not _NAME.fullmatch(declaration.name):
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in declaration.names):
         return "a name is lower case letters and digits, with dashes between words"
     if not declaration.summary.strip() or len(declaration.summary.splitlines()) > 1:
         return "a summary is one line of text"
-    if not _IMPLEMENTATION.fullmatch(declaration.implementation):
-        return f"its implementation {declaration.implementation!r} is not `package.module:Name`"
+    wanted = declaration.implementation
+    if isinstance(wanted, str) and not _IMPLEMENTATION.fullmatch(wanted):
+        return f"its implementation {wanted!r} is not `package.module:Name`"
     return _malformed_options(declaration.options)
 
 
@@ -454,7 +474,7 @@ def _blaming(kind: Kind, declaration: Declaration, info: PluginInfo) -> Iterator
     except (ArfError, KeyboardInterrupt):
         raise
     except ImportError as error:
-        package = re.split("[.:]", declaration.implementation)[0]
+        package = re.split("[.:]", declaration.path)[0]
         own = (error.name or "").partition(".")[0] == package
         if not declaration.extra or own:
             raise _broken(kind, declaration, info, _one_line(error)) from error

@@ -41,10 +41,12 @@ def after_failed_baseline(
     folder: Path,
     config: Config,
     metrics: Collection[str],
+    example: str,
 ) -> str:
     """One line on how to mend a baseline that failed so.
 
-    `command` is what was run in `folder`, `log` what it printed, and `metrics` what the parser read there.
+    `command` is what was run in `folder`, `log` what it printed, `metrics` what the parser read there, and
+    `example` a line in which it would read the objective.
     """
     time_limit_s = config.limits.time_limit_s
     shown = command if isinstance(command, str) else shlex.join(command)
@@ -95,7 +97,7 @@ def after_failed_baseline(
     if "at step" in reason:
         return f"mend `{shown}`, {again}; limits.diverge_factor=null lets it go on with such a loss"
     if reason.startswith("printed no "):
-        return _on_the_metric(config, metrics, log)
+        return _on_the_metric(config, metrics, log, example)
     return f"make `{shown}` work as it is, commit, and start a new study"
 
 
@@ -105,10 +107,10 @@ _SEARCHED_BYTES = 1_048_576
 _SHOWN = 80
 
 
-def _on_the_metric(config: Config, metrics: Collection[str], log: Path) -> str:
+def _on_the_metric(config: Config, metrics: Collection[str], log: Path, example: str) -> str:
     """What to do where a run ended well, and the parser found no objective in what it printed."""
     name, parser = config.objective.metric, config.parser.name
-    example = f'`{{"{name}": 1.23}}`' if parser == "jsonl" else f"`{name}: 1.23`"
+    example = f"`{example}`"
     if metrics:
         near = nearest_metric(name, metrics)
         if "_".join(name.split()).lower() == near.lower():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def run_study(
-    workspace: Path, flags: Mapping[str, object], *, name: str = "s"
+    workspace: Path, flags: Mapping[str, object], *, name: str = "s", disable: Collection[str] = ()
 ) -> tuple[dict[str, Any], Store]:
     """Run a study of a workspace with an `arf.yaml` to its end; its summary, and its database, opened.
 
-    `flags` are settings by their dotted names, such as `{"agent.name": "mine"}`. No report is written. Raises
-    the ArfError that ended the study, if one did.
+    `flags` are settings by their dotted names, such as `{"agent.name": "mine"}`; `disable` names plugins that
+    are left out, such as `report`. Raises the ArfError that ended the study, if one did.
     """
     import asyncio
 
@@ -25,7 +25,7 @@ def run_study(
     from arf.plugins.registry import Plugins
     from arf.store.database import Store
 
-    plugins = Plugins.load(disable=["report"])
+    plugins = Plugins.load(disable)
 
     async def main() -> dict[str, Any]:
         config = load(workspace_file=workspace / "arf.yaml", flags=flags, options_class=plugins.options)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arf.sandbox import machine
+from arf.sdk.sandbox import machine
 from arf.types import Job, SandboxMode
 from arf_plugins.backend_local.devices import device_files
 

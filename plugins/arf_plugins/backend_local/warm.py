@@ -23,8 +23,8 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from arf.sandbox import enter
 from arf.sdk.jobs import last_lines
+from arf.sdk.sandbox import enter
 from arf.types import Job
 from arf_plugins.backend_local import processes
 from arf_plugins.backend_local.processes import MARK, ExitWatch, PidFd

@@ -265,8 +265,9 @@ def arf_register_backends() -> list[Declaration]:
 def arf_register_agents() -> list[Declaration]:
     return [
         Declaration(
-            name="dice",
+            name="random",
+            aliases=("dice",),
             summary="random values for random constants; knows nothing and learns nothing",
-            implementation="arf_plugins.backend_sim.random:DiceAgent",
+            implementation="arf_plugins.backend_sim.random:RandomAgent",
         )
     ]

@@ -22,7 +22,7 @@ _MORE = 0.5
 """The chance that an idea changes one constant more."""
 
 
-class DiceAgent(Agent):
+class RandomAgent(Agent):
     """Changes one constant or more, each to any value that its comment allows. No idea comes twice."""
 
     def __init__(self, options: object = None) -> None:
@@ -38,6 +38,7 @@ class DiceAgent(Agent):
         values = {name: found for path, text in brief.files.items() for name, found in _values(text, path)}
         drafts: list[Draft] = []
         texts = [brief.files[path] for path in sorted(brief.files)]  # a commit's name tells when it was made
+        # "dice" was its name when the published simulations ran; the draws depend on it.
         chance = random.Random(f"{brief.study.seed}/dice/{len(brief.study.ideas)}/{texts}")
         if values:
             self._memory.catch_up()

@@ -38,6 +38,9 @@ class JsonLinesParser(MetricParser):
         at = int(step) if step is not None and step.is_integer() and 0 <= step < 2**63 else None
         return [Reading(name=name, value=value, step=at) for name, value in values.items()]
 
+    def example(self, metric: str) -> str:
+        return json.dumps({metric: 1.23})
+
 
 def _numbers(record: Mapping[str, object]) -> Iterator[tuple[str, float]]:
     for key, value in record.items():

@@ -51,9 +51,11 @@ def arf_experiment_changed(study: Study, experiment: Experiment) -> None:
 
 
 @hookimpl
-def arf_study_finished(study: Study, directory: Path, summary: Mapping[str, Any]) -> None:
+def arf_study_finished(study: Study, directory: Path, summary: Mapping[str, Any]) -> Sequence[Path]:
     from arf_plugins.report.files import write_report
 
     _files.pop(study, None)
-    for line in write_report(directory, state=summary.get("state"), study=study).notes:
+    written = write_report(directory, state=summary.get("state"), study=study)
+    for line in written.notes:
         _log.warning("%s", line)
+    return [path for path in written.paths if not path.name.startswith("effects-")]

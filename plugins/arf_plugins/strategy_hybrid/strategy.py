@@ -85,9 +85,9 @@ class _Moment:
             yield from new
         yield from self._ideas(bundle)
         if bundle is None and not study.untried_count:
-            if self.options.fill or is_idle(study):
-                yield from bundles.mix(study)
-            if is_idle(study) and not new:
+            mix = list(bundles.mix(study)) if self.options.fill or is_idle(study) else []
+            yield from (plan for plan in mix if all(plan.ideas != other.ideas for other in new))
+            if is_idle(study) and not new and not mix:
                 yield from bundles.next_bundle(study, 0.0)
 
     def _is_time_for_a_bundle(self) -> bool:

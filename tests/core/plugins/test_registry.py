@@ -133,6 +133,45 @@ def test_built_ins_come_first_and_then_the_order_is_by_distribution(install: Ins
     assert names[len(ours) :] == sorted(names[len(ours) :])
 
 
+ONE_FILE = '''
+from attrs import field, frozen
+from arf.hooks import Declaration, hookimpl
+from arf.interfaces import Strategy
+class Mine(Strategy):
+    """Does nothing at all.
+
+    Never.
+    """
+    @frozen
+    class Options:
+        n: int = 3
+    def decide(self, study, free):
+        return [] if self.options.n == 3 else None
+@hookimpl
+def arf_register_strategies():
+    return [Declaration(name="mine", implementation=Mine, aliases=("yours",))]
+'''
+
+
+def test_a_declaration_may_hold_the_class_with_its_options_and_its_docstring(install: Install) -> None:
+    install("arf_one_file", ONE_FILE)
+    plugins = Plugins.load()
+    found = plugins.declaration("strategy", "mine")
+    assert (found.summary, found.path) == ("Does nothing at all", "arf_one_file:Mine")
+    made = plugins.make("strategy", "mine")
+    assert made.decide(Study(name="s", base="0", base_tree="1"), {}) == []
+    assert plugins.options("strategy", "mine") is type(made.options)
+
+
+def test_a_former_name_still_works_and_is_listed_nowhere(install: Install) -> None:
+    install("arf_one_file", ONE_FILE)
+    plugins = Plugins.load()
+    assert plugins.declaration("strategy", "yours") is plugins.declaration("strategy", "mine")
+    assert "mine" in plugins.names("strategy")
+    assert "yours" not in plugins.names("strategy")
+    assert plugins.make("agent", "dice")  # a study of 0.1.0
+
+
 # ---- Broken plugins -----------------------------------------------------------------------------
 
 HEAD = "from arf.hooks import Declaration, hookimpl\n"

@@ -448,7 +448,7 @@ def play() -> Callable[..., Simulated]:
         options = SimOptions(
             objective=ObjectiveOptions(name="additive"), tiers={"a": SimTier(slots=slots, bad=bad)}, **given
         )
-        simulation = Simulation(options=options, budget=Budget(max_experiments=n), agent="dice")
+        simulation = Simulation(options=options, budget=Budget(max_experiments=n), agent="random")
         return simulate(simulation, plugins)
 
     return play

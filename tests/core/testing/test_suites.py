@@ -3,21 +3,24 @@
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import click
 import pytest
 from attrs import evolve
 
+from arf.cli.new_plugin import write_plugin
 from arf.errors import AgentError, BackendError
+from arf.hooks import hookimpl
 from arf.interfaces import Agent, Brief, MetricParser, Strategy
 from arf.study import Study
 from arf.testing.fakes import FakeAgent, FakeBackend, FakeCluster, FakeMetricParser, FakeStrategy
-from arf.testing.suites import AgentSuite, MetricParserSuite, StrategySuite
+from arf.testing.suites import AgentSuite, CommandSuite, ListenerSuite, MetricParserSuite, StrategySuite
 from arf.testing.suites.agent import BASE
 from arf.types import (
     Answer,
@@ -25,16 +28,16 @@ from arf.types import (
     AskKind,
     Draft,
     Edit,
+    Experiment,
     FactorDraft,
     Job,
     JobState,
     Plan,
     Reading,
+    Role,
     Submission,
     Usage,
 )
-
-EXAMPLE = Path(__file__).parents[2] / "third_party" / "arf-example-plugin"
 
 
 class TestFakeStrategy(StrategySuite):
@@ -208,7 +211,7 @@ def agent_suite(answer: Callable[[Ask, Brief], Answer], folder: Path) -> AgentSu
             return Odd()
 
     suite = Suite()
-    suite.folder, suite._applied_to = folder, None
+    suite.folder, suite._applied_to, suite.blocked_s = folder, None, []
     return suite
 
 
@@ -261,6 +264,143 @@ def test_the_strategy_suite_finds_one_that_changes_the_study() -> None:
 
     with pytest.raises(AssertionError):
         strategy_suite(decide).test_deciding_changes_nothing()
+
+
+def untried(study: Study, free: Mapping[str, int]) -> list[Plan | Ask]:
+    return list(FakeStrategy().decide(study, free))
+
+
+def test_the_strategy_suite_finds_one_that_ignores_the_direction() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        group = study.incumbent_group("small")
+        return untried(study, free) if group is None or group.mean < 0.99 or study.untried_count < 3 else []
+
+    with pytest.raises(AssertionError, match="direction"):
+        strategy_suite(decide).test_more_may_be_better_as_well_as_less()
+
+
+def test_the_strategy_suite_finds_one_that_breaks_on_an_undecided_run() -> None:
+    def decide(study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
+        for number in study.by_role(Role.CANDIDATE):
+            experiment = study.experiments[number]
+            assert experiment.value is None or experiment.verdict is not None, "undecided"
+        return untried(study, free)
+
+    with pytest.raises(AssertionError, match="undecided"):
+        strategy_suite(decide).test_it_goes_on_while_verdicts_are_due()
+
+
+def test_the_agent_suite_finds_one_that_blocks(tmp_path: Path) -> None:
+    def answer(ask: Ask, brief: Brief) -> Answer:
+        time.sleep(0.3)
+        return Answer(exhausted=True)
+
+    suite = agent_suite(answer, tmp_path)
+    type(suite).blocks_s = 0.2
+    with pytest.raises(AssertionError, match="blocks the event loop"):
+        asyncio.run(suite.asked(AskKind.IDEAS, 1))
+
+
+class Remembers(FakeMetricParser):
+    """Gives each line the step that a line before it had, in any object."""
+
+    last: ClassVar[list[int | None]] = [None]
+
+    def parse(self, line: str) -> Sequence[Reading]:
+        if line.startswith("step="):
+            self.last[0] = int(line.removeprefix("step="))
+            return []
+        return [Reading(name=r.name, value=r.value, step=self.last[0]) for r in super().parse(line)]
+
+
+def test_the_parser_suite_finds_one_with_a_state() -> None:
+    class Suite(MetricParserSuite):
+        examples: ClassVar = {"step=3": [], "a=1": [Reading(name="a", value=1.0, step=3)], "step=4": []}
+
+        def make(self) -> MetricParser:
+            return Remembers()
+
+    suite = Suite()
+    with suite.limited(), pytest.raises(AssertionError):
+        suite.test_the_same_line_gives_the_same_readings_whatever_came_before()
+
+
+class Silent:
+    """Hooks that are wrong in one way each."""
+
+    def __init__(self, wrong: str) -> None:
+        self.wrong = wrong
+        self.numbers: dict[str, set[int]] = {}
+
+    @hookimpl
+    def arf_study_started(self, study: Study, resumed: bool) -> None:
+        self.numbers[study.name] = set()
+
+    @hookimpl
+    def arf_experiment_changed(self, study: Study, experiment: Experiment) -> None:
+        if self.wrong == "slow":
+            time.sleep(0.1)
+        if self.wrong == "changes the study":
+            study.stale.append(1)
+        if self.wrong == "wants each change once" and experiment.verdict is not None:
+            assert experiment.id not in self.numbers[study.name]
+            self.numbers[study.name].add(experiment.id)
+
+    @hookimpl
+    def arf_study_finished(self, study: Study, directory: Path) -> Any:
+        if self.wrong == "keeps one study only":
+            assert len(self.numbers) == 1
+        self.numbers.pop(study.name, None)
+        return [directory / "absent"] if self.wrong == "writes nothing" else None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "test", "said"),
+    [
+        ("slow", "test_it_is_quick_where_the_engine_waits", "the engine waits"),
+        ("changes the study", "test_it_watches_a_whole_study_and_changes_nothing", "changes the study"),
+        ("wants each change once", "test_an_event_may_come_again_after_a_crash", "assert"),
+        ("writes nothing", "test_a_study_may_end_before_anything_happened", "was not written"),
+        ("keeps one study only", "test_two_studies_in_one_process_are_kept_apart", "assert"),
+    ],
+)
+def test_the_listener_suite_finds_what_is_wrong(wrong: str, test: str, said: str, tmp_path: Path) -> None:
+    listener = Silent(wrong)
+
+    class Suite(ListenerSuite):
+        def make(self) -> object:
+            return listener
+
+    suite = Suite()
+    suite.folder, suite.took_s = tmp_path, {}
+    with pytest.raises(AssertionError, match=said):
+        getattr(suite, test)()
+
+
+@click.command()
+@click.argument("study", required=False)
+@click.option("--loud", is_flag=True)
+def careless(study: str | None, loud: bool) -> None:
+    raise KeyError(study)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "test_its_help_says_what_it_is_for",
+        "test_every_option_has_help",
+        "test_where_there_is_no_study_it_says_so_in_one_line",
+    ],
+)
+def test_the_command_suite_finds_what_is_wrong(test: str) -> None:
+    class Suite(CommandSuite):
+        reads_studies = True
+
+        def make(self) -> click.Command:
+            return careless
+
+    with pytest.raises(AssertionError):
+        getattr(Suite(), test)()
 
 
 class Slow(FakeMetricParser):
@@ -317,6 +457,26 @@ FAULTS = {
         'order["time_limit_s"] -= time.monotonic() - began',
         "test_waiting_for_a_slot_is_no_time_of_the_job",
     ),
+    "runs an ended key again": (
+        ' or (folder / "result.json").exists()',
+        "",
+        "test_the_next_backend_does_not_run_an_ended_key_again",
+    ),
+    "always says success": (
+        'return {"state": state, "exit_code": code,',
+        'return {"state": "succeeded", "exit_code": 0,',
+        "test_a_job_that_fails_keeps_its_exit_code_and_its_output",
+    ),
+    "has fewer slots than it says": (
+        'order["slots"])',
+        "1)",
+        "test_as_many_jobs_run_at_a_time_as_there_are_slots",
+    ),
+    "has its own idea of time": (
+        "started_at = datetime.now(UTC).isoformat()",
+        'started_at = "2020-01-01T00:00:00+00:00"',
+        "test_the_times_of_a_job_are_those_at_which_it_ran",
+    ),
     "keeps no limit": (
         "time.monotonic() > deadline",
         "False",
@@ -328,31 +488,19 @@ FAULTS = {
 
 @pytest.mark.parametrize(("right", "wrong", "test"), FAULTS.values(), ids=FAULTS.keys())
 def test_the_backend_suite_finds_a_fault(right: str, wrong: str, test: str, tmp_path: Path) -> None:
-    copy = shutil.copytree(EXAMPLE, tmp_path / "example")
-    supervisor = copy / "arf_example" / "supervisor.py"
-    assert right in supervisor.read_text()
-    supervisor.write_text(supervisor.read_text().replace(right, wrong))
-    (copy / "tests" / "conftest.py").write_text(
-        "from test_example import TestSupervised as T\nT.timeout_s = 1.0\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        ".",
-        "-k",
-        test,
-        "tests",
-    ]
-    path = os.pathsep.join([str(copy), str(copy / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(
-        os.pathsep
-    )
+    write_plugin("mine", "backend", tmp_path)
+    (source,) = (file for file in tmp_path.glob("arf_mine*.py") if right in file.read_text())
+    source.write_text(source.read_text().replace(right, wrong))
+    (tmp_path / "conftest.py").write_text("from test_arf_mine import TestMine as T\nT.timeout_s = 1.0\n")
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-k", test]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     done = subprocess.run(
-        command, cwd=copy, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"::{test}" in done.stdout

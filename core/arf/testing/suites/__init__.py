@@ -2,8 +2,18 @@
 
 from arf.testing.suites.agent import AgentSuite
 from arf.testing.suites.backend import BackendSuite
+from arf.testing.suites.command import CommandSuite
+from arf.testing.suites.listener import ListenerSuite
 from arf.testing.suites.parser import MetricParserSuite
 from arf.testing.suites.strategy import StrategySuite
 from arf.testing.suites.workspace import WorkspaceSuite
 
-__all__ = ["AgentSuite", "BackendSuite", "MetricParserSuite", "StrategySuite", "WorkspaceSuite"]
+__all__ = [
+    "AgentSuite",
+    "BackendSuite",
+    "CommandSuite",
+    "ListenerSuite",
+    "MetricParserSuite",
+    "StrategySuite",
+    "WorkspaceSuite",
+]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import math
 import shutil
 import subprocess
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,6 +72,9 @@ class AgentSuite(ABC):
     rounds: ClassVar[int] = 4
     """How many asks in a row are tried; each costs what an answer costs."""
 
+    blocks_s: ClassVar[float] = 2.0
+    """How long it may keep the event loop to itself: nothing else of arf goes on meanwhile."""
+
     @abstractmethod
     def make(self) -> Agent:
         """An agent as a study would make it."""
@@ -80,6 +85,7 @@ class AgentSuite(ABC):
     def _folder(self, tmp_path: Path) -> None:
         self.folder = tmp_path
         self._applied_to: Mapping[str, str] | None = None
+        self.blocked_s: list[float] = []
 
     def study(self) -> Study:
         """The study that the agent is asked about."""
@@ -99,7 +105,8 @@ class AgentSuite(ABC):
     async def ask(self, agent: Agent, ask: Ask, brief: Brief) -> Answer:
         """Ask, check what must hold of every answer, and let the study know of it."""
         before = _told(brief.study)
-        answer = await asyncio.wait_for(agent.answer(ask, brief), self.timeout_s)
+        async with _measured(self.blocked_s):
+            answer = await asyncio.wait_for(agent.answer(ask, brief), self.timeout_s)
         assert not wrong_answer(answer)
         given = f"{ask.n} {ask.kind} were asked for"
         assert len(answer.ideas) <= (ask.n if ask.kind is AskKind.IDEAS else 0), given
@@ -149,6 +156,10 @@ class AgentSuite(ABC):
             if answers[-1].exhausted:
                 break
         await agent.aclose()
+        least_s = min(self.blocked_s)  # the first may have to import things
+        assert least_s <= self.blocks_s, (
+            f"it blocks the event loop for {least_s:.1f} s: await, or use a thread"
+        )
         return answers
 
     # ---- The contract -----------------------------------------------------------------------
@@ -242,6 +253,28 @@ class AgentSuite(ABC):
 
     def test_can_be_closed_without_having_been_asked(self) -> None:
         asyncio.run(self.make().aclose())
+
+
+@contextlib.asynccontextmanager
+async def _measured(blocked_s: list[float]) -> AsyncIterator[None]:
+    """Notes for how long, at most, the event loop stood still."""
+    longest_s = 0.0
+
+    async def tick() -> None:
+        nonlocal longest_s
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest_s = max(longest_s, time.monotonic() - before)
+
+    ticking = asyncio.ensure_future(tick())
+    await asyncio.sleep(0)
+    try:
+        yield
+        await asyncio.sleep(0.02)
+    finally:
+        ticking.cancel()
+        blocked_s.append(longest_s)
 
 
 def _change(draft: Draft) -> object:

@@ -9,11 +9,12 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pytest
+from attrs import evolve
 
 from arf.errors import BackendError
 from arf.interfaces import Backend, Finding
@@ -44,6 +45,8 @@ class BackendSuite(ABC):
     """How long a job takes that is to overlap with others."""
     most_jobs: ClassVar[int] = 24
     """Jobs that the suite may have at a time; a tier with more slots is not filled."""
+    clock_slack_s: ClassVar[float] = 1.0
+    """How far the clock of the machines may be from the one here."""
     same_machine: ClassVar[bool] = True
     """Whether a job's processes can be seen from here."""
     takes_down: ClassVar[bool] = True
@@ -399,6 +402,35 @@ class BackendSuite(ABC):
         assert turns.count("end") == len(results)
         assert 1 <= max(running) <= slots
 
+    def test_as_many_jobs_run_at_a_time_as_there_are_slots(self) -> None:
+        async def steps(backend: Backend, tier: Tier) -> list[JobResult]:
+            count = min(tier.slots, self.most_jobs)
+            script = "touch $MARKS/$NAME.here; until [ -e $MARKS/go ]; do sleep 0.02; done"
+            handles = []
+            for i in range(count):
+                job = self.job(f"at-once-{i}", script, tier)
+                handles.append(await backend.submit(evolve(job, env={**job.env, "NAME": str(i)})))
+            await self.until(
+                lambda: len(list(self.marks.glob("*.here"))) == count,
+                f"fewer than {count} jobs run at a time",
+            )
+            (self.marks / "go").touch()
+            return list(await asyncio.gather(*(backend.wait(handle) for handle in handles)))
+
+        assert {result.state for result in self.run(steps)} == {JobState.SUCCEEDED}
+
+    def test_the_times_of_a_job_are_those_at_which_it_ran(self) -> None:
+        before = datetime.now(UTC)
+        result = self.run_job(f"sleep {self.busy_s}")
+        after = datetime.now(UTC)
+        assert result.started_at is not None
+        assert result.ended_at is not None
+        slack = timedelta(seconds=self.clock_slack_s)
+        assert before - slack <= result.started_at <= after + slack, "it did not start then"
+        assert before - slack <= result.ended_at <= after + slack, "it did not end then"
+        ran_s = (result.ended_at - result.started_at).total_seconds()
+        assert ran_s >= 0.9 * self.busy_s - 0.05, f"it ran for {self.busy_s} s, not for {ran_s} s"
+
     def test_a_job_can_be_cancelled_before_its_turn(self) -> None:
         async def steps(backend: Backend, tier: Tier) -> None:
             if tier.slots >= self.most_jobs:
@@ -457,6 +489,20 @@ class BackendSuite(ABC):
             assert (await backend.wait(first)).exit_code == 6
 
         self.run(steps)
+        assert (self.marks / "runs").read_text() == "ran\n"
+
+    def test_the_next_backend_does_not_run_an_ended_key_again(self) -> None:
+        async def steps(backend: Backend, tier: Tier) -> JobResult:
+            script = "echo ran >> $MARKS/runs; exit 6"
+            result = await backend.wait(await backend.submit(self.job("same", script, tier)))
+            later = self.job(
+                "later", f"sleep {self.busy_s}", tier
+            )  # by its end a second run would have begun
+            await backend.wait(await backend.submit(later))
+            return result
+
+        first = self.run(steps, close=False)
+        assert self.run(steps) == first
         assert (self.marks / "runs").read_text() == "ran\n"
 
     @pytest.mark.parametrize("close", [True, False], ids=["closed", "dropped"])

@@ -111,6 +111,8 @@ class MetricParserSuite(ABC):
         first = [_plain(self.parse(used, line)) for line in self.lines()]
         assert [_plain(self.parse(used, line)) for line in self.lines()] == first
         assert [_plain(self.parse(self.make(), line)) for line in self.lines()] == first
+        backwards = [_plain(self.parse(used, line)) for line in reversed(list(self.lines()))]
+        assert backwards[::-1] == first, "it keeps something from one line to the next"
 
 
 def _plain(readings: Sequence[Reading]) -> list[tuple[str, float | str, int | None]]:

@@ -18,6 +18,7 @@ from arf.study import Study
 from arf.types import (
     Ask,
     AskKind,
+    Direction,
     Experiment,
     ExperimentState,
     Factor,
@@ -79,6 +80,10 @@ class World:
     """How many asks the agent takes at a time."""
     seed: int = 0
     tiers: Sequence[Tier] = TIERS
+    direction: Direction = Direction.MIN
+    """With MAX all values are negated, so that the study is the same in a mirror."""
+    late: bool = False
+    """Whether verdicts come some turns after the ends of the runs, which are undecided until then."""
     check: Callable[[World, Mapping[str, int], Sequence[Plan | Ask]], None] = lambda *_: None
     """Called with every decision."""
     study: WatchedStudy = field(init=False)
@@ -87,6 +92,8 @@ class World:
     trees: dict[str, frozenset[int]] = field(factory=dict)
     """The ideas that a commit holds."""
     chance: random.Random = field(init=False)
+    undecided: list[int] = field(factory=list)
+    """Experiments that have ended and wait for their verdicts."""
     given: int = 0
     turns: int = 0
 
@@ -98,7 +105,12 @@ class World:
     def new_study(self) -> WatchedStudy:
         tree = _tree(frozenset())
         return WatchedStudy(
-            name="suite", base=BASE, base_tree=tree, objective=Objective(), seed=self.seed, tiers=self.tiers
+            name="suite",
+            base=BASE,
+            base_tree=tree,
+            objective=Objective(direction=self.direction),
+            seed=self.seed,
+            tiers=self.tiers,
         )
 
     def replayed(self) -> Study:
@@ -121,8 +133,10 @@ class World:
                 self.end(self.chance.choice(list(self.study.running)))
             elif self.study.open_asks:
                 self.answer(min(self.study.open_asks))
-            else:
+            elif not self.undecided:
                 return
+            if self.undecided and (not self.study.running_count or self.chance.random() < 0.4):
+                self.decide(self.undecided.pop(0))
             if self.study.open_asks and self.chance.random() < 0.3:
                 self.answer(min(self.study.open_asks))
 
@@ -189,7 +203,7 @@ class World:
         self.tell("put", experiment)
 
     def end(self, number: int) -> None:
-        """End a job, and judge it at once: better by a little is kept."""
+        """End a job, and judge it, at once or later: better by a little is kept."""
         experiment = self.study.experiments[number]
         crashed = self.crash(experiment)
         value = None if crashed else self.value(experiment)
@@ -201,12 +215,21 @@ class World:
             value=value,
         )
         self.tell("put", ended)
-        self.tell("put", evolve(ended, verdict=self.verdict(ended)))
+        if self.late and self.study.kept:
+            self.undecided.append(number)
+        else:
+            self.decide(number)
+
+    def decide(self, number: int) -> None:
+        """Give an experiment that has ended its verdict."""
+        experiment = self.study.experiments[number]
+        self.tell("put", evolve(experiment, verdict=self.verdict(experiment)))
 
     def value(self, experiment: Experiment) -> float:
         """Each idea has an effect of its own, good or bad; the runs have noise."""
         effects = sum(random.Random(idea).gauss(0.0, 0.01) for idea in self.trees[experiment.commit])
-        return 1.0 + effects + random.Random(experiment.seed).gauss(0.0, 0.001)
+        value = 1.0 + effects + random.Random(experiment.seed).gauss(0.0, 0.001)
+        return value if self.direction is Direction.MIN else -value
 
     def verdict(self, experiment: Experiment) -> Verdict:
         if experiment.value is None:
@@ -218,7 +241,11 @@ class World:
         incumbent = self.study.incumbent_group(experiment.tier)
         if incumbent is None or not incumbent.n:
             return Verdict.DISCARD
-        return Verdict.KEEP if experiment.value < incumbent.mean - 0.003 else Verdict.DISCARD
+        return (
+            Verdict.KEEP
+            if self.study.objective.gain(incumbent.mean, experiment.value) > 0.003
+            else Verdict.DISCARD
+        )
 
     def answer(self, number: int) -> None:
         ask = self.study.open_asks[number]
@@ -317,6 +344,24 @@ class StrategySuite(ABC):
     def test_it_goes_on_when_the_baseline_crashes(self) -> None:
         world = self.world(crash=lambda experiment: not experiment.ideas, ideas=10)
         world.run(self.turns)
+
+    def test_more_may_be_better_as_well_as_less(self) -> None:
+        """Two studies that are each other's mirror are decided alike."""
+        decided: dict[Direction, list[Sequence[Plan | Ask]]] = {}
+        for direction in Direction:
+
+            def check(world: World, _: Mapping[str, int], wanted: Sequence[Plan | Ask]) -> None:
+                untitled = [evolve(item, title="") if isinstance(item, Plan) else item for item in wanted]
+                decided.setdefault(world.direction, []).append(untitled)
+
+            World(self.make(), check=check, direction=direction).run(self.turns)
+        assert decided[Direction.MIN] == decided[Direction.MAX], "it does not heed the objective's direction"
+
+    def test_it_goes_on_while_verdicts_are_due(self) -> None:
+        world = self.world(late=True, ideas=10)
+        world.run(100_000)
+        assert not world.study.running_count
+        assert any(e.ideas for e in world.study.experiments.values()), "no idea was ever tried"
 
     def test_a_refused_plan_is_not_offered_again(self) -> None:
         """Every second idea merges with nothing."""

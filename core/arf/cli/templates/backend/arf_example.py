@@ -1,8 +1,8 @@
-"""Each job has a folder, and a supervisor: a process of its own that outlives arf (`supervisor.py`).
+"""Each job has a folder, and a supervisor: a process of its own that outlives arf.
 
 The supervisor holds a lock on its folder while it lives, and leaves `result.json` behind when the job has
-ended. So the folder tells all: a result means that the job has ended, a lock that it goes on, and neither
-that it is lost.
+ended. So the folder says it all: with a result the job has ended, with a lock it is running, and with neither
+it is lost.
 """
 
 import asyncio
@@ -14,14 +14,23 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from attrs import field, frozen
+
 from arf.errors import BackendError, nearest
+from arf.hooks import Declaration, hookimpl
 from arf.interfaces import Backend
 from arf.types import Job, JobResult, JobState, Tier
 
 TIER = "processes"
 
 
-class Supervised(Backend):
+class Example(Backend):
+    """Runs processes on this machine that outlive arf"""
+
+    @frozen(kw_only=True)
+    class Options:
+        slots: int = field(default=2, metadata={"help": "how many jobs run at a time"})
+
     async def tiers(self) -> Sequence[Tier]:
         return [Tier(name=TIER, slots=self.options.slots)]
 
@@ -45,7 +54,7 @@ class Supervised(Backend):
             (folder / "order.json").write_text(json.dumps(order))
             supervisor = await asyncio.create_subprocess_exec(
                 sys.executable,
-                str(Path(__file__).with_name("supervisor.py")),
+                str(Path(__file__).with_name("arf_example_supervisor.py")),
                 str(folder),
                 pass_fds=[lock.fileno()],  # the lock is the supervisor's from now on
                 stdin=asyncio.subprocess.DEVNULL,
@@ -91,3 +100,8 @@ def _result(file: Path) -> JobResult:
         ended_at=datetime.fromisoformat(result.pop("ended_at")),
         **result,
     )
+
+
+@hookimpl
+def arf_register_backends() -> list[Declaration]:
+    return [Declaration(name="example", implementation=Example)]

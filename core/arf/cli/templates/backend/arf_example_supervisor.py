@@ -1,4 +1,4 @@
-"""Runs one job: `python supervisor.py FOLDER`, with FOLDER as `backend.py` prepares it."""
+"""Runs one job: `python arf_example_supervisor.py FOLDER`, with FOLDER as `arf_example.py` prepares it."""
 
 import fcntl
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 TURN_S = 0.02
 
@@ -19,7 +20,9 @@ def main(folder: Path) -> None:
     os.setsid()
     order = json.loads((folder / "order.json").read_text())
     slot = wait_for_slot(folder, order["slots"])
-    result = {"state": "cancelled", "started_at": None} if slot is None else run(folder, order)
+    result: dict[str, Any] = (
+        {"state": "cancelled", "started_at": None} if slot is None else run(folder, order)
+    )
     result |= {"slot": f"processes:{slot}", "ended_at": datetime.now(UTC).isoformat()}
     (folder / "result.tmp").write_text(json.dumps(result))
     (folder / "result.tmp").rename(folder / "result.json")
@@ -39,7 +42,7 @@ def wait_for_slot(folder: Path, slots: int) -> int | None:
     return None
 
 
-def run(folder: Path, order: dict) -> dict:
+def run(folder: Path, order: dict[str, Any]) -> dict[str, Any]:
     started_at = datetime.now(UTC).isoformat()
     try:
         with open(order["log"], "wb") as log:
@@ -61,7 +64,7 @@ def run(folder: Path, order: dict) -> dict:
     return {"state": state, "exit_code": code, "started_at": started_at, "message": message}
 
 
-def wait(folder: Path, process: subprocess.Popen, deadline: float) -> str:
+def wait(folder: Path, process: subprocess.Popen[bytes], deadline: float) -> str:
     """Wait for a job's end, or end it; either way none of its processes is left."""
     state = ""
     while process.poll() is None and not state:
@@ -79,4 +82,5 @@ def wait(folder: Path, process: subprocess.Popen, deadline: float) -> str:
     return state or ("succeeded" if process.returncode == 0 else "failed")
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
