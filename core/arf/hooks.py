@@ -26,7 +26,7 @@ PROJECT = "arf"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-Kind = Literal["agent", "backend", "strategy", "parser", "accept", "command"]
+Kind = Literal["agent", "backend", "strategy", "parser", "accept", "claim", "command"]
 
 
 @frozen(kw_only=True)
@@ -123,6 +123,15 @@ def arf_register_metric_parsers() -> Sequence[Declaration]:
 @hookspec
 def arf_register_accept_rules() -> Sequence[Declaration]:
     """Called once at start-up. Return the declarations of rules of acceptance (`arf.interfaces.AcceptRule`).
+
+    Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def arf_register_claim_rules() -> Sequence[Declaration]:
+    """Called once at start-up. Return the declarations of rules of claims (`arf.interfaces.ClaimRule`).
 
     Must be fast and import nothing heavy. If it raises, the whole plugin is left out and named.
     """

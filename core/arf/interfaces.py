@@ -13,6 +13,8 @@ from attrs import field, frozen
 from arf.types import (
     Answer,
     Ask,
+    Claim,
+    ClaimPlan,
     Draft,
     Experiment,
     Idea,
@@ -65,6 +67,46 @@ class AcceptRule(ABC):
         Pure: the same study gives the same answer. It is called after every change, and must cost the same
         however long a study is.
         """
+
+
+class ClaimRule(ABC):
+    """Says how a patch is measured against the baseline, and what is claimed of it. Made with `(options)`.
+
+    A claim is begun at a study's end, at checkpoints, or on request. Everything here is a pure function of
+    the study, so that a claim goes on after a crash where it was.
+    """
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    @property
+    def every_s(self) -> float | None:
+        """Seconds between checkpoints; None for a claim at the end only."""
+        return None
+
+    @property
+    def share(self) -> float:
+        """The share of a budget, at most, that the search leaves for a claim."""
+        return 0.25
+
+    @abstractmethod
+    def runs(self, study: Study) -> int:
+        """How many runs a claim would take now: what the search leaves of the budget, up to `share` of it."""
+
+    @abstractmethod
+    def begin(self, study: Study, patch: Recommendation, runs: int, why: str) -> ClaimPlan | None:
+        """The next claim, about a patch, with at most so many runs; None if there is nothing to claim."""
+
+    @abstractmethod
+    def plans(self, study: Study, plan: ClaimPlan) -> Sequence[Plan]:
+        """The runs that it still lacks, in the order in which they should start; their role is *claim*.
+
+        None, while what runs decides what comes next.
+        """
+
+    @abstractmethod
+    def result(self, study: Study, plan: ClaimPlan, *, closing: bool = False) -> Claim | None:
+        """What came of it; None while runs are missing. `closing`: no more will come."""
 
 
 @frozen(kw_only=True)

@@ -142,6 +142,7 @@ class _Parts:
         self.strategy = plugins.make("strategy", config.strategy.name, config.strategy.options)
         self.agent = plugins.make("agent", config.agent.name, config.agent.options)
         self.accept = plugins.make("accept", config.accept.name, config.accept.options)
+        self.claim = plugins.make("claim", config.claim.name, config.claim.options)
         self.parser = plugins.make("parser", config.parser.name, config.parser.options)
         self.fallback = plugins.make("agent", config.study.fallback) if config.study.fallback else None
         self.backend = plugins.make("backend", config.backend.name, config.backend.options, home / "backend")
@@ -168,6 +169,7 @@ class _Parts:
             backend=self.backend,
             parser=self.parser,
             accept=self.accept,
+            claim=self.claim,
             events=self._plugins.events,
             job_env=job_environment(workspace, settings.env, settings.pass_env),
             command=with_interpreter(settings.command),

@@ -19,6 +19,8 @@ from attrs import define, field
 
 from arf.types import (
     Ask,
+    Claim,
+    ClaimPlan,
     Experiment,
     ExperimentState,
     Factor,
@@ -136,6 +138,10 @@ class Study:
         self.first_open = 1
         """The first candidate that was not yet judged when the incumbent was kept: from it on, candidates
         are compared with this incumbent."""
+        self.claim_plans: dict[int, ClaimPlan] = {}
+        """Every claim that was begun, by its number."""
+        self.claims: dict[int, Claim | None] = {}
+        """What came of those that are complete; None where nothing could be measured."""
         self.stale: list[int] = []
         """Candidates that did better than their parent and are not in the incumbent, because it was replaced
         meanwhile: discarded ones, and kept ones that another was kept over. Oldest first, at most `STALE`.
@@ -398,6 +404,14 @@ class Study:
         self._refusals[(parent, ideas)] = reason
         for idea in ideas:
             self._untried.pop(idea, None)
+        self.happened += 1
+
+    def begin_claim(self, plan: ClaimPlan) -> None:
+        self.claim_plans[plan.number] = plan
+        self.happened += 1
+
+    def complete_claim(self, number: int, claim: Claim | None) -> None:
+        self.claims[number] = claim
         self.happened += 1
 
     def change_incumbent(self, number: int) -> None:

@@ -61,6 +61,8 @@ class Role(StrEnum):
     """A change that is only measured, and can never be kept: so it takes no share of alpha."""
     REPLICATE = "replicate"
     """Another run of a commit that has run before, with another seed."""
+    CLAIM = "claim"
+    """A run that prunes or measures the patch of a claim: no choice of the search is made by it."""
     PROMOTION = "promotion"
     """A commit that ran on one tier, run on a dearer one."""
 
@@ -511,6 +513,69 @@ class Experiment:
         return max(0.0, (self.ended_at - self.started_at).total_seconds())
 
 
+@frozen(kw_only=True)
+class ClaimPlan:
+    """A claim that was begun: what is measured against the baseline, and with how many runs."""
+
+    number: int
+    """From 1; what its runs' rounds begin with: `claim/1/`."""
+    parent: str
+    ideas: tuple[int, ...] = ()
+    """The patch: these ideas on that commit, in the order in which they are applied."""
+    questioned: tuple[int, ...] = ()
+    """Those of them that are taken back, each by itself, to see what it is worth."""
+    tier: str
+    runs_each: int = 0
+    """Runs of the patch without each questioned idea."""
+    check_pairs: int = 0
+    """Pairs of runs of the patch with and without what was found to be worth nothing."""
+    pairs: int
+    """Pairs of fresh runs of the final patch and of the baseline."""
+    alpha: float
+    """The chance that it is called proven though it is no better than the baseline."""
+    why: str = ""
+    """What it was begun for, for people: a checkpoint, the end, a request."""
+
+
+@frozen(kw_only=True)
+class Claim:
+    """What fresh runs say of a patch against the baseline, on one tier."""
+
+    number: int
+    proven: bool
+    """Whether a gain like this, or more, has a chance of at most `alpha` where the patch is no better."""
+    gain: float
+    """Positive is better, in units of the objective."""
+    low: float | None
+    """The 95 % interval of the gain; None with fewer than two pairs."""
+    high: float | None
+    p: float | None
+    """One-sided."""
+    alpha: float
+    percent: float | None
+    """The gain as a percentage of the baseline; None where that is 0."""
+    best: float
+    """The mean of the patch's fresh runs."""
+    baseline: float
+    best_runs: int
+    baseline_runs: int
+    tier: str
+    experiment: int
+    """The first run of the patch."""
+    ideas: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+    """Ideas that were taken back before, because they were found to be worth nothing."""
+    note: str = ""
+    """What a reader must know besides, such as that runs of the patch take longer."""
+    speed: str = ""
+    """What was adjusted for the speed of machines, in one line; empty where nothing was."""
+    why: str = ""
+    text: str = ""
+    """All of it in one line for people."""
+    fresh: bool = True
+    """No choice was made by these runs."""
+
+
 class SeedMode(StrEnum):
     """How a script learns its seed."""
 
@@ -568,8 +633,6 @@ class NoiseRule:
     """The chance that a study of nothing but noise keeps anything at all."""
     max_replicates: int = 6
     """Runs of one commit, at most, to decide about it."""
-    confirm: int = 3
-    """Runs of the best with fresh seeds at the end, which no choice was made by; 0 for none."""
     exact: bool = False
     """Whether readings have no noise at all, because nothing in the script is random."""
     steps_metric: str = "num_steps"

@@ -59,7 +59,7 @@ echo "val_bpb: 1.$((1000 + ARF_SEED % 1000))"
 
 CONFIG = f"""workspace: {{command: "sh train.sh", editable: [train.sh]}}
 budget: {{max_experiments: null}}
-noise: {{confirm: 0}}
+claim: none
 backend: {{name: local, slots: {SLOTS}}}
 """
 

@@ -72,7 +72,7 @@ def test_a_candidate_of_real_training_is_judged_and_can_be_applied(tmp_path: Pat
     )
     ran = arf(
         "run", "--plain", "--name", "s", "--agent", "script", "-o", f"agent.path={ideas}",
-        "-o", "noise.confirm=1", cwd=workspace,
+        "-o", "claim.pairs=2", cwd=workspace,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     experiments = json.loads(arf("export", "s", "--format", "json", cwd=workspace).stdout)

@@ -273,7 +273,7 @@ def simulated(agent: Agent, seed: int, n: int, sigma: float = 0.009, **settings:
         tiers=[Tier(name="cpu", slots=2)],
         parallel=1,
         max_experiments=n,
-        rule=NoiseRule(confirm=0),
+        rule=NoiseRule(),
         **settings,
     )
     context.run()

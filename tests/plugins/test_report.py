@@ -21,11 +21,22 @@ import pytest
 from click.testing import CliRunner
 
 from arf.errors import UsageError
-from arf.judge.statistics import FinalGain
 from arf.sdk.commands import find_study
 from arf.store.database import Store, StudyLock
 from arf.study import Study
-from arf.types import Direction, Experiment, ExperimentState, Idea, JobState, Objective, Role, Tier, Verdict
+from arf.types import (
+    Claim,
+    ClaimPlan,
+    Direction,
+    Experiment,
+    ExperimentState,
+    Idea,
+    JobState,
+    Objective,
+    Role,
+    Tier,
+    Verdict,
+)
 from arf_plugins import report
 from arf_plugins.report import commands
 from arf_plugins.report.effects import Chapter
@@ -472,18 +483,32 @@ def test_the_page_of_a_study_that_ends_does_not_call_it_running(scene: Scene) ->
     assert "running" not in text
 
 
+def claimed(scene: Scene, experiment: int, gain: float, margin: float) -> None:
+    """A claim of an experiment's commit over a baseline of 1."""
+    plan = ClaimPlan(number=1, parent="base", tier="gpu", pairs=12, alpha=0.025)
+    claim = Claim(
+        number=1, proven=True, gain=gain, low=gain - margin, high=gain + margin, p=1e-5, alpha=0.025,
+        percent=100 * gain, best=1 - gain, baseline=1.0, best_runs=12, baseline_runs=12, tier="gpu",
+        experiment=experiment, text="all of it",
+    )  # fmt: skip
+    with scene.store.transaction():
+        scene.store.begin_claim(plan, scene.study.happened + 1)
+        scene.store.complete_claim(1, claim, scene.study.happened + 2)
+
+
 def test_the_page_says_how_sure_the_gain_is_in_words(scene: Scene) -> None:
     scene.baseline()
     scene.add(0.97, Verdict.KEEP)
-    final = FinalGain(
-        gain=0.03, low=0.02, high=0.04, p=1e-5, percent=3.0, best=0.97, baseline=1.0, best_runs=1,
-        baseline_runs=4, sigma=0.01, df=6, tier="gpu", experiment=5, fresh=True, text="all of it",
-    )  # fmt: skip
-    with scene.store.transaction():
-        scene.store.set_meta("final", final.to_json())
+    claimed(scene, 5, 0.03, 0.01)
     write_report(scene.directory)
     text = page(scene.directory).text
-    for shown in ("+0.03 (+3.00 %)", "+0.02 to +0.04", "best, #5, 1 fresh run", "baseline, 4 runs"):
+    for shown in (
+        "+0.03 (+3.00 %)",
+        "+0.02 to +0.04",
+        "patch, 12 fresh runs",
+        "baseline, 12 fresh runs",
+        "proven",
+    ):
         assert shown in text
     assert "all of it" not in text
 
@@ -493,14 +518,9 @@ def test_the_headline_is_the_gain_of_fresh_runs_or_says_that_it_is_not(scene: Sc
     kept = scene.add(0.9, Verdict.KEEP, title="the best")
     write_report(scene.directory)
     assert "→ 0.900000, 10.00 % better by 1 run that it was chosen by" in page(scene.directory).text
-    final = FinalGain(
-        gain=0.05, low=0.04, high=0.06, p=1e-5, percent=5.0, best=0.95, baseline=1.0, best_runs=3,
-        baseline_runs=4, sigma=0.002, df=3, tier="gpu", experiment=kept.id, fresh=True, text="all of it",
-    )  # fmt: skip
-    with scene.store.transaction():
-        scene.store.set_meta("final", final.to_json())
+    claimed(scene, kept.id, 0.05, 0.01)
     write_report(scene.directory)
-    assert "→ 0.950000, 5.00 % better by 3 fresh runs" in page(scene.directory).text
+    assert "→ 0.950000, 5.00 % better by 12 fresh runs" in page(scene.directory).text
 
 
 def test_effects_are_left_out_of_a_report_with_the_reason(scene: Scene) -> None:

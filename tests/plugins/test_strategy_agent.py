@@ -122,7 +122,7 @@ def test_a_whole_study_that_somebody_plans_from_outside(arf_workspace: Path) -> 
     kept = [experiment.title for experiment in store.kept()]
     assert kept[0] == "baseline"
     assert kept[-1] == "DEPTH 6"
-    assert store.meta("final")["fresh"]
+    assert [claim is not None and claim.best > 0 for _, claim in store.claims()] == [True]
 
 
 def test_a_whole_study_with_an_agent_that_only_has_ideas(arf_workspace: Path) -> None:

@@ -100,7 +100,7 @@ def _print_table(infos: list[PluginInfo]) -> None:
         offers = [[kind, d.name, source, d.summary] for kind, d in _offers(info)]
         if info.state is PluginState.OK:
             rows += offers or [["events", info.name, source, "watches studies"]]
-    kinds = ["strategy", "agent", "backend", "parser", "accept", "command", "events"]
+    kinds = ["strategy", "agent", "backend", "parser", "accept", "claim", "command", "events"]
     rows.sort(key=lambda row: (kinds.index(row[0]), row[1]))
     click.echo(table(["kind", "name", "from", "what it is"], rows))
     left_out = [info for info in infos if info.state is not PluginState.OK]

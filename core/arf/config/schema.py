@@ -246,17 +246,17 @@ class Noise(NoiseRule):
     alpha: float = field(
         default=0.05,
         validator=_in_range(0, 0.5, above=True, below=True),
-        metadata={"help": "Chance that the whole study keeps anything that is not better."},
+        metadata={
+            "help": "Chance that a study in which nothing is better claims that something is (with "
+            "`accept: proof`, that it accepts anything)."
+        },
     )
     max_replicates: int = field(
         default=6,
         validator=_in_range(1, MOST_RUNS),
-        metadata={"help": "Runs of one commit at most, to decide where one run cannot tell."},
-    )
-    confirm: int = field(
-        default=3,
-        validator=_in_range(0, MOST_RUNS),
-        metadata={"help": "Fresh runs of the best commit at the end, which give an unbiased gain. 0: none."},
+        metadata={
+            "help": "With `accept: proof`: runs of one commit at most, to decide where one run cannot tell."
+        },
     )
     exact: bool = field(
         default=False,
@@ -334,6 +334,7 @@ class Config:
     backend: Choice = Choice(name="local")
     parser: Choice = Choice(name="summary")
     accept: Choice = Choice(name="evidence")
+    claim: Choice = Choice(name="interleaved")
     plugins: PluginSettings = PluginSettings()
     warnings: tuple[str, ...] = field(default=(), eq=False, metadata={"derived": True})
     """Lines for people on what is allowed and unwise."""
@@ -447,10 +448,7 @@ def _with_names(layer: Layer) -> Layer:
     """Drops what is left empty at the top level, and writes `strategy: greedy` as a mapping."""
     data = {k: v for k, v in layer.data.items() if not (isinstance(v, Leaf) and v.value is None)}
     data.pop(VERSIONS_KEY, None)
-    noise, accept = data.get("noise"), data.get("accept")
-    if isinstance(noise, dict) and isinstance(proof := noise.get("proof"), Leaf):  # as arf 0.1 wrote it
-        data["noise"] = {key: value for key, value in noise.items() if key != "proof"}
-        data["accept"] = accept or leaf("lower" if proof.value is False else "proof")
+    data |= _of_version_0_1(data)
     places = dict(layer.places)
     for name in CHOICES:
         if isinstance(data.get(name), Leaf):
@@ -458,6 +456,20 @@ def _with_names(layer: Layer) -> Layer:
             if (name,) in places:
                 places[name, "name"] = places[name,]
     return Layer(data, places)
+
+
+def _of_version_0_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`noise.proof` and `noise.confirm`, as arf 0.1 has written them, in today's words."""
+    noise = data.get("noise")
+    if not isinstance(noise, dict) or not {"proof", "confirm"} & noise.keys():
+        return {}
+    new: dict[str, Any] = {"noise": {k: v for k, v in noise.items() if k not in ("proof", "confirm")}}
+    proof, confirm = noise.get("proof"), noise.get("confirm")
+    if isinstance(proof, Leaf) and "accept" not in data:
+        new["accept"] = leaf("lower" if proof.value is False else "proof")
+    if isinstance(confirm, Leaf) and confirm.value == 0 and "claim" not in data:
+        new["claim"] = leaf("none")
+    return new
 
 
 def _drop_other_options(low: Layer, high: Layer, name: str) -> None:
@@ -549,8 +561,8 @@ def _check(config: Config, layer: Layer) -> Iterator[str]:
             f"noise.replicates is {noise.replicates}: the noise measured from fewer than 4 runs is a guess, "
             "so keeps need bigger gains"
         )
-    if noise.confirm == 0:
-        yield "noise.confirm is 0: the best is the winner of many, so its gain will look better than it is"
+    if config.claim.name == "none":
+        yield "claim is none: the best is the winner of many, so its gain will look better than it is"
     most = config.budget.max_experiments
     if most is not None and most <= noise.replicates:
         yield f"budget.max_experiments is {most}: the {noise.replicates} runs of the baseline use it up"

@@ -6,20 +6,43 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from attrs import frozen
+
 from arf.config.schema import Budget
+from arf.interfaces import ClaimRule
+from arf.judge.statistics import deciding_order
 from arf.study import Study
 
 RECENT_RUNS = 8
 """How long an experiment takes is told by so many of the last ones."""
+STAGES = 2
+"""A claim's slots wait so often for the end of a stage."""
 NO_LIMIT = 10**9
 
 
-class Budgets:
-    """A study against its budgets. What runs now and what confirms the best are reckoned in advance."""
+@frozen(kw_only=True)
+class Reserve:
+    """What is kept back for a claim, of each kind of budget."""
 
-    def __init__(self, budget: Budget, study: Study, elapsed_s: Callable[[], float]) -> None:
+    runs: int
+    seconds: float
+    slot_hours: float
+    usd: float
+
+
+class Budgets:
+    """A study against its budgets. What runs now and what a claim takes are reckoned in advance."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        study: Study,
+        elapsed_s: Callable[[], float],
+        claim_rule: ClaimRule | None = None,
+    ) -> None:
         self._budget = budget
         self._study = study
+        self._claim_rule = claim_rule
         self._elapsed_s = elapsed_s
         self._recent_s: deque[float] = deque(maxlen=RECENT_RUNS)
         self.standing_usd = 0.0
@@ -45,19 +68,19 @@ class Budgets:
     def exceeded(self) -> str:
         """Which budget the next experiment would exceed; empty if none."""
         budget, study = self._budget, self._study
-        if self.experiments_left <= self._reserve():
+        if self.experiments_left <= self.reserve().runs:
             return "max_experiments"
         typical_s = self._typical_s()
-        confirm_s = 0.0
-        if study.incumbent_tree != study.base_tree:
-            slots = max(1, sum(tier.slots for tier in study.tiers))
-            confirm_s = typical_s * math.ceil(study.rule.confirm / slots)
-        if budget.max_time is not None and self._elapsed_s() + typical_s + confirm_s > budget.max_time:
-            return "max_time"
-        used_s = self._slot_s() + typical_s * (study.running_count + 1)
-        if budget.max_slot_hours is not None and used_s / 3600 > budget.max_slot_hours:
-            return "max_slot_hours"
-        if budget.max_usd is not None and self._usd(typical_s) > budget.max_usd:
+        claim = self.reserve()
+        if budget.max_time is not None:
+            needed_s = typical_s + claim.seconds
+            if self._elapsed_s() + needed_s > budget.max_time:
+                return "max_time"
+        if budget.max_slot_hours is not None:
+            used_s = self._slot_s() + typical_s * (study.running_count + 1)
+            if used_s / 3600 + claim.slot_hours > budget.max_slot_hours:
+                return "max_slot_hours"
+        if budget.max_usd is not None and self._usd(typical_s) + claim.usd > budget.max_usd:
             return "max_usd"
         tokens = study.usage.input_tokens + study.usage.output_tokens
         if budget.max_tokens is not None and tokens >= budget.max_tokens:
@@ -77,12 +100,43 @@ class Budgets:
         }
         return {name: max(0.0, limit - spent) for name, (limit, spent) in used.items() if limit is not None}
 
-    def _reserve(self) -> int:
-        """Experiments that are kept back for the confirmation of the best."""
-        limit, study = self._budget.max_experiments, self._study
-        if limit is None or study.incumbent_tree == study.base_tree:
-            return 0
-        return min(study.rule.confirm, limit // 5)
+    def reserve(self) -> Reserve:
+        """What the search leaves of each budget for the claim at the end."""
+        budget, study, rule = self._budget, self._study, self._claim_rule
+        if rule is None or study.incumbent_tree == study.base_tree:
+            return Reserve(runs=0, seconds=0.0, slot_hours=0.0, usd=0.0)
+        runs = rule.runs(study)
+        typical_s = self._typical_s()
+        waves = math.ceil(runs / self._slots()) + STAGES if runs else 0
+        price = max((tier.usd_per_hour for tier in study.tiers), default=0.0)
+
+        def most(limit: float | None) -> float:
+            return math.inf if limit is None else rule.share * limit
+
+        return Reserve(
+            runs=int(min(runs, most(budget.max_experiments))),
+            seconds=min(waves * typical_s, most(budget.max_time)),
+            slot_hours=min(runs * typical_s / 3600, most(budget.max_slot_hours)),
+            usd=min(runs * typical_s / 3600 * price, most(budget.max_usd)),
+        )
+
+    def runs_left(self) -> int:
+        """How many runs what is left of the budgets suffices for, while nothing else runs."""
+        budget, study = self._budget, self._study
+        typical_s = self._typical_s() or 1.0
+        price = max((tier.usd_per_hour for tier in study.tiers), default=0.0)
+        left = [float(self.experiments_left)]
+        if budget.max_time is not None:
+            left.append((budget.max_time - self._elapsed_s()) // typical_s * self._slots())
+        if budget.max_slot_hours is not None:
+            left.append((budget.max_slot_hours * 3600 - self._slot_s()) / typical_s)
+        if budget.max_usd is not None and price:
+            left.append((budget.max_usd - self._usd(0.0)) / (typical_s / 3600 * price))
+        return max(0, int(min(left)))
+
+    def _slots(self) -> int:
+        """Slots of the tier that decides, where claims are measured."""
+        return max(1, self._study.tier(deciding_order(self._study)[0]).slots)
 
     def _slot_s(self) -> float:
         return sum(self._study.slot_s.values()) + self.tried_s

@@ -23,6 +23,7 @@ from attrs import asdict, evolve, frozen
 from arf.engine import plan_constants, submissions
 from arf.engine.asks import Answered, Thinker
 from arf.engine.budgets import Budgets
+from arf.engine.claims import Claims
 from arf.engine.contenders import Contenders
 from arf.engine.doubts import Doubts
 from arf.engine.ledger import Ledger
@@ -30,9 +31,9 @@ from arf.engine.runs import Ready, Run, Trees, read_result, tried_out
 from arf.engine.submissions import OrderBook, Submitted
 from arf.engine.watch import LogTail, Normal, Watch, WatchLimits, counted_metrics, last_lines
 from arf.errors import ArfError, ConflictError, LostError, SpentError, StoreError, UsageError, WorkspaceError
-from arf.interfaces import AcceptRule, Agent, Backend, Brief, MetricParser, Strategy, Tried
-from arf.judge.rule import confirm_plans, judge
-from arf.judge.statistics import CONFIRM, SEED_ADVICE, final_gain, ignores_seed
+from arf.interfaces import AcceptRule, Agent, Backend, Brief, ClaimRule, MetricParser, Strategy, Tried
+from arf.judge.rule import judge
+from arf.judge.statistics import SEED_ADVICE, ignores_seed
 from arf.sandbox.boxes import Boxes
 from arf.status import costs, held_resources
 from arf.status.diagnosis import after_failed_baseline
@@ -135,6 +136,7 @@ class Engine:
         backend: Backend,
         parser: MetricParser,
         accept: AcceptRule,
+        claim: ClaimRule,
         events: Events,
         job_env: Mapping[str, str],
         command: str | tuple[str, ...],
@@ -206,9 +208,19 @@ class Engine:
         self._began = 0.0
         self._elapsed_before_s = float(store.meta("elapsed_s", 0.0))
         self._ledger = Ledger(study, store, now)
-        self._budgets = Budgets(config.budget, study, lambda: self.elapsed_s)
+        self._budgets = Budgets(config.budget, study, lambda: self.elapsed_s, claim)
         self._budgets.standing_usd = held_resources.told(store)["usd"]
         self._budgets.tried_s = float(store.meta("tried_s", 0.0))
+        self._claims = Claims(
+            study,
+            claim,
+            strategy,
+            self._ledger,
+            self._budgets,
+            workspace,
+            self.directory,
+            lambda: self.elapsed_s,
+        )
         self._book = OrderBook(self._ledger, workspace, self._closed)
         self._thinker = Thinker(
             agent,
@@ -253,6 +265,7 @@ class Engine:
         told = estimate(
             self.study, self.config.budget, self._budgets.left(), self.config.limits.budget_s, usual
         )
+        told = evolve(told, claim_share=self._claims.share)
         with self.store.transaction():
             for line in lines(told, self.config.agent.name):
                 self._ledger.event("estimate", line)
@@ -392,7 +405,7 @@ class Engine:
             return Use.AGENT
         measured = (Role.BASELINE, Role.REPLICATE)
         runs = [self.study.experiments[number] for number in self.study.running]
-        if any(run.round == CONFIRM for run in runs):
+        if any(run.role is Role.CLAIM for run in runs):
             return Use.ENDING
         if any(self.study.undecided) or any(run.role in measured for run in runs):
             return Use.VERDICTS
@@ -472,6 +485,7 @@ class Engine:
         best = judgement.incumbent
         if best is not None and self._may_lead(self.study.experiments[best]):
             self._change_incumbent(best)
+        self._claims.settle()
         if not self._search_over:
             self._search_over, self._search_over_at = self._budgets.exceeded(), self.elapsed_s
         if self._is_answer_late():
@@ -497,6 +511,10 @@ class Engine:
             self._wake.set()
 
         self._spawn(look())
+
+    def claim_only(self) -> None:
+        """Search no more: what is still done is to claim what was found."""
+        self._search_over = self._search_over or "only a claim was asked for"
 
     def _change_incumbent(self, number: int) -> None:
         self._ledger.change_incumbent(number)
@@ -551,14 +569,14 @@ class Engine:
         """What comes before all planning: runs without which something cannot be judged, and submissions."""
         if self._search_over:
             return ()
-        replicates = judge(self.study, self._accept_rule).replicates
+        replicates = [*judge(self.study, self._accept_rule).replicates, *self._claims.plans()]
         if not self.study.waiting:
             return replicates
         return [*replicates, *submissions.wanted(self.study, sum(free.values()))]
 
     def _planned(self, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
         if self._search_over:
-            return self._confirmation()
+            return self._final_claim()
         try:
             decided = self._strategy.decide(self.study, free)
         except ArfError as error:
@@ -567,16 +585,14 @@ class Engine:
             return ()
         if decided or self.study.waiting or judge(self.study, self._accept_rule).replicates:
             return decided
-        return self._confirmation()
+        return self._final_claim()
 
-    def _confirmation(self) -> Sequence[Plan]:
-        """Fresh runs of the best, once nothing is under way that could still replace it."""
-        searching = any(
-            self.study.experiments[e].role not in (Role.REPLICATE, Role.BASELINE) for e in self.study.running
-        )
+    def _final_claim(self) -> Sequence[Plan]:
+        """The runs of the claim at the end, once nothing is under way that could still replace the best."""
+        searching = any(self.study.experiments[e].role is not Role.CLAIM for e in self.study.running)
         if searching or self.study.open_asks or self._budgets.is_time_up:
             return ()
-        return confirm_plans(self.study)
+        return self._claims.final_plans()
 
     def _free(self) -> dict[str, int]:
         return {
@@ -635,7 +651,7 @@ class Engine:
         return self.workspace.compose(plan.parent, ideas, message=plan.title or self._title(plan))
 
     def _check_new(self, plan: Plan, composed: Composed, tier: str) -> None:
-        if plan.role in (Role.BASELINE, Role.REPLICATE, Role.PROMOTION):
+        if plan.role in (Role.BASELINE, Role.REPLICATE, Role.PROMOTION, Role.CLAIM):
             return
         group = self.study.group(composed.tree, tier, plan.budget)
         if group is not None:
@@ -1261,6 +1277,8 @@ class Engine:
             self.workspace.flush()
         except WorkspaceError as error:
             self._fail(error)
+        if not self._stopping and self._fatal is None:
+            self._ship_claimed()
         if self.study.incumbent_experiment is not None:
             self.workspace.publish_best(self.study.name, self.study.incumbent_commit)
         gone = self._thinker.gone
@@ -1270,9 +1288,7 @@ class Engine:
             self._fatal = self._fatal or gone
         state = "failed" if self._fatal else "stopped" if self._stopping else "finished"
         reason = str(self._fatal or self._stopping or self._search_over or self._why_ended())
-        gain = final_gain(self.study)
         with self.store.transaction():
-            self.store.set_meta("final", gain.to_json() if gain else None)
             self.store.set_meta("notes", [*self._unseeded(), *self._lost_ideas(), *self._backend.notes()])
             self._look_at_slots()
         self._record_state(state, reason)
@@ -1289,6 +1305,16 @@ class Engine:
         """That the script ignores its seed, if it does."""
         if any(ignores_seed(self.study, tier.name) for tier in self.study.tiers):
             yield SEED_ADVICE
+
+    def _ship_claimed(self) -> None:
+        """Complete the last claim with the runs that there are; what it measured is the best from now on."""
+        with self.store.transaction():
+            self._claims.settle(closing=True)
+            claim = self.study.claims.get(len(self.study.claim_plans))
+            if claim is not None and claim.gain > 0 and not self._claims.open:
+                measured = self.study.experiments[claim.experiment]
+                if measured.tree != self.study.incumbent_tree and self._may_lead(measured):
+                    self._change_incumbent(claim.experiment)
 
     def _lost_ideas(self) -> Iterator[str]:
         """What became of the ideas that no run has tried, for people who wrote them."""

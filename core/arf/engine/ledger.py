@@ -14,6 +14,8 @@ from arf.store.database import Store
 from arf.study import Study
 from arf.types import (
     Ask,
+    Claim,
+    ClaimPlan,
     Draft,
     Experiment,
     ExperimentState,
@@ -71,6 +73,15 @@ class Ledger:
         self.store.change_incumbent(number, self._seq())
         self.study.change_incumbent(number)
         self.changed.append(self.study.experiments[number])
+
+    def begin_claim(self, plan: ClaimPlan) -> None:
+        self.store.begin_claim(plan, self._seq())
+        self.study.begin_claim(plan)
+
+    def complete_claim(self, number: int, claim: Claim | None) -> None:
+        """Record what came of a claim; None if nothing could be measured."""
+        self.store.complete_claim(number, claim, self._seq())
+        self.study.complete_claim(number, claim)
 
     def refuse(self, plan: Plan, reason: str) -> None:
         self.store.refuse(plan.parent, plan.ideas, reason, self._seq())

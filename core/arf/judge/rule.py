@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from arf.interfaces import AcceptRule, Judgement
-from arf.judge.statistics import CONFIRM, deciding_order
 from arf.study import Study
 from arf.types import Experiment, Plan, Role, Verdict
 
@@ -34,29 +33,6 @@ def judge(study: Study, rule: AcceptRule) -> Judgement:
         replicates=tuple(plan for plan in plans if (plan.parent, plan.ideas) not in study.refusals),
         incumbent=decision.incumbent,
     )
-
-
-def confirm_plans(study: Study) -> tuple[Plan, ...]:
-    """The fresh runs of the incumbent that are still missing when a search ends; none for the baseline.
-
-    None either while anything else runs: it may still change the incumbent, and no choice may be made by
-    fresh runs.
-    """
-    tree = study.incumbent_tree
-    if tree == study.base_tree or any(study.experiments[n].round != CONFIRM for n in study.running):
-        return ()
-    for tier in deciding_order(study):
-        base, best = study.baseline_group(tier), study.incumbent_group(tier)
-        if base is None or not base.n or best is None or not best.n:
-            continue
-        runs = [study.experiments[number] for number in study.by_round(CONFIRM)]
-        mine = [run for run in runs if (run.tree, run.tier) == (tree, tier)]
-        failed = sum(run.verdict is not None and run.value is None for run in mine)
-        missing = study.rule.confirm - (len(mine) - min(failed, FAILURES))
-        title = f"the best, measured afresh (#{study.incumbent_experiment})"
-        plan = Plan(parent=study.incumbent_commit, role=Role.REPLICATE, tier=tier, round=CONFIRM, title=title)
-        return (plan,) * missing
-    return ()
 
 
 # ---- What is not compared -----------------------------------------------------------------------
@@ -88,8 +64,8 @@ def _measured(study: Study, experiment: Experiment) -> str:
         return f"run {number + 1} of the baseline on {experiment.tier}"
     if experiment.role is Role.PROMOTION:
         return f"promoted to {experiment.tier}"
-    if experiment.round == CONFIRM:
-        return f"fresh run of experiment {runs[0]}, which no choice was made by"
+    if experiment.role is Role.CLAIM:
+        return f"measured for {experiment.round}"
     if number:
         return f"replicate {number} of experiment {runs[0]}"
     return f"measured for {experiment.round}" if experiment.ideas else f"replicate on {experiment.tier}"

@@ -1,4 +1,4 @@
-"""The statistics behind a verdict: noise, the sequential test, and the gain at the end.
+"""The statistics behind a verdict: noise, and the sequential test of `proof`.
 
 All of it is for two groups of runs of one tier and budget, whose values scatter about their means with one
 common standard deviation. docs/statistics.md explains the choices and has the measured error rates.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attrs import asdict, frozen
+from attrs import frozen
 from scipy.special import chdtri, fdtri, stdtr, stdtrit
 
 from arf.types import Role
@@ -18,9 +18,6 @@ from arf.types import Role
 if TYPE_CHECKING:
     from arf.study import Group, Study
     from arf.types import Experiment, Objective
-
-CONFIRM = "confirm"
-"""The round of the fresh runs that measure the final gain."""
 
 SCALE = 20
 """Half of a stretch's alpha is for its first so many ideas, two thirds for twice as many."""
@@ -202,98 +199,6 @@ def lead_over_parent(study: Study, experiment: Experiment) -> Comparison | None:
     return compare(study.objective, parent, group, sigma)
 
 
-@frozen(kw_only=True)
-class FinalGain:
-    """What a study achieved: its best against its baseline, on one tier."""
-
-    gain: float
-    """Positive is better, in units of the objective."""
-    low: float | None
-    """The 95 % interval of the gain; None where the noise is unknown."""
-    high: float | None
-    p: float | None
-    """Two-sided: the chance of a difference like this if there were none; None where the noise is unknown."""
-    percent: float | None
-    """The gain as a percentage of the baseline; None where that is 0."""
-    best: float
-    baseline: float
-    best_runs: int
-    baseline_runs: int
-    sigma: float | None
-    df: int
-    tier: str
-    experiment: int
-    """The first run of the best."""
-    fresh: bool
-    """Whether the best's runs are ones that no choice was made by. If not, the gain is likely too good."""
-    speed: str
-    """What was adjusted for the speed of machines, in one line; empty where nothing was."""
-    text: str
-    """All of it in one line for people."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def final_gain(study: Study) -> FinalGain | None:
-    """The incumbent's gain over the baseline; None if it is the baseline or no tier has run both.
-
-    By the runs of round `confirm` if there are any: they came after the last choice, so that the winner's
-    curse is not in them (Xu, Craiu and Sun, Biostatistics 12, 2011). Tiers are never mixed: the first one
-    that ran both counts, beginning with the one that decides. The interval is Student's
-    with the pooled noise.
-    """
-    if study.incumbent_tree == study.base_tree or study.incumbent_experiment is None:
-        return None
-    for tier in deciding_order(study):
-        base, best = study.baseline_group(tier), study.incumbent_group(tier)
-        if base is not None and base.n and best is not None and best.n:
-            return _final_gain(study, tier, base, best)
-    return None
-
-
-def _final_gain(study: Study, tier: str, base: Group, best: Group) -> FinalGain:
-    from arf.judge.speed import adjusted  # linear algebra, which a start need not wait for
-
-    fresh = fresh_runs(study, best)
-    runs = fresh or _counted(study, best)
-    mean, base_mean = math.fsum(run.value or 0.0 for run in runs) / len(runs), base.mean
-    known, speed = noise(study, tier), None
-    low = high = p = None
-    unseeded = ignores_seed(study, tier)
-    if known is not None and not unseeded:
-        df, error = known.df, known.sigma * math.sqrt(1 / base.n + 1 / len(runs))
-        speed = adjusted(study, _counted(study, base), runs, error)
-        if speed is not None:
-            base_mean, mean, df, error = speed.old, speed.new, speed.df, speed.error
-        gain = study.objective.gain(base_mean, mean)
-        margin = t_critical(0.025, df) * error if error else 0.0
-        low, high = gain - margin, gain + margin
-        p = min(1.0, 2 * t_tail(abs(gain) / error, df)) if error else float(gain == 0.0)
-    gain = study.objective.gain(base_mean, mean)
-    percent = 100 * gain / abs(base_mean) if base_mean else None
-    return FinalGain(
-        gain=gain,
-        low=low,
-        high=high,
-        p=p,
-        percent=percent,
-        best=mean,
-        baseline=base_mean,
-        best_runs=len(runs),
-        baseline_runs=base.n,
-        sigma=known.sigma if known else None,
-        df=known.df if known else 0,
-        tier=tier,
-        experiment=study.incumbent_experiment or 0,
-        fresh=bool(fresh),
-        speed=speed.text if speed else "",
-        text=_final_text(gain, percent, low, high, len(runs), base.n, bool(fresh))
-        + ("; as on machines of average speed" if speed else "")
-        + ("; not proven: the script ignores its seed" if unseeded else ""),
-    )
-
-
 def ignores_seed(study: Study, tier: str) -> bool:
     """Whether runs of the baseline with different seeds read the same, and that is not as it should be.
 
@@ -318,24 +223,3 @@ def _counted(study: Study, group: Group) -> list[Experiment]:
     """The runs that a group's values are of."""
     runs = (study.experiments[number] for number in group.experiments)
     return [run for run in runs if run.value is not None]
-
-
-def fresh_runs(study: Study, group: Group) -> list[Experiment]:
-    """A group's runs that count and that no choice was made by."""
-    runs = (study.experiments[number] for number in study.by_round(CONFIRM))
-    return [
-        run
-        for run in runs
-        if run.value is not None
-        and (run.tree, run.tier, run.budget) == (group.tree, group.tier, group.budget)
-    ]
-
-
-def _final_text(
-    gain: float, percent: float | None, low: float | None, high: float | None, n: int, base: int, fresh: bool
-) -> str:
-    share = "" if percent is None else f" ({percent:+.2f} %)"
-    interval = "" if low is None else f", 95 % interval {low:.4g} to {high:.4g}"
-    runs = f"{n} fresh run{'s' * (n != 1)}" if fresh else f"{n} run{'s' * (n != 1)} that it was chosen by"
-    caveat = "" if fresh else ": likely too good"
-    return f"gain {gain:.4g}{share}{interval}; {runs} against {base} of the baseline{caveat}"

@@ -22,6 +22,7 @@ from arf.interfaces import (
     Agent,
     Backend,
     Brief,
+    ClaimRule,
     Finding,
     HeldResource,
     Judgement,
@@ -30,7 +31,7 @@ from arf.interfaces import (
     Strategy,
 )
 from arf.plugins.type_check import misfit
-from arf.types import Answer, Ask, Experiment, Job, JobResult, Plan, Reading, Tier, Usage
+from arf.types import Answer, Ask, Claim, ClaimPlan, Experiment, Job, JobResult, Plan, Reading, Tier, Usage
 
 if TYPE_CHECKING:
     from arf.study import Study
@@ -177,6 +178,39 @@ class GuardedAcceptRule(AcceptRule):
         )
 
 
+class GuardedClaimRule(ClaimRule):
+    def __init__(self, inner: ClaimRule, broken: Broken) -> None:
+        super().__init__(inner.options)
+        self._inner = inner
+        self._blame = Blame(inner, broken)
+
+    @property
+    def every_s(self) -> float | None:
+        return self._blame.call("every_s", lambda: self._inner.every_s, _wrong(float | None))
+
+    @property
+    def share(self) -> float:
+        return self._blame.call("share", lambda: self._inner.share, _wrong(float))
+
+    def runs(self, study: Study) -> int:
+        return self._blame.call("runs", lambda: self._inner.runs(study), _wrong(int))
+
+    def begin(self, study: Study, patch: Recommendation, runs: int, why: str) -> ClaimPlan | None:
+        return self._blame.call(
+            "begin", lambda: self._inner.begin(study, patch, runs, why), _wrong(ClaimPlan | None)
+        )
+
+    def plans(self, study: Study, plan: ClaimPlan) -> Sequence[Plan]:
+        return self._blame.call(
+            "plans", lambda: self._inner.plans(study, plan), lambda given: wrong_decision(given, study)
+        )
+
+    def result(self, study: Study, plan: ClaimPlan, *, closing: bool = False) -> Claim | None:
+        return self._blame.call(
+            "result", lambda: self._inner.result(study, plan, closing=closing), _wrong(Claim | None)
+        )
+
+
 class GuardedAgent(Agent):
     def __init__(self, inner: Agent, broken: Broken) -> None:
         super().__init__(inner.options)
@@ -303,6 +337,7 @@ GUARDS: Mapping[str, Callable[[Any, Broken], object]] = {
     "strategy": GuardedStrategy,
     "parser": GuardedParser,
     "accept": GuardedAcceptRule,
+    "claim": GuardedClaimRule,
 }
 """By kind."""
 

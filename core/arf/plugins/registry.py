@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import click
     from pluggy import HookImpl
 
-    from arf.interfaces import AcceptRule, Agent, Backend, MetricParser, Strategy
+    from arf.interfaces import AcceptRule, Agent, Backend, ClaimRule, MetricParser, Strategy
     from arf.study import Study
     from arf.types import Experiment, Reading
 
@@ -50,6 +50,7 @@ REGISTER: Mapping[str, Kind] = MappingProxyType(
         "arf_register_strategies": "strategy",
         "arf_register_metric_parsers": "parser",
         "arf_register_accept_rules": "accept",
+        "arf_register_claim_rules": "claim",
         "arf_register_commands": "command",
     }
 )
@@ -64,6 +65,7 @@ _INTERFACES: Mapping[str, str] = {
     "strategy": "Strategy",
     "parser": "MetricParser",
     "accept": "AcceptRule",
+    "claim": "ClaimRule",
 }
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -193,10 +195,12 @@ class Plugins:
     def make(self, kind: Literal["parser"], name: str, options: object = None) -> MetricParser: ...
     @overload
     def make(self, kind: Literal["accept"], name: str, options: object = None) -> AcceptRule: ...
+    @overload
+    def make(self, kind: Literal["claim"], name: str, options: object = None) -> ClaimRule: ...
 
     def make(
         self, kind: Kind, name: str, options: object = None, directory: Path | None = None
-    ) -> Agent | Backend | Strategy | MetricParser | AcceptRule:
+    ) -> Agent | Backend | Strategy | MetricParser | AcceptRule | ClaimRule:
         """Import an implementation and make one. `options` None means its defaults.
 
         What is made is guarded (`arf.plugins.guards`). Raises UsageError for an unknown name or options that

@@ -17,7 +17,15 @@ from arf.study import Study
 
 if TYPE_CHECKING:
     from arf.config.schema import Config
-    from arf.interfaces import AcceptRule, Agent, Backend, MetricParser, Strategy, Workspace
+    from arf.interfaces import (
+        AcceptRule,
+        Agent,
+        Backend,
+        ClaimRule,
+        MetricParser,
+        Strategy,
+        Workspace,
+    )
 
 __all__ = ["Finished", "LogTail", "Plugins", "run_in_memory"]
 
@@ -43,6 +51,7 @@ async def run_in_memory(
     backend: Backend,
     parser: MetricParser,
     accept: AcceptRule,
+    claim: ClaimRule,
     observer: object,
     now: Callable[[], datetime],
     tail: Callable[[Path], LogTail],
@@ -77,6 +86,7 @@ async def run_in_memory(
         backend=backend,
         parser=parser,
         accept=accept,
+        claim=claim,
         events=observers.events,
         job_env={},
         command=config.workspace.command,

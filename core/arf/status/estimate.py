@@ -49,6 +49,8 @@ class Estimate:
     """How often the agent is asked, about."""
     agent: Usage | None = None
     """What the asks cost together (an hour of them, without a limit); None if that is not known."""
+    claim_share: float = 0.0
+    """The share of it, at most, that is kept for the claim at the end."""
     warnings: tuple[str, ...] = ()
 
 
@@ -156,6 +158,8 @@ def lines(told: Estimate, agent: str) -> list[str]:
         parts.append(f"the cost of about {asks} is not known")
     elif told.asks and told.agent is not None and told.agent != Usage():
         parts.append(f"about {_cost(told.agent)} for {asks}")
+    if told.claim_share:
+        parts.append(f"up to {100 * told.claim_share:.0f} % of it for the claim at the end")
     parts.append(f"{told.ends_by} ends it")
     return ["; ".join(parts), *warnings]
 
@@ -185,9 +189,9 @@ def _asks(slots: int, experiments: float) -> float:
 
 
 def _overhead(study: Study) -> int:
-    """Runs that need no idea: of the baseline, and of the best at the end."""
+    """Runs of the baseline that are still to come: they need no idea."""
     started = len(study.by_role(Role.BASELINE))
-    return max(0, study.rule.replicates * len(study.tiers) - started) + study.rule.confirm
+    return max(0, study.rule.replicates * len(study.tiers) - started)
 
 
 def _times(usage: Usage, n: int) -> Usage:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from attrs import asdict
+
 from arf.status import costs, held_resources, slot_usage, tier_stats
 from arf.store.database import Store, lock_owner, study_from_json
 from arf.study import Study
-from arf.types import Experiment, Objective, Verdict
+from arf.types import Claim, ClaimPlan, Experiment, Objective, Verdict
 
 
 def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def summarize(store: Store, *, verdicts: int = 10) -> dict[str, Any]:
         "tokens": int(totals.get("tokens", 0)),
         "open_asks": store.open_asks(),
         "final": _final(store, kept),
+        "claims": [_claimed(plan, claim) for plan, claim in store.claims()],
         "reason": store.meta("end_reason", ""),
         "notes": store.meta("notes", []),
         "suspects": store.meta("suspects", {}).get("open", []),
@@ -142,9 +145,18 @@ def _best(store: Store, study: Study, kept: list[Experiment]) -> dict[str, Any]:
 
 
 def _final(store: Store, kept: list[Experiment]) -> dict[str, Any] | None:
-    """The gain that was recorded when the study last ended; None if it is not that of the incumbent."""
-    final: dict[str, Any] | None = store.meta("final")
+    """The last claim, if it is about the incumbent; else None."""
+    claims = [claim for _, claim in store.claims() if claim is not None]
+    if claims and kept:
+        about = store.experiment(claims[-1].experiment)
+        return asdict(claims[-1]) if about is not None and about.tree == kept[-1].tree else None
+    final: dict[str, Any] | None = store.meta("final")  # as arf 0.1 wrote it
     return final if final is not None and kept and final["experiment"] == kept[-1].id else None
+
+
+def _claimed(plan: ClaimPlan, claim: Claim | None) -> dict[str, Any]:
+    """A claim: what it was begun for, and what came of it, if it is complete."""
+    return {"number": plan.number, "why": plan.why, "result": None if claim is None else asdict(claim)}
 
 
 def percent(objective: Objective, base: float, value: float) -> float | None:

@@ -25,6 +25,8 @@ from arf.study import Study
 from arf.types import (
     Ask,
     AskKind,
+    Claim,
+    ClaimPlan,
     Direction,
     Experiment,
     ExperimentState,
@@ -133,6 +135,7 @@ _LONGEST_PATH = 500
 
 
 INCUMBENTS = "incumbents"
+CLAIMS = "claims"
 RULE_FIELDS = frozenset(field.name for field in fields(NoiseRule))
 
 
@@ -502,6 +505,21 @@ class Store:
         """Record that an experiment's commit is the incumbent from now on, though its verdict was another."""
         self.set_meta(INCUMBENTS, [*self._changes(), (seq, number)])
 
+    def begin_claim(self, plan: ClaimPlan, seq: int) -> None:
+        """Record a claim that is begun."""
+        begun = {"begun_seq": seq, "plan": asdict(plan), "ended_seq": None, "claim": None}
+        self.set_meta(CLAIMS, [*self.meta(CLAIMS, []), begun])
+
+    def complete_claim(self, number: int, claim: Claim | None, seq: int) -> None:
+        """Record what came of a claim."""
+        claims = self.meta(CLAIMS, [])
+        claims[number - 1] |= {"ended_seq": seq, "claim": None if claim is None else asdict(claim)}
+        self.set_meta(CLAIMS, claims)
+
+    def claims(self) -> list[tuple[ClaimPlan, Claim | None]]:
+        """Every claim that was begun, and what came of it so far, in order."""
+        return [(_claim_plan(c["plan"]), _claim(c["claim"])) for c in self.meta(CLAIMS, [])]
+
     def set_spread(self, tier: str, budget: float | None, sum_squares: float, df: int) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO spreads VALUES (?, ?, ?, ?)", (tier, budget or 1.0, sum_squares, df)
@@ -575,6 +593,11 @@ class Store:
             yield from _experiment_story(study, row[:3], _experiment(row[3:]))
         for seq, number in self._changes():
             yield seq, _call(study.change_incumbent, number)
+        for told in self.meta(CLAIMS, []):
+            plan = _claim_plan(told["plan"])
+            yield told["begun_seq"], _call(study.begin_claim, plan)
+            if told["ended_seq"] is not None:
+                yield told["ended_seq"], _call(study.complete_claim, plan.number, _claim(told["claim"]))
 
     def sequence(self) -> int:
         """The number of the last change."""
@@ -585,7 +608,9 @@ class Store:
             " coalesce((SELECT max(seq) FROM orders), 0),"
             " coalesce((SELECT max(changed_seq) FROM experiments), 0))"
         )
-        return max(told, *(seq for seq, _ in self._changes()), 0)
+        claims = (max(c["begun_seq"], c["ended_seq"] or 0) for c in self.meta(CLAIMS, []))
+        last: int = max(told, *(seq for seq, _ in self._changes()), *claims, 0)
+        return last
 
     def experiment(self, experiment_id: int) -> Experiment | None:
         if experiment_id > MOST:
@@ -870,6 +895,16 @@ def _experiment(row: tuple[Any, ...]) -> Experiment:
     )
 
 
+def _claim_plan(data: Mapping[str, Any]) -> ClaimPlan:
+    return ClaimPlan(**{**data, "ideas": tuple(data["ideas"]), "questioned": tuple(data["questioned"])})
+
+
+def _claim(data: Mapping[str, Any] | None) -> Claim | None:
+    if data is None:
+        return None
+    return Claim(**{**data, "ideas": tuple(data["ideas"]), "dropped": tuple(data["dropped"])})
+
+
 def _study_to_json(study: Study) -> dict[str, Any]:
     return {
         "name": study.name,
@@ -885,7 +920,6 @@ def _study_to_json(study: Study) -> dict[str, Any]:
             "replicates": study.rule.replicates,
             "alpha": study.rule.alpha,
             "max_replicates": study.rule.max_replicates,
-            "confirm": study.rule.confirm,
         },
         "tiers": [
             {

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from attrs import define, evolve, field
 
-from arf.interfaces import AcceptRule
+from arf.interfaces import AcceptRule, ClaimRule, Recommendation
 from arf.judge.proof import Proof
-from arf.judge.rule import confirm_plans, judge
+from arf.judge.rule import judge
 from arf.testing.suites.strategy import BASE, EPOCH, WatchedStudy, World, _tree
-from arf.types import Ask, Experiment, ExperimentState, JobState, NoiseRule, Plan, Role, Verdict
+from arf.types import Ask, Claim, Experiment, ExperimentState, JobState, NoiseRule, Plan, Role, Verdict
 
 Ideas = frozenset[int]
 
@@ -34,8 +34,10 @@ class Laboratory(World):
     """The share of the noise's variance that runs with the same seed have in common."""
     rule: NoiseRule = field(factory=NoiseRule)
     accept_rule: AcceptRule = field(factory=Proof)
+    claim_rule: ClaimRule | None = None
+    """By which the best is measured at the end."""
     max_experiments: int | None = None
-    """Without those that confirm the best."""
+    """Without those of the claim."""
 
     def new_study(self) -> WatchedStudy:
         """A study in which nothing has happened."""
@@ -50,7 +52,7 @@ class Laboratory(World):
         )
 
     def run(self, turns: int = 1_000_000) -> None:
-        """Go on until there is nothing more to do, then confirm the best."""
+        """Go on until there is nothing more to do, then claim what was found."""
         for _ in range(turns):
             self.turns += 1
             self.settle()
@@ -62,10 +64,27 @@ class Laboratory(World):
                 break
             if self.study.open_asks and self.chance.random() < 0.5:
                 self.answer(min(self.study.open_asks))
-        for plan in confirm_plans(self.study):
-            self.accept(plan, plan.tier or self.tiers[0].name)
-            self.end(len(self.study.experiments))
-        self.give_verdicts()
+        if self.claim_rule is not None:
+            self.claim(self.claim_rule)
+
+    def claim(self, rule: ClaimRule) -> Claim | None:
+        """Prune and measure what the strategy recommends, on all slots of the tier that decides."""
+        study = self.study
+        patch = self.strategy.recommend(study) or Recommendation(
+            parent=study.incumbent_commit, gain=0.0, error=0.0
+        )
+        plan = rule.begin(study, patch, 10_000, "the end of the study")
+        if plan is None:
+            return None
+        self.tell("begin_claim", plan)
+        while wanted := rule.plans(study, plan) or study.running_count:
+            for item in list(wanted)[: self.free()[plan.tier]] if not isinstance(wanted, int) else ():
+                self.accept(item, plan.tier)
+            self.end(min(study.running))
+            self.give_verdicts()
+        claim = rule.result(study, plan)
+        self.tell("complete_claim", plan.number, claim)
+        return claim
 
     def settle(self) -> None:
         """Judge; then fill the free slots, the judge's replicates first, as the engine does."""

@@ -42,6 +42,7 @@ class Simulation:
     strategy: str = "greedy"
     agent: str = "offline"
     accept: str = "evidence"
+    claim: str = "interleaved"
 
 
 @frozen(kw_only=True)
@@ -211,6 +212,7 @@ async def simulate_here(
         agent=Choice(name=simulation.agent),
         backend=Choice(name="sim"),
         accept=Choice(name=simulation.accept),
+        claim=Choice(name=simulation.claim),
     )
     prices = {tier.name: tier.usd_per_hour for tier in tiers}
     observer = _Observer(workspace, objective, prices, tiers[0].name, loop_now())
@@ -223,6 +225,7 @@ async def simulate_here(
         backend=backend,
         parser=plugins.make("parser", "summary"),
         accept=plugins.make("accept", simulation.accept),
+        claim=plugins.make("claim", simulation.claim),
         observer=observer,
         now=loop_now,
         tail=logs.tail,

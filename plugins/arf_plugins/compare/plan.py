@@ -80,6 +80,7 @@ class ArmChoice:
     budget: Budget | None = field(default=None, metadata={"help": "Instead of the comparison's"})
     noise: Noise | None = field(default=None, metadata={"help": "Instead of the comparison's"})
     accept: str = field(default="", metadata={"help": "Instead of the comparison's"})
+    claim: str = field(default="", metadata={"help": "Instead of the comparison's"})
 
 
 @frozen(kw_only=True)
@@ -92,6 +93,7 @@ class CompareFile:
     budget: Budget = field(factory=lambda: Budget(max_time=8 * 3600.0))
     noise: Noise = field(factory=Noise)
     accept: str = field(default="evidence", metadata={"help": "The rule of acceptance"})
+    claim: str = field(default="interleaved", metadata={"help": "The rule of claims"})
     limits: Limits = field(factory=Limits)
     objectives: Mapping[str, ObjectiveOptions] = field(factory=dict)
     machines: Mapping[str, Machines] = field(factory=dict)
@@ -122,6 +124,7 @@ class Arm:
     budget: Budget
     noise: Noise
     accept: str
+    claim: str
 
 
 @frozen(kw_only=True)
@@ -271,6 +274,7 @@ def _arms(told: CompareFile, layer: Layer) -> Iterator[Arm]:
             budget=choice.budget or told.budget,
             noise=choice.noise or told.noise,
             accept=choice.accept or told.accept,
+            claim=choice.claim or told.claim,
         )
 
 

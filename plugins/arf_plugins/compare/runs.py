@@ -149,6 +149,7 @@ def run_one(run: Run) -> Outcome:
         budget=arm.budget,
         noise=arm.noise,
         accept=arm.accept,
+        claim=arm.claim,
         limits=run.limits,
         seed=run.seed,
         strategy=arm.searcher.strategy,

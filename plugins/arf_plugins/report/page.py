@@ -203,20 +203,26 @@ def _final(story: Story) -> str:
     """What the last runs of the best and the baseline say, as the study recorded it."""
     final = story.summary["final"]
     if not final:
-        return "<p>The gain has not been confirmed by fresh runs.</p>"
-    facts = {"gain": _signed(final["gain"])}
+        return "<p>Nothing is claimed: the best was not measured against the baseline by fresh runs.</p>"
+    facts = {"claim": "proven" if final.get("proven") else "not proven"}
+    facts["gain"] = _signed(final["gain"])
     if final["percent"] is not None:
         facts["gain"] += f" ({final['percent']:+.2f} %)"
     if final["low"] is not None and final["high"] is not None:
         facts["95 % interval"] = f"{_signed(final['low'])} to {_signed(final['high'])}"
     if final["p"] is not None:
-        facts["p, two-sided"] = f"{final['p']:.2g}"
+        level = f", proven at {final['alpha']:.3g}" if "alpha" in final else ""
+        facts["p"] = f"{final['p']:.2g}{level}"
     which = "fresh run" if final["fresh"] else "run"
-    facts[f"best, #{final['experiment']}, {_runs(final['best_runs'], which)}"] = number(final["best"])
-    facts[f"baseline, {_runs(final['baseline_runs'], 'run')}"] = number(final["baseline"])
+    facts[f"patch, {_runs(final['best_runs'], which)}"] = number(final["best"])
+    facts[f"baseline, {_runs(final['baseline_runs'], which)}"] = number(final["baseline"])
+    if final.get("dropped"):
+        facts["taken back"] = f"{len(final['dropped'])} changes that were worth nothing"
+    if final.get("note"):
+        facts["note"] = final["note"]
     cells = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
     told = (
-        "The runs of the best are ones that no choice was made by."
+        "Runs of the patch and of the baseline in pairs, in random order; no choice was made by them."
         if final["fresh"]
         else "The best was chosen by these runs, so its gain is likely too good."
     )

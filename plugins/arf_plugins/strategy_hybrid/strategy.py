@@ -151,7 +151,7 @@ class _Moment:
         if not wanted or wanted > CLOSING_SHARE * study.max_experiments:
             return False
         done = len(study.by_round(shrink.round_of(study)))
-        left = study.max_experiments - study.rule.confirm - len(study.experiments)
+        left = study.max_experiments - len(study.experiments)
         return left + done <= wanted
 
     def _is_over(self) -> bool:

@@ -10,8 +10,7 @@ from attrs import evolve
 from arf.interfaces import AcceptRule, Judgement
 from arf.judge.lower import Lower
 from arf.judge.proof import Proof
-from arf.judge.rule import confirm_plans, judge
-from arf.judge.statistics import CONFIRM
+from arf.judge.rule import judge
 from arf.study import Study
 from arf.testing.laboratory import Laboratory
 from arf.types import Experiment, ExperimentState, NoiseRule, Plan, Role, Tier, Verdict
@@ -528,53 +527,6 @@ def test_a_shorter_budget_has_an_incumbent_and_noise_of_its_own() -> None:
     assert case.verdict(number)[0] is Verdict.DISCARD
 
 
-# ---- The end --------------------------------------------------------------------------------
-
-
-def test_the_best_is_measured_afresh_as_often_as_the_rule_says() -> None:
-    case = Case(confirm=3)
-    assert confirm_plans(case.study) == ()
-    case.baseline(*NOISY)
-    assert confirm_plans(case.study) == ()
-    case.ran("x", 0.95)
-    case.ran("x", 0.95, Role.REPLICATE)
-    case.judge()
-    plans = confirm_plans(case.study)
-    assert [(p.parent, p.role, p.round, p.tier, p.ideas) for p in plans] == [
-        ("x", Role.REPLICATE, CONFIRM, "a", ())
-    ] * 3
-    case.carry_out(plans[:2], 0.95, 0.951)
-    case.judge()
-    assert len(confirm_plans(case.study)) == 1
-    assert case.study.experiments[8].reason == "fresh run of experiment 5, which no choice was made by"
-
-
-def test_nothing_is_confirmed_while_the_incumbent_may_still_change() -> None:
-    case = Case()
-    case.baseline(*NOISY)
-    case.ran("x", 0.95)
-    case.ran("x", 0.95, Role.REPLICATE)
-    case.ran("y", 0.90)
-    case.judge()
-    case.accept("x", Role.REPLICATE, round=CONFIRM)
-    assert len(confirm_plans(case.study)) == 2
-    case.accept("y", Role.REPLICATE)
-    assert confirm_plans(case.study) == ()
-
-
-def test_confirming_a_commit_that_fails_comes_to_an_end() -> None:
-    case = Case(confirm=2)
-    case.baseline(*NOISY)
-    case.ran("x", 0.95)
-    case.ran("x", 0.95, Role.REPLICATE)
-    case.judge()
-    runs = 0
-    while confirm_plans(case.study):
-        case.ran("x", None, Role.REPLICATE, round=CONFIRM)
-        runs += 1
-    assert runs == 4
-
-
 # ---- Whole studies --------------------------------------------------------------------------
 
 
@@ -622,8 +574,7 @@ def test_what_is_plainly_better_is_kept_after_a_few_runs() -> None:
         )
         laboratory.run()
         (kept,) = (e for e, gain in laboratory.keeps() if gain == 8.0)
-        fresh = [laboratory.study.experiments[n].tree for n in laboratory.study.by_round(CONFIRM)]
-        runs += laboratory.study.group_of(kept).n - fresh.count(kept.tree)
+        runs += laboratory.study.group_of(kept).n
     assert runs <= 55
 
 

@@ -147,7 +147,7 @@ def test_the_gain_at_the_end_is_adjusted_and_a_configuration_key_turns_that_off(
     )
     finals = []
     for metric in ("num_steps", ""):
-        rule = Noise(steps_metric=metric, confirm=6)
+        rule = Noise(steps_metric=metric)
         budget = Budget(max_experiments=80)
         finals.append(
             simulate(

@@ -424,7 +424,7 @@ def test_the_traceback_is_there_for_who_traces(
 
 def run(workspace: Path, plugins: Plugins, *, goes_on: bool = False, **kinds: str) -> dict[str, Any]:
     flags = {f"{kind}.name": name for kind, name in kinds.items()}
-    flags |= {"budget.max_experiments": "8", "noise.replicates": "3", "noise.confirm": "0"}
+    flags |= {"budget.max_experiments": "8", "noise.replicates": "3", "claim": "none"}
 
     async def main() -> dict[str, Any]:
         if goes_on:

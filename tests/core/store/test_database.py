@@ -13,13 +13,14 @@ import pytest
 from attrs import evolve
 
 from arf.errors import StoreError
-from arf.judge.statistics import CONFIRM, final_gain
 from arf.status.summary import summarize
 from arf.store.database import SCHEMA_VERSION, Store, StudyLock, lock_owner
 from arf.study import Study
 from arf.types import (
     Ask,
     AskKind,
+    Claim,
+    ClaimPlan,
     Experiment,
     ExperimentState,
     Factor,
@@ -158,33 +159,51 @@ def test_totals_and_summary_are_kept_up_without_reading_history(recorder: Record
     assert summary["verdicts"] == {"keep": 2, "measured": 1}
 
 
-def test_the_best_is_told_by_its_fresh_runs_once_it_has_them(recorder: Recorder) -> None:
+def claim(number: int, experiment: int) -> Claim:
+    return Claim(
+        number=number, proven=True, gain=0.2, low=0.1, high=0.3, p=0.001, alpha=0.025, percent=20.0, best=0.8,
+        baseline=1.0, best_runs=12, baseline_runs=12, tier="cpu", experiment=experiment, ideas=(2, 1),
+        text="proven: better than the baseline by 0.2",
+    )  # fmt: skip
+
+
+def test_the_best_is_told_by_its_claim_once_it_has_one(recorder: Recorder) -> None:
     """Not by the mean of all its runs, in which are those that it was chosen by."""
     for number in (1, 2):
         recorder.run(number, 1.0, Verdict.KEEP if number == 1 else Verdict.MEASURED, role=Role.BASELINE)
     recorder.run(3, 0.7, Verdict.KEEP, tree="t1", role=Role.CANDIDATE)
-    for number, value in ((4, 0.81), (5, 0.79)):
-        plan = Experiment(
-            id=number, role=Role.REPLICATE, parent="ct1", commit="ct1", tree="t1", tier="cpu", seed=number,
-            round=CONFIRM, accepted_at=START,
-        )  # fmt: skip
-        recorder.put(plan)
-        recorder.put(
-            evolve(plan, state=ExperimentState.ENDED, ended_at=START, value=value, verdict=Verdict.MEASURED)
-        )
-    assert summarize(recorder.store)["best"]["fresh"] is False
-    final = final_gain(recorder.study)
-    assert final is not None
+    plan = ClaimPlan(number=1, parent="base", ideas=(1, 2), tier="cpu", pairs=12, alpha=0.025)
     with recorder.store.transaction():
-        recorder.store.set_meta("final", final.to_json())
-    best = summarize(recorder.store)["best"]
-    assert (best["mean"], best["n"], best["fresh"]) == (pytest.approx(0.8), 2, True)
-    assert best["gain"] == pytest.approx(0.2)
-    assert best["gain_percent"] == pytest.approx(20)
+        recorder.store.begin_claim(plan, recorder.study.happened + 1)
+    recorder.study.begin_claim(plan)
+    assert summarize(recorder.store)["best"]["fresh"] is False
+    with recorder.store.transaction():
+        recorder.store.complete_claim(1, claim(1, 3), recorder.study.happened + 1)
+    recorder.study.complete_claim(1, claim(1, 3))
+    told = summarize(recorder.store)
+    assert (told["best"]["mean"], told["best"]["n"], told["best"]["fresh"]) == (0.8, 12, True)
+    assert (told["best"]["gain"], told["best"]["gain_percent"]) == (0.2, 20)
+    assert told["final"]["text"] == "proven: better than the baseline by 0.2"
+    loaded = recorder.store.load()
+    assert (loaded.claim_plans, loaded.claims) == (recorder.study.claim_plans, recorder.study.claims)
+    assert loaded.happened == recorder.study.happened
     recorder.run(6, 0.5, Verdict.KEEP, tree="t6", role=Role.CANDIDATE)
     told = summarize(recorder.store)
     assert told["final"] is None, "it is not that of the new best"
     assert (told["best"]["mean"], told["best"]["fresh"]) == (0.5, False)
+
+
+def test_a_change_back_of_the_incumbent_is_told_again_in_its_place(recorder: Recorder) -> None:
+    recorder.run(1, 1.0, Verdict.KEEP, role=Role.BASELINE)
+    for number, value in ((2, 0.9), (3, 0.8)):
+        recorder.run(number, value, Verdict.KEEP, tree=f"t{number}", role=Role.CANDIDATE)
+    with recorder.store.transaction():
+        recorder.store.change_incumbent(2, recorder.study.happened + 1)
+    recorder.study.change_incumbent(2)
+    assert [e.id for e in recorder.store.kept()] == recorder.study.kept == [1, 2, 3, 2]
+    loaded = recorder.store.load()
+    assert (loaded.kept, loaded.incumbent_experiment) == ([1, 2, 3, 2], 2)
+    assert loaded.happened == recorder.study.happened
 
 
 def test_a_transaction_that_fails_leaves_nothing(recorder: Recorder) -> None:
