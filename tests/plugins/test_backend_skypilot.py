@@ -22,7 +22,7 @@ from skypilot_stand_in import StandIn  # it is beside this file, which pytest's 
 
 from arf.errors import BackendError, UsageError
 from arf.interfaces import Backend
-from arf.testing.suites import BackendSuite
+from arf.testing.suites import ClusterSuite
 from arf.types import Job, JobResult, JobState
 from arf_plugins.backend_skypilot import SkyPilotOptions, SkyTier
 from arf_plugins.backend_skypilot.backend import SkyPilotBackend
@@ -43,7 +43,7 @@ def sky(tmp_path: Path) -> Iterator[StandIn]:
     stand_in.end_all()
 
 
-class TestBackendSuite(BackendSuite):
+class TestClusterSuite(ClusterSuite):
     """Two clusters of two slots each."""
 
     @pytest.fixture(autouse=True)
@@ -53,6 +53,20 @@ class TestBackendSuite(BackendSuite):
     def make(self, directory: Path) -> Backend:
         tiers = {"h100": {"accelerators": "H100:2", "slots": 4}}
         return SkyPilotBackend(SkyPilotOptions(tiers=tiers, **QUICK), directory, sky=self.sky)
+
+    def kill(self, word: str) -> None:
+        for name in [*self.sky.clusters_by_name]:
+            for pid in self.sky.processes(name, word):
+                os.kill(pid, signal.SIGKILL)
+
+    def lose_workers(self) -> None:
+        self.kill("node-worker")
+
+    def cut_links(self) -> None:
+        self.kill("relay")
+
+    def left(self) -> Sequence[str]:
+        return [*self.sky.clusters_by_name]
 
 
 class Study:

@@ -14,11 +14,10 @@ from typing import Any
 from attrs import frozen
 
 from arf.errors import BackendError, UsageError
-from arf.types import Tier
 from arf_plugins.backend_local.devices import Gpu
 from arf_plugins.backend_ssh import SshOptions
+from arf_plugins.worker_pool.host_pool import Place
 from arf_plugins.worker_pool.link import boot_command
-from arf_plugins.worker_pool.remote_node import NodeKind
 
 SSH_OPTIONS = (
     "BatchMode=yes",
@@ -42,17 +41,6 @@ class Host:
     """For ssh: an alias of its configuration, a name or an address, with a user or without."""
     most: int | None = None
     """Jobs at a time; None: as many as it has GPUs for."""
-
-
-@frozen(kw_only=True)
-class Place:
-    """The part of a host that makes one node: its GPUs of one kind, or its cores."""
-
-    host: str
-    tier: str
-    slots: int
-    uuids: tuple[str, ...] = ()
-    memory_gb: float | None = None
 
 
 def hosts_of(options: SshOptions) -> list[Host]:
@@ -113,27 +101,6 @@ def places_of(host: Host, probe: Mapping[str, Any], options: SshOptions) -> list
                 )
             )
     return places
-
-
-def kinds_of(places: Mapping[str, Place]) -> dict[str, NodeKind]:
-    """The tiers that nodes make, by their names; the one with most slots first."""
-    by_tier: dict[str, list[Place]] = {}
-    for place in places.values():
-        by_tier.setdefault(place.tier, []).append(place)
-    kinds = {
-        tier: NodeKind(
-            tier=Tier(
-                name=tier,
-                slots=sum(place.slots for place in mine),
-                memory_gb=mine[0].memory_gb,
-                description=f"on {', '.join(place.host for place in mine)}",
-            ),
-            jobs=max(place.slots for place in mine),
-            nodes=len(mine),
-        )
-        for tier, mine in by_tier.items()
-    }
-    return dict(sorted(kinds.items(), key=lambda item: -item[1].tier.slots))
 
 
 def setup_lines(options: SshOptions) -> str:

@@ -2,6 +2,7 @@
 
 from arf.testing.suites.agent import AgentSuite
 from arf.testing.suites.backend import BackendSuite
+from arf.testing.suites.cluster import ClusterSuite
 from arf.testing.suites.command import CommandSuite
 from arf.testing.suites.listener import ListenerSuite
 from arf.testing.suites.parser import MetricParserSuite
@@ -11,6 +12,7 @@ from arf.testing.suites.workspace import WorkspaceSuite
 __all__ = [
     "AgentSuite",
     "BackendSuite",
+    "ClusterSuite",
     "CommandSuite",
     "ListenerSuite",
     "MetricParserSuite",
