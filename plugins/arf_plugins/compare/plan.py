@@ -209,7 +209,7 @@ def read_comparison(path: Path, plugins: Plugins, *, seeds: int | None = None) -
 
 def _located(objective: ObjectiveOptions, path: Path) -> ObjectiveOptions:
     """A file that it names is relative to the comparison's."""
-    if objective.kind in ("surface", "generated", "h200") or objective.file == "bundled":
+    if objective.kind not in ("table", "replay") or objective.file == "bundled":
         return objective
     return evolve(objective, file=str((path.parent / Path(objective.file).expanduser()).resolve()))
 

@@ -13,7 +13,7 @@ from arf_plugins.objectives.objective import SimulatedObjective, Values
 if TYPE_CHECKING:
     from arf_plugins.backend_sim import ObjectiveOptions, SimTier
 
-KINDS = ("surface", "generated", "h200", "table", "replay")
+KINDS = ("surface", "generated", "h200", "hpo-bench", "table", "replay")
 
 
 def make_objective(
@@ -53,6 +53,10 @@ def _make(options: ObjectiveOptions, seed: int) -> SimulatedObjective:
         from arf_plugins.objectives.h200 import H200Objective
 
         return H200Objective()
+    if options.kind == "hpo-bench":
+        from arf_plugins.objectives.hpo_bench import HpoBenchObjective
+
+        return HpoBenchObjective(options.name)
     if options.kind == "table":
         from arf_plugins.objectives.table import TableObjective, read_table
 
