@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import click
 
     from arf.study import Study
-    from arf.types import Experiment, Reading
+    from arf.types import Ask, Experiment, Reading, Usage
 
 PROJECT = "arf"
 
@@ -168,6 +168,23 @@ def arf_reading(study: Study, experiment: Experiment, reading: Reading) -> None:
     """A metric value appeared in the log of a running experiment (about once a second, in batches).
 
     Be quick. What this raises is logged and dropped.
+    """
+
+
+@hookspec
+def arf_ask_opened(study: Study, number: int, ask: Ask) -> None:
+    """The agent was asked: already written. `number` names the ask in the study.
+
+    Called on the engine's thread: be quick. What this raises is logged and dropped.
+    """
+
+
+@hookspec
+def arf_ask_closed(study: Study, number: int, ask: Ask, usage: Usage, note: str) -> None:
+    """The agent answered, or will not: already written, with its ideas in `study.ideas`.
+
+    `usage` is what it cost; `note` what the agent said of it, or why there is no answer. Called on the
+    engine's thread: be quick. What this raises is logged and dropped.
     """
 
 

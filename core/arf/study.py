@@ -172,6 +172,8 @@ class Study:
         self._running_on: dict[str, int] = {}
         self._by_role: dict[Role, list[int]] = {role: [] for role in Role}
         self._trees = {base: base_tree}
+        self._first: dict[str, int] = {}
+        """The first experiment of each commit."""
         self._origins: dict[str, int] = {}
         self._children: dict[str, int] = {}
         self._leaders: dict[str, list[tuple[float, str]]] = {}
@@ -359,6 +361,21 @@ class Study:
         """
         return random.Random(f"{self.seed}/run/{run}").randrange(2**31)
 
+    def settings(self, experiment: Experiment) -> Mapping[str, Scalar]:
+        """The value of each constant that an experiment ran with: the base's, then what its ideas have set.
+
+        Changes of code are not looked into, so a constant that one of them sets keeps the value from before.
+        Empty for a study that no engine runs, as the base's constants are read from the workspace.
+        """
+        values = {n: c.value for n, c in self.constants.items() if not isinstance(c.value, tuple)}
+        chain = [experiment]
+        while (before := self._first.get(chain[-1].parent)) is not None and before != chain[-1].id:
+            chain.append(self._experiments[before])
+        for one in reversed(chain):
+            for idea in one.ideas:
+                values |= {n: v for n, v in self._ideas[idea].constants.items() if n in values}
+        return values
+
     # ---- What the engine tells --------------------------------------------------------------
 
     def add_idea(self, idea: Idea) -> None:
@@ -407,10 +424,12 @@ class Study:
         self.happened += 1
 
     def begin_claim(self, plan: ClaimPlan) -> None:
+        """Record that a claim is being measured. Only the engine does."""
         self.claim_plans[plan.number] = plan
         self.happened += 1
 
     def complete_claim(self, number: int, claim: Claim | None) -> None:
+        """Record what a claim came to. Only the engine does."""
         self.claims[number] = claim
         self.happened += 1
 
@@ -434,6 +453,7 @@ class Study:
             self._judged(experiment)
 
     def _accepted(self, experiment: Experiment) -> None:
+        self._first.setdefault(experiment.commit, experiment.id)
         key = (experiment.tree, experiment.tier, experiment.budget)
         group = self._groups.get(key)
         if group is None:

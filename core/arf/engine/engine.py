@@ -1294,6 +1294,7 @@ class Engine:
         self._record_state(state, reason)
         summary = summarize(self.store)
         summary.update(state=state, pid=None)
+        self._announce()
         summary["files"] = self._events.arf_study_finished(
             study=self.study, directory=self.directory, summary=summary
         )
@@ -1342,6 +1343,12 @@ class Engine:
 
     def _announce(self) -> None:
         """Tell observers what was written."""
+        asks, self._ledger.asks = self._ledger.asks, []
+        for number, ask, usage, note in asks:
+            if usage is None:
+                self._events.arf_ask_opened(study=self.study, number=number, ask=ask)
+            else:
+                self._events.arf_ask_closed(study=self.study, number=number, ask=ask, usage=usage, note=note)
         changed, self._ledger.changed = self._ledger.changed, []
         for experiment in changed:
             self._events.arf_experiment_changed(study=self.study, experiment=experiment)

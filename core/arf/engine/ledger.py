@@ -36,6 +36,8 @@ class Ledger:
         self.store = store
         self.now = now
         self.changed: list[Experiment] = []
+        self.asks: list[tuple[int, Ask, Usage | None, str]] = []
+        """Asks that were opened (without a cost) or closed since observers were told."""
         """Experiments that observers have not been told of."""
         self.next_experiment = max(study.experiments, default=0) + 1
         self._next_idea = max(study.ideas, default=0) + 1
@@ -117,9 +119,11 @@ class Ledger:
         self.store.open_ask(number, ask, self._seq(), self.now())
         self.store.set_meta("asks", number)
         self.study.open_ask(number, ask)
+        self.asks.append((number, ask, None, ""))
         return number
 
     def close_ask(self, number: int, usage: Usage, note: str, *, exhausted: bool) -> None:
+        self.asks.append((number, self.study.open_asks[number], usage, note))
         self.store.close_ask(number, usage, exhausted, self._seq(), self.now(), note)
         self.study.close_ask(number, usage, exhausted)
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import logging
 import os
 import re
 import sys
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from arf.interfaces import AcceptRule, Agent, Backend, ClaimRule, MetricParser, Strategy
     from arf.study import Study
-    from arf.types import Experiment, Reading
+    from arf.types import Ask, Experiment, Reading, Usage
 
 GROUP = "arf"
 """The entry point group in which plugins are found."""
@@ -55,6 +56,11 @@ REGISTER: Mapping[str, Kind] = MappingProxyType(
     }
 )
 """The registering hooks and what each registers. Every other hook is an event."""
+
+SLOW_S = 1.0
+"""An event that takes longer is named: the engine waits for it."""
+UNHURRIED = frozenset({"arf_study_started", "arf_study_finished"})
+"""Events in which nothing waits."""
 
 HOOKS = frozenset(name for name in vars(hooks) if name.startswith("arf_"))
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -380,7 +386,7 @@ class Events:
 
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
-        self._warned: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, ...]] = set()
 
     def arf_study_started(self, *, study: Study, directory: Path, resumed: bool) -> None:
         self._tell("arf_study_started", {"study": study, "directory": directory, "resumed": resumed})
@@ -390,6 +396,13 @@ class Events:
 
     def arf_reading(self, *, study: Study, experiment: Experiment, reading: Reading) -> None:
         self._tell("arf_reading", {"study": study, "experiment": experiment, "reading": reading})
+
+    def arf_ask_opened(self, *, study: Study, number: int, ask: Ask) -> None:
+        self._tell("arf_ask_opened", {"study": study, "number": number, "ask": ask})
+
+    def arf_ask_closed(self, *, study: Study, number: int, ask: Ask, usage: Usage, note: str) -> None:
+        arguments = {"study": study, "number": number, "ask": ask, "usage": usage, "note": note}
+        self._tell("arf_ask_closed", arguments)
 
     def arf_study_finished(self, *, study: Study, directory: Path, summary: Mapping[str, Any]) -> list[str]:
         """Gives the paths that the plugins have written."""
@@ -401,6 +414,7 @@ class Events:
         told: list[object] = []
         impls = getattr(self._plugins._manager.hook, hook).get_hookimpls()
         for impl in reversed(impls):  # pluggy's order of calls
+            began = time.monotonic()
             try:
                 with _stdout_to_stderr():
                     given = self._plugins._call(hook, impl, arguments)
@@ -412,12 +426,21 @@ class Events:
                 raise
             except BaseException as error:  # an event observes: nothing that it does may end a study
                 self._log(hook, impl.plugin_name, error)
+            if (took_s := time.monotonic() - began) > SLOW_S and hook not in UNHURRIED:
+                self._name_slow(hook, impl.plugin_name, took_s)
         return told
+
+    def _name_slow(self, hook: str, plugin: str, took_s: float) -> None:
+        """Once for each hook of a plugin."""
+        if (hook, plugin, "slow") not in self._warned:
+            self._warned.add((hook, plugin, "slow"))
+            origin = self._plugins._infos[plugin].origin
+            logging.getLogger(__name__).warning(
+                "plugin %s: %s took %.1f s, and the study stood still meanwhile", origin, hook, took_s
+            )
 
     def _log(self, hook: str, plugin: str, error: BaseException) -> None:
         """A warning the first time; an event may come thousands of times."""
-        import logging
-
         first = (hook, plugin) not in self._warned
         self._warned.add((hook, plugin))
         level = logging.WARNING if first else logging.DEBUG

@@ -19,7 +19,20 @@ from arf.interfaces import Agent, Brief
 from arf.launch import create, resume, study_directory
 from arf.plugins.registry import Plugins
 from arf.store.database import Store
-from arf.types import Answer, Ask, Draft, Edit, Experiment, ExperimentState, JobState, Role, Verdict
+from arf.study import Study
+from arf.types import (
+    Answer,
+    Ask,
+    Draft,
+    Edit,
+    Experiment,
+    ExperimentState,
+    JobState,
+    Role,
+    Scalar,
+    Usage,
+    Verdict,
+)
 
 SCRIPT = """#!/bin/sh
 LEVEL=100    # the best is 140 [0..1000, step 10]
@@ -136,10 +149,12 @@ async def make(workspace: Path, plugins: Plugins, flags: Mapping[str, object]) -
 
 
 def run(
-    workspace: Path, drafts: Sequence[Draft] | None = None, **flags: object
+    workspace: Path, drafts: Sequence[Draft] | None = None, observer: object = None, **flags: object
 ) -> tuple[dict[str, Any], Store]:
     """Run a study to its end with the scripted agent (or the one in `flags`)."""
     plugins = plugins_with()
+    if observer is not None:
+        plugins.register(observer, "observer")
     Scripted.drafts = drafts or ()
 
     async def main() -> dict[str, Any]:
@@ -174,6 +189,38 @@ def test_a_study_finds_the_better_level_and_leaves_the_checkout_alone(workspace:
     assert git(workspace, "rev-parse", "arf/s").strip() == summary["best"]["commit"]
     refs = git(workspace, "for-each-ref", "--format=%(objectname)", "refs/arf/s/[0-9]*").split()
     assert sorted(refs) == sorted(e.commit for e in experiments)
+
+
+class Diary:
+    """Writes down asks, and the settings of what was kept."""
+
+    def __init__(self) -> None:
+        self.asks: list[tuple[str, int]] = []
+        self.kept: list[Mapping[str, Scalar]] = []
+
+    @hookimpl
+    def arf_ask_opened(self, number: int) -> None:
+        self.asks.append(("opened", number))
+
+    @hookimpl
+    def arf_ask_closed(self, study: Study, number: int, usage: Usage) -> None:
+        assert number not in study.open_asks
+        assert usage.usd >= 0
+        self.asks.append(("closed", number))
+
+    @hookimpl
+    def arf_experiment_changed(self, study: Study, experiment: Experiment) -> None:
+        if experiment.verdict is Verdict.KEEP:
+            self.kept.append(study.settings(experiment))
+
+
+def test_observers_hear_of_asks_and_can_see_the_settings_of_every_run(workspace: Path) -> None:
+    diary = Diary()
+    run(workspace, [level(140)], diary)
+    opened = [number for what, number in diary.asks if what == "opened"]
+    assert opened
+    assert sorted(number for what, number in diary.asks if what == "closed") == sorted(opened)
+    assert [values["LEVEL"] for values in diary.kept] == [100, 140]
 
 
 def test_replicates_have_seeds_of_their_own_and_run_k_is_the_same_for_all(workspace: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points as metadata_entry_points
@@ -19,10 +20,12 @@ import pytest
 
 from arf.errors import PluginError, UsageError
 from arf.hooks import Declaration, hookimpl
+from arf.plugins import registry
 from arf.plugins.entry_points import entry_points
 from arf.plugins.registry import PluginInfo, Plugins, PluginState
 from arf.study import Study
 from arf.testing import fakes
+from arf.types import Ask
 
 Install = Callable[..., None]
 
@@ -546,6 +549,23 @@ def test_a_hook_that_gives_a_coroutine_is_told(
     plugins.register(Late(), "late", distribution="late-dist", version="2")
     plugins.events.arf_study_started(study=arf_study, directory=tmp_path, resumed=False)
     assert "plugin late (of late-dist 2): arf_study_started: it gave a coroutine" in caplog.text
+
+
+def test_a_listener_that_the_study_waits_for_is_named_once(
+    arf_study: Study, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        @hookimpl
+        def arf_ask_opened(self, number: int) -> None:
+            time.sleep(0.02)
+
+    monkeypatch.setattr(registry, "SLOW_S", 0.01)
+    plugins = Plugins()
+    plugins.register(Slow(), "slow")
+    for number in (1, 2):
+        plugins.events.arf_ask_opened(study=arf_study, number=number, ask=Ask(base="b"))
+    (record,) = caplog.records
+    assert "plugin slow: arf_ask_opened took" in record.getMessage()
 
 
 def test_an_interrupt_is_never_dropped(arf_study: Study, tmp_path: Path) -> None:
