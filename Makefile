@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-all test-slurm test-ssh test-skypilot test-agents test-services check format bench clean
+.PHONY: help run test test-all test-slurm test-ssh test-skypilot test-agents test-services test-trust check format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -40,6 +40,9 @@ test-agents: $(VENV)-agents/.ready ## run the tests on the real Claude Code and 
 
 test-services: $(VENV)/.test-ready ## run a small study with each real service whose key is set (costs some cents)
 	@$(BIN)/pytest -m services tests/services $(ARGS)
+
+test-trust: $(VENV)/.test-ready ## try a catalogue of tricks and honest changes, and print which were kept
+	@$(BIN)/pytest -s -q -m '' tests/trust $(ARGS)
 
 check: $(VENV)/.test-ready ## lint, format, types and import contracts
 	@$(BIN)/ruff check .
