@@ -1,6 +1,6 @@
 """What the sandbox adds to a job: trivial ones of the local backend, confined and not, cold and warm.
 
-The time that processors spent on it is beside the time on the clock, which other work on the machine lengthens.
+The time of processors is beside that on the clock, which other work on the machine lengthens.
 """
 
 from __future__ import annotations
