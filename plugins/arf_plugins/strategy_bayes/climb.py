@@ -30,7 +30,8 @@ class Slope:
         basis, f = self._basis, self._f
         n = len(basis.axes)
         x = basis.of_points(point[None, :])[0]
-        pull = f.quadratic @ x
+        pull = np.zeros_like(x)
+        pull[f.paired] = f.quadratic @ x[f.paired]
         slope = self._linear + basis.padded(pull)
         found = np.einsum("ilr,ir->il", basis.table, slope)
         here = found[np.arange(n), point]

@@ -83,7 +83,9 @@ class Sizes:
     """In units of the objective."""
     axes: Vector
     active: Vector
-    """How much each axis takes part in pairs; their mean is 1."""
+    """How much each axis takes part in pairs; their mean is 1, or less where there are many axes."""
+    paired: Levels
+    """The features of the axes that take part."""
     pairs: float
     whole: float
     elsewhere: float
@@ -127,11 +129,11 @@ class Covariance:
 
     def _pairs(self, a: Readings, xa: Vector, b: Readings, xb: Vector, sizes: Sizes) -> Vector:
         """Products of two different axes: half of what the square of the sum has beyond the squares."""
-        ua = xa * sizes.active[self.basis.owner]
-        found: Vector = (ua @ xb.T) ** 2
-        for i in np.flatnonzero(a.points.any(axis=0) & b.points.any(axis=0)):
+        some = sizes.paired
+        found: Vector = ((xa[:, some] * sizes.active[self.basis.owner[some]]) @ xb[:, some].T) ** 2
+        for i in np.flatnonzero((sizes.active > 0) & a.points.any(axis=0) & b.points.any(axis=0)):
             mine = self.columns[i]
-            found -= (ua[:, mine] @ xb[:, mine].T) ** 2
+            found -= (sizes.active[i] * (xa[:, mine] @ xb[:, mine].T)) ** 2
         found *= 0.5 * sizes.pairs
         return found
 

@@ -22,7 +22,7 @@ from arf_plugins.strategy_bayes.chances import Chances, estimate
 from arf_plugins.strategy_bayes.covariance import Readings
 from arf_plugins.strategy_bayes.process import Process
 from arf_plugins.strategy_bayes.search import Key, Search, key_of
-from arf_plugins.strategy_bayes.space import NEWEST, Setting, Space, read_space, setting_of
+from arf_plugins.strategy_bayes.space import NEWEST, Proposed, Setting, Space, read_space, setting_of
 
 FIRST = 24
 """Runs before the sizes are estimated for the second time."""
@@ -30,6 +30,8 @@ GROWTH = 6
 """They are estimated again when there is a share of 1 / GROWTH more runs, but not for less than 16."""
 WINDOW = 1024
 """Runs that the model rests on, at most: the last ones, and the best of those before."""
+A_FEW = 4
+"""The odds of failures are worked out when so many more runs have ended."""
 USEFUL = 32
 """Readings, the best ones, whose ideas of code keep their axes where there are many ideas."""
 WORST = 8.0
@@ -60,9 +62,17 @@ class Knowledge:
     """Those of them that had not ended."""
     ended: list[int] = field(factory=list)
     """In the order of their ends."""
+    counted: list[int] = field(factory=list)
+    """Those of them that have a value."""
     space: Space | None = None
     process: Process | None = None
     search: Search | None = None
+    failures: int = 0
+    _proposed: Proposed = field(factory=Proposed)
+    _point_of: dict[str, Levels | None] = field(factory=dict)
+    """Of each commit, in the present space."""
+    _feasible: tuple[int, Chances | None] = (-1, None)
+    """From how many runs that ended, and what followed."""
     _signs: tuple[object, ...] = ()
     _fitted: int = 0
     _taken: int = 0
@@ -83,16 +93,19 @@ class Knowledge:
     def update(self, study: Study) -> None:
         """Take in what has happened."""
         self._look(study)
-        counted = [n for n in self.ended if study.experiments[n].value is not None]
+        counted = self.counted
         fit_at = checkpoint(len(counted))
         crowd = fit_at if len(study.ideas) > NEWEST else 0
         signs = len(study.ideas), len(study.refusals), deciding_order(study)[0], len(study.constants), crowd
         if signs != self._signs:
             useful = self._useful(study, counted[:fit_at]) if len(study.ideas) > NEWEST else ()
-            space = read_space(study, self.settings, self.space, values=self.values, useful=useful)
+            space = read_space(
+                study, self.settings, self._proposed, self.space, values=self.values, useful=useful
+            )
             changed = self.space is None or space.basis is not self.space.basis
             self.space = space
             if changed:
+                self._point_of, self._feasible = {}, (-1, None)
                 self._known_from = (0, 0)
                 self.points, self.refused, self.conflicts = {}, set(), []
                 self.moved = np.zeros(len(space.basis.axes), dtype=np.intp)
@@ -123,7 +136,10 @@ class Knowledge:
         self.seen = total
         done = [n for n in self.open if study.experiments[n].state is ExperimentState.ENDED]
         runs = sorted((study.experiments[n] for n in done), key=_end)
-        self.ended += [run.id for run in runs if run.commit in self.settings]
+        runs = [run for run in runs if run.commit in self.settings]
+        self.ended += [run.id for run in runs]
+        self.counted += [run.id for run in runs if run.value is not None]
+        self.failures += sum(run.verdict in OWN_FAULT or run.value is None for run in runs)
         if runs:
             self.search = None
         self.open.difference_update(done)
@@ -137,7 +153,9 @@ class Knowledge:
 
     def _point(self, run: Experiment) -> Levels | None:
         assert self.space is not None
-        return self.space.point(self.settings[run.commit])
+        if run.commit not in self._point_of:
+            self._point_of[run.commit] = self.space.point(self.settings[run.commit])
+        return self._point_of[run.commit]
 
     def _fit(self, study: Study, counted: Sequence[int], fit_at: int) -> None:
         """The model anew, from the runs up to a checkpoint."""
@@ -249,8 +267,18 @@ class Knowledge:
         return np.flatnonzero(can & (self.moved == 0))
 
     def _chances(self, study: Study) -> Chances:
+        """From the runs up to the last few."""
         assert self.space is not None
-        runs = [study.experiments[number] for number in self.ended[-2 * WINDOW :]]
+        until = len(self.ended) // A_FEW * A_FEW if self.failures else 0
+        if self._feasible[1] is not None and self._feasible[0] == until:
+            return self._feasible[1]
+        self._feasible = until, self._estimated(study, self.ended[:until][-2 * WINDOW :])
+        assert self._feasible[1] is not None
+        return self._feasible[1]
+
+    def _estimated(self, study: Study, ended: Sequence[int]) -> Chances:
+        assert self.space is not None
+        runs = [study.experiments[number] for number in ended]
         told = [run for run in runs if run.value is not None or run.verdict in OWN_FAULT]
         found = [(point, run.value is None) for run in told if (point := self._point(run)) is not None]
         points = np.array([point for point, _ in found], dtype=np.intp).reshape(

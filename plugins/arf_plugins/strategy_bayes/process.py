@@ -27,6 +27,8 @@ class Function:
 
     linear: Vector
     quadratic: Vector
+    """In the features of the axes that take part in pairs (`paired`)."""
+    paired: Levels
     waves: Vector
 
 
@@ -38,7 +40,8 @@ class Process:
         self.covariance = Covariance(basis)
         self.sizes = estimate(self.covariance, readings)
         self.readings = readings
-        self._blocks = basis.owner[:, None] != basis.owner[None, :]
+        owner = basis.owner[self.sizes.paired]
+        self._blocks = owner[:, None] != owner[None, :]
         self._condition()
 
     def _condition(self) -> None:
@@ -90,22 +93,23 @@ class Process:
     def mean(self) -> Function:
         """The posterior mean."""
         if self._mean is None:
-            p, waves = self._x.shape[1], self._waves.shape[1]
-            nothing = Function(linear=np.zeros(p), quadratic=np.zeros((p, p)), waves=np.zeros(waves))
+            p, waves, paired = self._x.shape[1], self._waves.shape[1], self.sizes.paired
+            none = np.zeros((len(paired), len(paired)))
+            nothing = Function(linear=np.zeros(p), quadratic=none, paired=paired, waves=np.zeros(waves))
             self._mean = self._corrected(nothing, self._y)
         return self._mean
 
     def draw(self, chance: np.random.Generator) -> Function:
         """A function of the posterior."""
-        sizes, owner = self.sizes, self.basis.owner
-        p = len(owner)
-        linear = chance.standard_normal(p) * np.sqrt(sizes.axes[owner])
-        u = np.sqrt(sizes.active[owner])
-        upper = np.triu(chance.standard_normal((p, p)), 1) * self._blocks
+        sizes, owner, paired = self.sizes, self.basis.owner, self.sizes.paired
+        linear = chance.standard_normal(len(owner)) * np.sqrt(sizes.axes[owner])
+        u = np.sqrt(sizes.active[owner[paired]])
+        upper = np.triu(chance.standard_normal(self._blocks.shape), 1) * self._blocks
         upper *= u[:, None] * (u * np.sqrt(sizes.pairs))[None, :]
         waves = chance.standard_normal(self._waves.shape[1]) * np.sqrt(sizes.whole)
-        prior = Function(linear=linear, quadratic=upper + upper.T, waves=waves)
-        there = self._x @ linear + np.einsum("ij,ij->i", self._x @ upper, self._x) + self._waves @ waves
+        prior = Function(linear=linear, quadratic=upper + upper.T, paired=paired, waves=waves)
+        x = self._x[:, paired]
+        there = self._x @ linear + np.einsum("ij,ij->i", x @ upper, x) + self._waves @ waves
         there = there + self._nuisance(chance) + chance.standard_normal(len(there)) * np.sqrt(self._variances)
         return self._corrected(prior, self._y - there)
 
@@ -113,13 +117,15 @@ class Process:
         """A function of the prior with what the data make of what it leaves."""
         sizes, owner = self.sizes, self.basis.owner
         v = cho_solve((self._factor, True), residuals)
-        u = sizes.active[owner]
-        pairs = (self._x * v[:, None]).T @ self._x
+        u = sizes.active[owner[prior.paired]]
+        x = self._x[:, prior.paired]
+        pairs = (x * v[:, None]).T @ x
         pairs *= self._blocks
         pairs *= u[:, None] * (u * sizes.pairs)[None, :]
         return Function(
             linear=(prior.linear + sizes.axes[owner] * (self._x.T @ v)) * sizes.scale,
             quadratic=(prior.quadratic + pairs) * sizes.scale,
+            paired=prior.paired,
             waves=(prior.waves + sizes.whole * (self._waves.T @ v)) * sizes.scale,
         )
 
@@ -149,7 +155,8 @@ class Process:
     def values(self, function: Function, points: Levels) -> Vector:
         """The values of a function at points, in units of the objective."""
         x = self.basis.of_points(points)
-        found = x @ function.linear + 0.5 * np.einsum("ij,ij->i", x @ function.quadratic, x)
+        some = x[:, function.paired]
+        found = x @ function.linear + 0.5 * np.einsum("ij,ij->i", some @ function.quadratic, some)
         return np.asarray(found + self.covariance.waves(points, self.sizes) @ function.waves)
 
     def errors(self, points: Levels) -> Vector:

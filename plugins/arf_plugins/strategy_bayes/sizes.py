@@ -20,13 +20,20 @@ PRIOR = 0.5
 """Weight of the prior of the size of a term."""
 FITTED = 320
 """Readings that the sizes are estimated from, at most."""
+PAIRED = 132
+"""Features, at most, of the axes that take part in pairs: those that do so most, where there are many."""
 LEAST = 1e-12
 
 
 def estimate(covariance: Covariance, readings: Readings) -> Sizes:
     """The sizes that the readings speak for."""
     readings = readings.some(_rows(readings))
-    return _Estimate(covariance, readings).sizes
+    sizes = _Estimate(covariance, readings).sizes
+    order = np.argsort(-sizes.active, kind="stable")
+    widths = np.array([len(columns) for columns in covariance.columns], dtype=np.intp)
+    sizes.active[order[np.cumsum(widths[order]) > PAIRED]] = 0.0
+    sizes.paired = np.flatnonzero(sizes.active[covariance.basis.owner] > 0)
+    return sizes
 
 
 def _rows(readings: Readings) -> Levels:
@@ -59,6 +66,7 @@ class _Estimate:
             scale=scale,
             axes=np.full(n, each),
             active=np.ones(n),
+            paired=np.arange(len(self._covariance.basis.owner)),
             pairs=0.1 * each,
             whole=0.3 if len(self._covariance.frequencies) else 0.0,
             elsewhere=0.05,
@@ -87,6 +95,7 @@ class _Estimate:
             scale=sizes.scale,
             axes=self._axes(a, inverse),
             active=self._active(a, inverse),
+            paired=sizes.paired,
             pairs=moved("pairs", sizes.pairs, first.pairs),
             whole=moved("whole", sizes.whole, first.whole),
             elsewhere=moved("elsewhere", sizes.elsewhere, first.elsewhere),

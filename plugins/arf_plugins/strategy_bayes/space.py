@@ -107,9 +107,43 @@ def setting_of_one(idea: Idea) -> dict[str, Scalar | None]:
     return dict(idea.constants) if idea.constants else {f"#{idea.id}": None}
 
 
+@define(eq=False)
+class Proposed:
+    """What the ideas of a study are about; taken in as they come."""
+
+    values: dict[str, dict[tuple[type, Scalar], None]] = field(factory=dict)
+    """Of each constant, the values that ideas have set it to, by type and value."""
+    codes: list[Idea] = field(factory=list)
+    """Ideas of code."""
+    seen: int = 0
+    axes: dict[str, tuple[int, Axis]] = field(factory=dict)
+    """The axis of each constant, and how many values it was made of."""
+
+    def update(self, study: Study) -> None:
+        """Take in new ideas."""
+        for number in range(self.seen + 1, len(study.ideas) + 1):
+            idea = study.ideas[number]
+            for name, value in idea.constants.items():
+                self.values.setdefault(name, {})[type(value), value] = None
+            if not idea.constants:
+                self.codes.append(idea)
+        self.seen = len(study.ideas)
+
+    def of_constant(self, study: Study, name: str, *, values: bool) -> Axis:
+        """The axis of a constant."""
+        tried = [value for _, value in self.values[name]]
+        count, axis = self.axes.get(name, (0, None))
+        if axis is None or count != len(tried):
+            new = _of_constant(study, name, tried, values=values)
+            axis = new if axis is None or outline([new]) != outline([axis]) else axis
+            self.axes[name] = len(tried), axis
+        return axis
+
+
 def read_space(
     study: Study,
     settings: Mapping[str, Setting],
+    proposed: Proposed,
     before: Space | None,
     *,
     values: bool,
@@ -120,23 +154,18 @@ def read_space(
     `settings`: of commits; `values`: whether other values may be set too; `before`: the last space, whose
     basis stays where the axes are the same.
     """
-    named: dict[str, list[Scalar]] = {}
-    codes: list[Idea] = []
-    for idea in study.ideas.values():
-        for name, value in idea.constants.items():
-            named.setdefault(name, []).append(value)
-        if not idea.constants:
-            codes.append(idea)
-    codes = [idea for idea in codes[:-NEWEST] if idea.id in useful] + codes[-NEWEST:]
-    axes = [
-        axis for name, tried in named.items() if (axis := _of_constant(study, name, tried, values=values))
-    ]
+    proposed.update(study)
+    codes = [idea for idea in proposed.codes[:-NEWEST] if idea.id in useful] + proposed.codes[-NEWEST:]
+    axes = [proposed.of_constant(study, name, values=values) for name in proposed.values]
     axes += [_of_code(idea) for idea in codes]
-    if before is not None and outline(before.basis.axes) == outline(axes):
-        basis = before.basis
+    if before is not None and [axis.name for axis in before.basis.axes] == [axis.name for axis in axes]:
+        same = all(
+            a is b or (not a.is_number and a.values == b.values)
+            for a, b in zip(axes, before.basis.axes, strict=True)
+        )
+        basis, level_of = (before.basis, before.level_of) if same else (Basis.of(axes), _levels_of(axes))
     else:
-        basis = Basis.of(axes)
-    level_of = tuple({(type(v), v): level for level, v in enumerate(axis.values)} for axis in axes)
+        basis, level_of = Basis.of(axes), _levels_of(axes)
     axis_of = {axis.name: i for i, axis in enumerate(axes)}
     allowed = np.zeros(basis.places.shape, dtype=np.intp)
     for i, axis in enumerate(axes):
@@ -150,6 +179,10 @@ def read_space(
         if idea.base != study.base
     }
     return Space(basis=basis, allowed=allowed, level_of=level_of, axis_of=axis_of, needs=needs)
+
+
+def _levels_of(axes: Sequence[Axis]) -> tuple[Mapping[tuple[type, Scalar | None], int], ...]:
+    return tuple({(type(v), v): level for level, v in enumerate(axis.values)} for axis in axes)
 
 
 def outline(axes: Sequence[Axis]) -> tuple[object, ...]:
@@ -177,7 +210,7 @@ def _of_code(idea: Idea) -> Axis:
     return Axis(name=f"#{idea.id}", values=(False, None), places=np.zeros(2), is_number=False)
 
 
-def _of_constant(study: Study, name: str, tried: list[Scalar], *, values: bool) -> Axis | None:
+def _of_constant(study: Study, name: str, tried: list[Scalar], *, values: bool) -> Axis:
     constant = study.constants.get(name)
     if constant is None or isinstance(constant.value, tuple):
         others = list(dict.fromkeys(tried))
