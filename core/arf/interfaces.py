@@ -242,6 +242,18 @@ class Brief:
     extra: Mapping[str, Any] = field(factory=dict)
 
 
+@frozen(kw_only=True)
+class Finding:
+    """One thing that was checked, for `arf doctor`."""
+
+    what: str
+    detail: str = ""
+    problem: str = ""
+    """Empty if it is well."""
+    hint: str = ""
+    """What to do about the problem."""
+
+
 class Agent(ABC):
     """Has ideas. Made with `(options)`; may hold connections until `aclose`."""
 
@@ -261,6 +273,13 @@ class Agent(ABC):
         constant. `brief` is of the study's base.
         """
         return
+
+    def outlook(self, brief: Brief) -> Sequence[Finding]:
+        """What it would change in this script and what it would leave alone, for `arf doctor` and `arf init`.
+
+        A finding for each constant, or none where that is not known before it is asked. Must ask nobody.
+        """
+        return ()
 
     def estimate(self, brief: Brief) -> Usage | None:
         """What one ask usually costs, for the estimate before a study; None if that is not known.
@@ -296,18 +315,6 @@ class HeldResource:
     since: datetime | None = None
     """When it came up; None if that is not known."""
     detail: str = ""
-
-
-@frozen(kw_only=True)
-class Finding:
-    """One thing that was checked, for `arf doctor`."""
-
-    what: str
-    detail: str = ""
-    problem: str = ""
-    """Empty if it is well."""
-    hint: str = ""
-    """What to do about the problem."""
 
 
 class Backend(ABC):

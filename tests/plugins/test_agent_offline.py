@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import random
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -644,3 +645,18 @@ def test_a_range_in_the_options_takes_the_place_of_a_comment() -> None:
     assert 2 <= min(moves["EVAL_STEPS"]) <= max(moves["EVAL_STEPS"]) <= 6
     with pytest.raises(UsageError, match="no range"):
         read_space({"train.py": source}, ranges={"LR": "wide"})
+
+
+def test_the_outlook_has_a_range_for_what_moves_and_a_reason_for_what_stays() -> None:
+    source = "LR = 0.1\nSEED = 1\nEVAL_STEPS = 5\nNUM_WORKERS = 4\nMYSTERY = 3\nDEPTH = 4\nDEPTH += 1\n"
+    files = {"train.py": source, "eval.yaml": "batch_size: 8\n"}
+    agent = OfflineAgent(OfflineOptions(never=("MYSTERY",)))
+    told = {one.what: one.detail for one in agent.outlook(Brief(study=new_study(), files=files))}
+    assert re.fullmatch(r"0\.1 -> 0\.\d+ \.\. 0\.\d+ \(learning rates\)", told.pop("LR"))
+    stays = {name: text.removeprefix("stays: ") for name, text in told.items()}
+    assert stays["SEED"] == "seeds are arf's to set"
+    assert "evaluation" in stays["EVAL_STEPS"]
+    assert "agent.space" in stays["NUM_WORKERS"]
+    assert stays["MYSTERY"] == "the options say so"
+    assert stays["DEPTH"].startswith("line 7")
+    assert "evaluation" in stays["batch_size"]

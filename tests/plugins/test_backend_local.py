@@ -354,6 +354,23 @@ def test_a_gpu_job_sees_its_device_whatever_its_environment_says(box: Box) -> No
     assert (box.log("a"), box.log("b")) == ("GPU-0-aaaa\n", "GPU-1-aaaa\n")
 
 
+def test_jobs_side_by_side_meet_at_ports_of_their_own(box: Box) -> None:
+    """As two torchrun do, which would both take 29500."""
+    serve = (
+        "import os, socket, time\ns = socket.create_server(('127.0.0.1', int(os.environ['MASTER_PORT'])))\n"
+        "print(os.environ['MASTER_PORT'] == os.environ['PET_MASTER_PORT'], flush=True)\ntime.sleep(0.5)"
+    )
+
+    async def main() -> None:
+        backend = box.make(slots=2)
+        handles = [await backend.submit(box.job(key, (sys.executable, "-c", serve))) for key in ("a", "b")]
+        assert {(await backend.wait(handle)).state for handle in handles} == {JobState.SUCCEEDED}
+        await backend.aclose()
+
+    asyncio.run(main())
+    assert box.log("a") == box.log("b") == "True\n"
+
+
 @linux
 def test_a_job_inherits_no_files_and_no_ignored_signals(box: Box) -> None:
     reader, writer = os.pipe()

@@ -126,6 +126,7 @@ def _findings(directory: Path, chosen: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _workspace(directory, config, plugins)
     for kind in ("strategy", "agent", "parser"):
         yield _part(plugins, config, kind, directory)
+    yield from outlook(plugins, config, directory)
     tiers: list[Tier] = []
     yield from _backend(plugins, config, directory, tiers)
     if tiers:
@@ -335,6 +336,20 @@ def _part(plugins: Plugins, config: Config, kind: Any, directory: Path) -> Findi
     except (ArfError, OSError) as error:
         return _failed(kind, error)
     return Finding(kind, Health.OK, choice.name)
+
+
+def outlook(plugins: Plugins, config: Config, directory: Path) -> Iterator[Finding]:
+    """What the agent would change in the script, and what it leaves alone and why."""
+    try:
+        brief = _brief(config, directory)
+        if brief is None:
+            return
+        agent = plugins.make("agent", config.agent.name, config.agent.options)
+        told = agent.outlook(brief)
+        asyncio.run(agent.aclose())
+    except (ArfError, OSError):  # told where workspace and agent were checked
+        return
+    yield from (Finding(one.what, Health.OK, one.detail) for one in told)
 
 
 def _check_agent(agent: Agent, config: Config, directory: Path) -> None:

@@ -67,6 +67,7 @@ def init(
     target = Path(directory)
     if script is not None:
         _write_yaml(target, script, command, _Wanted(metric, direction, log, no_run, run_limit))
+        _print_outlook(target)
     elif command is not None:
         raise UsageError("--command needs --script", hint="name the script that the command runs")
     else:
@@ -218,6 +219,18 @@ def _filled(
         parser=f"parser: {proposal.parser}" if other_parser else "# parser: NAME",
         link=link,
     )
+
+
+def _print_outlook(target: Path) -> None:
+    """What the agent would change, as far as the script is committed."""
+    from arf.cli.doctor import outlook
+    from arf.config.schema import load
+    from arf.plugins.registry import Plugins
+
+    plugins = Plugins.load()
+    config = load(workspace_file=target / ARF_YAML, options_class=plugins.options)
+    for finding in outlook(plugins, config, target):
+        click.echo(f"  {finding.name}: {finding.text}", err=True)
 
 
 def _inside(target: Path, script: str) -> str:

@@ -224,6 +224,11 @@ class GuardedAgent(Agent):
     def check(self, brief: Brief) -> None:
         return self._blame.call("check", lambda: self._inner.check(brief), _anything)
 
+    def outlook(self, brief: Brief) -> Sequence[Finding]:
+        return self._blame.call_or(
+            "outlook", lambda: self._inner.outlook(brief), _wrong(Sequence[Finding]), ()
+        )
+
     def estimate(self, brief: Brief) -> Usage | None:
         return self._blame.call_or("estimate", lambda: self._inner.estimate(brief), wrong_cost, None)
 

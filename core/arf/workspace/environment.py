@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -15,8 +15,7 @@ def job_env(directory: Path, rules: Rules, listing: Files) -> dict[str, str]:
     """Variables for the jobs of the workspace at a folder, whose commit holds the files of `listing`."""
     # So that the script's own `git` finds no repository, rather than the user's.
     env = {"GIT_CEILING_DIRECTORIES": str(directory / OWN_FOLDER)}
-    paths = [path[len(rules.prefix) :] for path in listing if path.startswith(rules.prefix)]
-    packages = _package_folders(paths)
+    packages = _package_folders(listing, rules.prefix)
     if packages:
         # A package of the repository that is installed as editable would be imported from the checkout,
         # without the change under test. Relative: each job finds its own tree.
@@ -53,11 +52,33 @@ def _uv_env(directory: Path, prefix: str, listing: Files, *, is_package: bool) -
     return env
 
 
-def _package_folders(paths: Iterable[str]) -> list[str]:
-    """The folders from which a Python project's own packages are imported."""
-    names = set(paths)
-    if not names & {"pyproject.toml", "setup.py", "setup.cfg"}:
-        return []
-    packages = {path.removesuffix("/__init__.py") for path in names if path.endswith("/__init__.py")}
-    folders = ["src"] if any(re.fullmatch(r"src/[^/]+", package) for package in packages) else []
-    return folders + (["."] if any("/" not in package for package in packages) else [])
+_MOST_FOLDERS = 20  # a monorepo may have hundreds of projects
+_PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
+_SOURCES = ("src", "python", "lib")
+
+
+def _package_folders(listing: Iterable[str], prefix: str) -> list[str]:
+    """The folders from which the packages of the repository's Python projects are imported.
+
+    Relative to the workspace: of the projects that it is in, and of those that are in it, the nearest first.
+    A package in `src`, `python` or `lib` needs no `__init__.py`.
+    """
+    here = PurePosixPath(prefix)
+    paths = [PurePosixPath(path) for path in listing]
+    projects = {path.parent for path in paths if path.name in _PROJECT_FILES}
+    near = {home for home in projects if here.is_relative_to(home) or home.is_relative_to(here)}
+    sources = {home / name for home in near for name in _SOURCES}
+    found: set[PurePosixPath] = set()
+    for path in paths:
+        above = path.parent.parent
+        is_package = above in sources or (above in near and path.name == "__init__.py")
+        if is_package and path.suffix == ".py" and path.parent != above:
+            found.add(above)
+    ordered = sorted(found, key=lambda folder: (_distance(folder, here), folder in near, str(folder)))
+    return [posixpath.relpath(str(folder), prefix or ".") for folder in ordered[:_MOST_FOLDERS]]
+
+
+def _distance(folder: PurePosixPath, here: PurePosixPath) -> int:
+    """Steps between a workspace and the project of a folder with sources."""
+    home = folder.parent if folder.name in _SOURCES else folder
+    return abs(len(home.parts) - len(here.parts))

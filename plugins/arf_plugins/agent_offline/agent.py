@@ -9,7 +9,7 @@ from itertools import combinations
 from attrs import frozen
 
 from arf.errors import AgentError, UsageError
-from arf.interfaces import Agent, Brief
+from arf.interfaces import Agent, Brief, Finding
 from arf.types import Answer, Ask, AskKind, Draft, FactorDraft, Scalar, Usage
 from arf_plugins.agent_offline import OfflineOptions
 from arf_plugins.agent_offline.history import History, Row
@@ -53,6 +53,11 @@ class OfflineAgent(Agent):
 
     def check(self, brief: Brief) -> None:
         self._space(brief)
+
+    def outlook(self, brief: Brief) -> Sequence[Finding]:
+        space = self._space(brief)
+        moving = [Finding(what=name, detail=_range(space, name)) for name in space.scales]
+        return [*moving, *(Finding(what=name, detail=f"stays: {why}") for name, why in space.stays.items())]
 
     def estimate(self, brief: Brief) -> Usage:
         return Usage()  # nobody is paid
@@ -246,6 +251,17 @@ def _nearby(scale: Scale, measured: Sequence[Scalar]) -> list[Scalar]:
         for sign in (1, -1)
     ]
     return [value for value in moves if low <= away[value] <= high or value in nearest]
+
+
+def _range(space: Space, name: str) -> str:
+    """What a constant is and may become by a move of its own."""
+    values = [value for moved, value in space.moves if moved == name]
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) == len(values) > 2:
+        shown = f"{min(numbers):g} .. {max(numbers):g}"
+    else:
+        shown = ", ".join(str(value) for value in values) or "nothing that its neighbours allow"
+    return f"{space.values[name]} -> {shown} ({space.scales[name].family.label})"
 
 
 def _what_stays(space: Space) -> Iterator[str]:

@@ -198,6 +198,22 @@ def is_forbidden(name: str) -> bool:
     return _NEVER.fullmatch(shape) is not None and not _EXCEPTION.fullmatch(shape)
 
 
+ASIDE = "it is about evaluation, logging, data or devices, by where it stands"
+
+
+def why_it_stays(name: str) -> str:
+    """Why a constant that is not moved by itself is left alone, for people."""
+    if is_seed(name):
+        return "seeds are arf's to set"
+    if any(map(is_aside, name.split(".")[:-1])):
+        return ASIDE
+    if is_forbidden(name):
+        return "a budget, evaluation, data, logging or a name, and no research"
+    if is_unsure(name):
+        return "data or machine may fix it; say how it may move: `# [1..16]` behind it, or agent.space"
+    return "nothing says how it may move: `# [1..16]` behind it, or agent.space"
+
+
 @lru_cache(maxsize=4096)
 def is_unsure(name: str) -> bool:
     """Whether it needs an annotation to be moved."""

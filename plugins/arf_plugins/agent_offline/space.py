@@ -49,6 +49,8 @@ class Space:
     """Two of the files of each name that stays because several files have it."""
     given: tuple[str, ...]
     """Constants that stay because the command that runs the script gives them."""
+    stays: Mapping[str, str]
+    """Why each of the others stays, for people."""
 
     def allows(self, change: Values) -> bool:
         """Whether the script may take a change, as far as its annotations and what ties it say."""
@@ -193,30 +195,45 @@ def _space_of(
         unknown=(),
         shared=_movable(shared),
         given=(),
+        stays={},
     )
     scales, unknown, stay = {}, [], []
+    why = {name: f"both {one} and {other} have it" for name, (one, other) in shared.items()}
     for constant in found:
         name, whole = constant.name, _whole_name(constant.name)
-        if name in never or whole in never or constant.fixed or (is_part(name) and not space.can_edit(whole)):
+        if name in never or whole in never:
+            why[name] = "the options say so"
+            continue
+        if constant.fixed or (is_part(name) and not space.can_edit(whole)):
+            why[name] = constant.fixed or "its line is there twice"
             continue
         wanted = name in only or whole in only or whole in wished
         if only and not wanted:
+            why[name] = "agent.only does not have it"
             continue
         path = home[whole][0]
         if whole in wished:
             constant = constants.annotated(constant, wished[whole])
         elif not wanted and names.is_aside(PurePosixPath(path).with_suffix("").as_posix()):
+            why[name] = names.ASIDE
             continue
         scale = scale_of(constant, texts[path], values, wanted=wanted)
         if not wanted and whole.rpartition(".")[2] in given and not path.endswith(_SHELL):
             stay += [name] if scale is not None else []
+            why[name] = "workspace.command gives it"
         elif scale is not None and scale.moves():
             scales[name] = scale
-        elif not names.is_forbidden(name) and not names.is_seed(name):
-            unknown.append(name)
+        else:
+            why[name] = names.why_it_stays(name)
+            unknown += [] if names.is_forbidden(name) or names.is_seed(name) else [name]
     ordered = dict(sorted(scales.items(), key=lambda item: -item[1].family.weight))
     space = evolve(
-        space, scales=ordered, ties=tuple(_ties(values, texts)), unknown=tuple(unknown), given=tuple(stay)
+        space,
+        scales=ordered,
+        ties=tuple(_ties(values, texts)),
+        unknown=tuple(unknown),
+        given=tuple(stay),
+        stays=why,
     )
     moves = [(name, value) for name, scale in ordered.items() for value in scale.moves()]
     return evolve(space, moves=tuple((name, value) for name, value in moves if space.allows({name: value})))

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -248,7 +249,8 @@ class LocalBackend(Backend):
         assert entry.place is not None
         entry.score = processes.oom_score(entry.place)
         # Python's order of sets is the same in every run then, warm or cold: a seed gives one result.
-        env = {**self._layout.threads, "PYTHONHASHSEED": "0", **job.env, **self._slot(entry).env}
+        own = {**_rendezvous(), **self._layout.threads, "PYTHONHASHSEED": "0"}
+        env = {**own, **job.env, **self._slot(entry).env}
         try:
             box = self._confiner.box(job, env)
         except BackendError:
@@ -567,3 +569,14 @@ def _state(record: Record, code: int | None) -> tuple[JobState, str]:
     if code == 0:
         return JobState.SUCCEEDED, ""
     return JobState.FAILED, exit_reason(code)
+
+
+def _rendezvous() -> dict[str, str]:
+    """A free port for the processes of one job to meet at, as torch and torchrun read it.
+
+    By default all jobs of a machine would take 29500, and the second would fail or join the first.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return {"MASTER_PORT": port, "PET_MASTER_PORT": port}

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pygit2.enums import FileMode
 
 from arf.config.schema import check_study_name
 from arf.errors import ConflictError, UsageError, WorkspaceError
 from arf.launch import job_environment
 from arf.types import Draft, Edit, Idea, Scalar, WorkspaceSettings
+from arf.workspace import environment
+from arf.workspace.files import Rules
+from arf.workspace.repository import Entry
 from arf.workspace.workspace import GitWorkspace
 
 TRAIN = """\
@@ -941,3 +945,23 @@ def test_a_repository_that_cannot_be_written_is_refused_at_once(tmp_path: Path) 
         assert "cannot be written" in refusal(repo)
     finally:
         (repo / ".git" / "refs").chmod(0o700)
+
+
+SOURCES = {
+    "src without __init__": (["pyproject.toml", "src/x/train.py", "train.py"], "", "src"),
+    "python and a package at the top": (["setup.py", "python/x/a.py", "y/__init__.py"], "", "python:."),
+    "a monorepo": (["packages/a/pyproject.toml", "packages/a/src/a/m.py", "train.py"], "", "packages/a/src"),
+    "a package above the workspace": (["setup.py", "lib_x/__init__.py", "exp/a/train.py"], "exp/a/", "../.."),
+    "a project beside it": (["other/setup.py", "other/o/__init__.py", "exp/train.py"], "exp/", ""),
+    "no project": (["src/x/a.py", "train.py"], "", ""),
+}
+
+
+@pytest.mark.parametrize(("paths", "prefix", "expected"), SOURCES.values(), ids=SOURCES)
+def test_a_job_imports_the_packages_of_its_own_tree(
+    paths: list[str], prefix: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    listing = {path: Entry(FileMode.BLOB, "0" * 40) for path in paths}
+    env = environment.job_env(Path("/w"), Rules(prefix, settings()), listing)
+    assert env.get("PYTHONPATH", "") == expected
