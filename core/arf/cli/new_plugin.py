@@ -16,6 +16,7 @@ KINDS = {
     "agent": ("An agent for arf: scales one constant.", "arf run --agent NAME"),
     "backend": ("A backend for arf: processes that outlive it.", "arf run --backend NAME"),
     "parser": ("A metric parser for arf: lines like `name -> number`.", "arf run --parser NAME"),
+    "judge": ("A rule of acceptance for arf: whatever reads better.", "arf run -o accept=NAME"),
     "command": ("A command for arf: prints the best experiment.", "arf NAME"),
     "listener": ("A listener for arf: notes what was kept.", "arf run"),
 }

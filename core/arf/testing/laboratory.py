@@ -16,7 +16,19 @@ from arf.interfaces import AcceptRule, ClaimRule, Recommendation
 from arf.judge.proof import Proof
 from arf.judge.rule import judge
 from arf.testing.suites.strategy import BASE, EPOCH, WatchedStudy, World, _tree
-from arf.types import Ask, Claim, Experiment, ExperimentState, JobState, NoiseRule, Plan, Role, Verdict
+from arf.types import (
+    Ask,
+    Claim,
+    Direction,
+    Experiment,
+    ExperimentState,
+    JobState,
+    NoiseRule,
+    Objective,
+    Plan,
+    Role,
+    Verdict,
+)
 
 Ideas = frozenset[int]
 
@@ -45,6 +57,7 @@ class Laboratory(World):
             name="laboratory",
             base=BASE,
             base_tree=_tree(frozenset()),
+            objective=Objective(direction=self.direction),
             seed=self.seed,
             rule=self.rule,
             tiers=self.tiers,
@@ -128,7 +141,8 @@ class Laboratory(World):
         of_seed = random.Random(experiment.seed).gauss() if self.shared else 0.0
         of_run = self.chance.gauss()
         deviation = math.sqrt(self.shared) * of_seed + math.sqrt(1 - self.shared) * of_run
-        return self.truth(ideas) + self.sigma * self.scatter(ideas) * deviation
+        value = self.truth(ideas) + self.sigma * self.scatter(ideas) * deviation
+        return value if self.direction is Direction.MIN else -value
 
     def tell(self, method: str, *arguments: object) -> None:
         """Call a method of the study by its name."""

@@ -17,10 +17,20 @@ from attrs import evolve
 from arf.cli.new_plugin import write_plugin
 from arf.errors import AgentError, BackendError
 from arf.hooks import hookimpl
-from arf.interfaces import Agent, Brief, MetricParser, Strategy
+from arf.interfaces import AcceptRule, Agent, Brief, Judgement, MetricParser, Strategy
+from arf.judge.evidence import Evidence
+from arf.judge.lower import Lower
+from arf.judge.proof import Proof
 from arf.study import Study
 from arf.testing.fakes import FakeAgent, FakeBackend, FakeCluster, FakeMetricParser, FakeStrategy
-from arf.testing.suites import AgentSuite, CommandSuite, ListenerSuite, MetricParserSuite, StrategySuite
+from arf.testing.suites import (
+    AcceptRuleSuite,
+    AgentSuite,
+    CommandSuite,
+    ListenerSuite,
+    MetricParserSuite,
+    StrategySuite,
+)
 from arf.testing.suites.agent import BASE
 from arf.types import (
     Answer,
@@ -37,6 +47,7 @@ from arf.types import (
     Role,
     Submission,
     Usage,
+    Verdict,
 )
 
 
@@ -323,6 +334,66 @@ def test_the_parser_suite_finds_one_with_a_state() -> None:
     suite = Suite()
     with suite.limited(), pytest.raises(AssertionError):
         suite.test_the_same_line_gives_the_same_readings_whatever_came_before()
+
+
+class TestEvidence(AcceptRuleSuite):
+    def make(self) -> AcceptRule:
+        return Evidence()
+
+
+class TestLower(AcceptRuleSuite):
+    def make(self) -> AcceptRule:
+        return Lower()
+
+
+class TestProof(AcceptRuleSuite):
+    def make(self) -> AcceptRule:
+        return Proof()
+
+
+class Lessening(AcceptRule):
+    """Wants less, whatever the study wants."""
+
+    def judge(self, study: Study, candidates: Sequence[Experiment]) -> Judgement:
+        group = study.incumbent_group(candidates[0].tier) if candidates else None
+        if group is None or not group.n:
+            return Judgement()
+        verdicts = [
+            (e.id, Verdict.KEEP if (e.value or 0.0) < group.mean else Verdict.DISCARD, "less")
+            for e in candidates
+        ]
+        return Judgement(verdicts=tuple(verdicts[:1]))
+
+
+class Undecided(AcceptRule):
+    def judge(self, study: Study, candidates: Sequence[Experiment]) -> Judgement:
+        return Judgement()
+
+
+class Counting(Lower):
+    asked: ClassVar[list[int]] = []
+
+    def judge(self, study: Study, candidates: Sequence[Experiment]) -> Judgement:
+        self.asked.append(1)
+        verdict = Verdict.KEEP if len(self.asked) % 2 else Verdict.DISCARD
+        return Judgement(verdicts=tuple((e.id, verdict, "turn about") for e in candidates))
+
+
+@pytest.mark.parametrize(
+    ("rule", "test", "said"),
+    [
+        (Lessening, "test_more_may_be_better_as_well_as_less", "direction"),
+        (Undecided, "test_every_experiment_gets_its_verdict", "undecided"),
+        (Counting, "test_every_experiment_gets_its_verdict", "a state of its own"),
+    ],
+)
+def test_the_suite_of_rules_finds_what_is_wrong(rule: type[AcceptRule], test: str, said: str) -> None:
+    class Suite(AcceptRuleSuite):
+        def make(self) -> AcceptRule:
+            return rule()
+
+    with pytest.raises(AssertionError, match=said):
+        getattr(Suite(), test)()
 
 
 class Silent:

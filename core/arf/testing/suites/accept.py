@@ -1,53 +1,45 @@
-"""What every rule of acceptance must do, shown by whole studies in memory on an objective of known truth."""
+"""What every rule of acceptance must do: decide each candidate in the end, by nothing but the study."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
-import pytest
+from attrs import define
 
-from arf.interfaces import AcceptRule, Judgement, Strategy
-from arf.judge.rule import judge
-from arf.plugins.guards import wrong_judgement
+from arf.interfaces import AcceptRule, Judgement
 from arf.study import Study
-from arf.testing.laboratory import Laboratory
-from arf.types import Ask, Experiment, Plan, Tier, Verdict
+from arf.types import Direction, Experiment, Verdict
+
+if TYPE_CHECKING:
+    from arf.testing.laboratory import Laboratory
+
+GOOD = 7
+"""The idea that is better by far in the suite's studies."""
 
 
-class EachIdea(Strategy):
-    """Every idea on the incumbent, once."""
+@define
+class _Checked(AcceptRule):
+    """A rule whose every answer is checked."""
 
-    def decide(self, study: Study, free: Mapping[str, int]) -> Sequence[Plan | Ask]:
-        slots = sum(free.values())
-        plans = [
-            Plan(parent=study.incumbent_commit, ideas=(i,)) for i in islice(study.untried, max(0, slots))
-        ]
-        base = study.incumbent_commit
-        return [*plans, *([] if study.exhausted(base) or study.open_asks else [Ask(n=8, base=base)])]
-
-
-class Sound(AcceptRule):
-    """A rule, with everything checked that it says."""
-
-    def __init__(self, inner: AcceptRule) -> None:
-        super().__init__(inner.options)
-        self._inner = inner
+    suite: AcceptRuleSuite
 
     def judge(self, study: Study, candidates: Sequence[Experiment]) -> Judgement:
-        given = self._inner.judge(study, candidates)
-        assert not wrong_judgement(given, study, candidates)
-        allowed = (Verdict.KEEP, Verdict.DISCARD, Verdict.MEASURED)
-        assert all(verdict in allowed and reason for _, verdict, reason in given.verdicts)
+        before = _told(study)
+        given = self.suite.make().judge(study, candidates)
+        assert isinstance(given, Judgement)
+        assert self.suite.make().judge(study, candidates) == given, "it has a state of its own"
+        assert _told(study) == before, "it changes the study"
+        numbers = [number for number, _, _ in given.verdicts]
+        assert len(set(numbers)) == len(numbers), "two verdicts on one experiment"
+        assert set(numbers) <= {one.id for one in candidates}, "a verdict on what was no candidate"
+        for _, verdict, reason in given.verdicts:
+            assert verdict in (Verdict.KEEP, Verdict.DISCARD, Verdict.MEASURED)
+            assert reason, "a verdict without a reason"
+            assert len(reason.splitlines()) == 1
         return given
-
-
-def _few_matter(ideas: frozenset[int]) -> float:
-    """One idea of eight is better by six standard deviations, the others do nothing."""
-    return -6.0 * sum(idea % 8 == 0 for idea in ideas)
 
 
 class AcceptRuleSuite(ABC):
@@ -57,43 +49,45 @@ class AcceptRuleSuite(ABC):
     def make(self) -> AcceptRule:
         """A rule as a study would make it."""
 
-    def laboratory(self, **settings: Any) -> Laboratory:
-        given = {"ideas": 40, "tiers": [Tier(name="a", slots=3)], "truth": _few_matter, **settings}
-        return Laboratory(EachIdea(), accept_rule=Sound(self.make()), **given)
+    def studied(self, direction: Direction = Direction.MIN, *, ideas: int = 12) -> Laboratory:
+        """A whole study judged by the rule, in which one idea is better by far."""
+        from arf.testing.fakes import FakeStrategy
+        from arf.testing.laboratory import Laboratory
 
-    @pytest.mark.parametrize("seed", range(3))
-    def test_what_is_far_better_is_accepted_and_nothing_is_left_undecided(self, seed: int) -> None:
-        laboratory = self.laboratory(seed=seed)
+        laboratory = Laboratory(
+            FakeStrategy(),
+            ideas=ideas,
+            accept_rule=_Checked(self),
+            truth=lambda ideas: -50.0 if GOOD in ideas else 0.0,
+            crash=lambda experiment: bool(experiment.ideas) and experiment.id % 5 == 0,
+            direction=direction,
+        )
         laboratory.run()
-        assert laboratory.best <= -6.0
-        assert not list(laboratory.study.undecided)
-        assert not laboratory.study.running_count
+        return laboratory
 
-    def test_what_is_worse_is_rejected(self) -> None:
-        laboratory = self.laboratory(truth=lambda ideas: 20.0 * len(ideas), ideas=10)
-        laboratory.run()
-        assert laboratory.best == 0.0
+    def test_every_experiment_gets_its_verdict(self) -> None:
+        study = self.studied().study
+        undecided = [one.id for one in study.experiments.values() if one.verdict is None]
+        assert not undecided, "these stay undecided for ever, and so would a study"
 
-    def test_several_tiers_are_never_compared_raw(self) -> None:
-        laboratory = self.laboratory(tiers=[Tier(name="a", slots=2), Tier(name="b", slots=1)])
-        laboratory.run()
-        assert not list(laboratory.study.undecided)
+    def test_what_is_better_by_far_is_accepted(self) -> None:
+        laboratory = self.studied()
+        tried = [one for one in laboratory.study.experiments.values() if GOOD in one.ideas]
+        if any(one.value is not None for one in tried):
+            assert laboratory.best == -50.0
 
-    def test_failed_runs_hold_nothing_up(self) -> None:
-        laboratory = self.laboratory(crash=lambda experiment: experiment.id % 3 == 0)
-        laboratory.run()
-        assert not list(laboratory.study.undecided)
+    def test_more_may_be_better_as_well_as_less(self) -> None:
+        """Two studies that are each other's mirror are judged alike."""
+        verdicts = [
+            [(one.id, one.verdict) for one in self.studied(direction).study.experiments.values()]
+            for direction in Direction
+        ]
+        assert verdicts[0] == verdicts[1], "it does not heed the objective's direction"
 
-    def test_the_same_study_gives_the_same_judgement_and_judging_changes_nothing(self) -> None:
-        laboratory = self.laboratory()
-        laboratory.run(turns=25)
-        before = copy.deepcopy(vars(laboratory.study))
-        assert judge(laboratory.study, self.make()) == judge(laboratory.study, self.make())
-        assert vars(laboratory.study) == before
+    def test_a_study_without_ideas_ends_too(self) -> None:
+        assert not self.studied(ideas=0).study.running_count
 
-    def test_a_judgement_does_not_walk_over_the_whole_history(self) -> None:
-        laboratory = self.laboratory(ideas=300)
-        laboratory.run(turns=200)
-        walks = laboratory.study.walks
-        judge(laboratory.study, self.make())
-        assert laboratory.study.walks == walks, "a judgement goes over all experiments: use the indexes"
+
+def _told(study: Study) -> Mapping[str, object]:
+    """All that a study holds, but for how often it was walked over."""
+    return {name: copy.deepcopy(value) for name, value in vars(study).items() if name != "walks"}
