@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,9 @@ from attrs import frozen
 from arf.errors import BackendError
 
 CHUNK = 1 << 20
+SETTLED_S = 2.0
+"""A file that was changed more lately may be changed again within one tick of its clock."""
+MOST_KNOWN = 200_000
 
 
 @frozen(kw_only=True)
@@ -89,15 +93,12 @@ def bundle(root: Path) -> Bundle:
                 links.append((name, target))
                 continue
             data = os.fsencode(target)
-            kind = "link"
+            files.append((name, "link", _hash(data)))
+            content[_hash(data)] = data
         elif stat.S_ISREG(status.st_mode):
-            data = _read(path)
-            kind = f"{stat.S_IMODE(status.st_mode) & 0o777:o}"
-        else:
-            continue
-        blob = _hash(data)
-        files.append((name, kind, blob))
-        content[blob] = data if stat.S_ISLNK(status.st_mode) else path
+            blob = _hash_of(path, status)
+            files.append((name, f"{stat.S_IMODE(status.st_mode) & 0o777:o}", blob))
+            content[blob] = path
     return Bundle(files=files, links=links, content=content)
 
 
@@ -198,6 +199,22 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+_known: dict[tuple[int, ...], str] = {}
+"""Hashes of files by what changes with them, the change time among it: no program can set that."""
+
+
+def _hash_of(path: Path, status: os.stat_result) -> str:
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    blob = _known.get(key)
+    if blob is None:
+        blob = _hash(_read(path))
+        if time.time() - status.st_ctime > SETTLED_S:
+            if len(_known) > MOST_KNOWN:
+                _known.clear()
+            _known[key] = blob
+    return blob
 
 
 def _size(path: Path) -> int:

@@ -177,9 +177,11 @@ class FolderPool(WorkerPool):
         for worker in workers:
             self._folder.order(worker, "end")
         await self._dismiss(worker for worker in workers if not worker.slot)
-        limit = self._now() + END_S + self.options.grace
-        while left := await self._left():
+        limit, pause_s = self._now() + END_S + self.options.grace, 0.2
+        while any(worker.slot for worker in self._workers.values()) and self._now() < limit:
+            await asyncio.sleep(0.1)  # they say when they end: nobody else need be asked so often
             self._listen()
+        while left := await self._left():
             if self._now() > limit:
                 await self._end_left(left)
             if self._now() > limit + END_S:
@@ -187,7 +189,8 @@ class FolderPool(WorkerPool):
                     f"still there: {', '.join(left)}",
                     hint="`arf stop --down` tries again; `scancel` ends them",
                 )
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, 2.0)
         self._listen()
         for worker in [*self._workers.values()]:
             self._drop(worker)

@@ -110,3 +110,13 @@ def test_files_come_back_up_to_a_limit_in_all(sent: Sent) -> None:
         (sent.there / f"{number}.log").write_bytes(b"x" * 400)
     assert sent.take_back(most=1000).too_large == 2
     assert len(list(sent.here.glob("*.log"))) == 2
+
+
+def test_a_change_is_seen_that_keeps_size_and_time(sent: Sent) -> None:
+    path = sent.here / "src/train.py"
+    os.utime(path, (1e9, 1e9))
+    before = bundle.bundle(sent.here).files
+    assert bundle.bundle(sent.here).files == before
+    path.write_text("print(2)\n")
+    os.utime(path, (1e9, 1e9))
+    assert bundle.bundle(sent.here).files != before
