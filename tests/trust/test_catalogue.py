@@ -95,6 +95,7 @@ def test_a_workspace_laid_out_as_autoresearch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_bundled_workspace(tmp_path: Path) -> None:
     flags = {"budget.max_time": None, "workspace.env": {"ARF_CHECKPOINT": "model.pt", "ARF_BUDGET": "60e9"}}
     check(HERE.parents[1] / "trainer", tmp_path, yaml.safe_load((HERE / "bundled.yaml").read_text()), flags)

@@ -86,6 +86,15 @@ def _ideas(n: int) -> str:
     return "1 idea was" if n == 1 else f"{n:,} ideas were"
 
 
+def _fixed_sources(workspace: Workspace, base: str) -> Iterator[str]:
+    """The Python files that ideas cannot change."""
+    for path in sorted(workspace.tracked(base)):
+        if path.endswith(".py") and not workspace.is_editable(path):
+            file = workspace.read(base, path)
+            if file is not None:
+                yield file.data.decode("utf-8", "replace")
+
+
 @frozen
 class _Ended:
     experiment_id: int
@@ -183,6 +192,7 @@ class Engine:
             top=workspace.top,
             linked=workspace.links().values(),
             private=config.evaluation.private,
+            sources=_fixed_sources(workspace, study.base),
         )
         self._contenders = Contenders(
             config=config,

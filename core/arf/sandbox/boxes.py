@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 
 from arf.config.schema import Sandbox
 from arf.sandbox import places
+from arf.sandbox.named_data import named_data
 from arf.types import Box, SandboxMode
 
 TEMPORARY = ("/tmp", "/var/tmp")
@@ -21,8 +22,16 @@ CACHES = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "MPLC
 """Variables that name folders for caches: a job gets empty ones in their places."""
 
 
+TOKENS = (".cache/huggingface/token", ".cache/huggingface/stored_tokens")
+"""Keys that lie among data."""
+
+
 class Boxes:
-    """Makes boxes. `env` is the environment of jobs; `top` is the checkout's folder, which no job sees."""
+    """Makes boxes.
+
+    `env` is the environment of jobs; `top` is the checkout's folder, which no job sees; `sources` are the
+    texts of files that ideas cannot change, and read when the first box is made.
+    """
 
     def __init__(
         self,
@@ -34,6 +43,7 @@ class Boxes:
         top: Path,
         linked: Iterable[str] = (),
         private: Iterable[str] = (),
+        sources: Iterable[str] = (),
     ) -> None:
         self._settings = settings
         self._command = command
@@ -42,6 +52,7 @@ class Boxes:
         self._top = top
         self._linked = tuple(linked)
         self._private = tuple(private)
+        self._sources = sources
         self._common: Box | None = None
         self._protected: tuple[frozenset[str], Protection] | None = None
 
@@ -91,7 +102,8 @@ class Boxes:
         usual = tuple(path for path in usual if not self._is_of_checkout(path))
         for folder in (Path(home), self._top, self._top.resolve()):
             usual = places.outside(usual, folder)
-        declared = places.declared(settings.read, self._workspace, env)
+        named = [path for path in named_data(self._sources) if os.path.exists(os.path.expanduser(path))]
+        declared = places.declared([*settings.read, *named], self._workspace, env)
         scratch = [*TEMPORARY, *(env.get(name, "") for name in CACHES)]
         if os.path.isabs(home) and home != "/":
             scratch.append(home)
@@ -101,7 +113,7 @@ class Boxes:
             read=(*usual, *self._linked, *declared),
             write=places.declared(settings.write, self._workspace, env),
             scratch=tuple(dict.fromkeys(filter(os.path.isabs, scratch))),
-            hide=(str(self._top),),
+            hide=(str(self._top), *(os.path.join(home, name) for name in TOKENS)),
             network=settings.network,
             processes=settings.processes,
             file_bytes=None if settings.file_gb is None else int(settings.file_gb * 1e9),

@@ -164,7 +164,7 @@ def _make_root(box: Box) -> None:
     kinds = ("hide", "scratch", "read", "write")
     todo = [(_resolved(path), kinds.index(kind), path) for kind in kinds for path in box[kind]]
     for real, kind, path in sorted(todo):
-        if kinds[kind] == "hide" and os.path.isfile(OLD_ROOT + real):
+        if kinds[kind] == "hide" and not os.path.isdir(OLD_ROOT + real):
             if os.path.exists(NEW_ROOT + real):
                 _mount(OLD_ROOT + "/dev/null", NEW_ROOT + real, MS_BIND)
         elif kinds[kind] in ("hide", "scratch"):
