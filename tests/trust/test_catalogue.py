@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from attrs import evolve
 
 from arf.sandbox import machine
 from arf.testing.studies import run_study
-from arf.types import Experiment, Verdict
+from arf.types import Experiment, Role, Verdict
 
 HERE = Path(__file__).parent
 FLAGS: Mapping[str, object] = {
@@ -45,7 +46,10 @@ pytestmark = pytest.mark.skipif(bool(machine.lacking()), reason=f"no sandbox her
 def outcomes(
     source: Path, folder: Path, changes: Sequence[Mapping[str, Any]], flags: Mapping[str, object]
 ) -> dict[str, Experiment | None]:
-    """What became of each change in one study of a copy of a workspace; None for what was refused."""
+    """What became of each change in one study of a copy of a workspace; None for what was refused.
+
+    One with exactly the value of a run of the baseline has had no effect, and counts as discarded.
+    """
     workspace = folder / source.name
     shutil.copytree(source, workspace, ignore=shutil.ignore_patterns("__pycache__", ".arf"))
     ideas = [
@@ -59,6 +63,8 @@ def outcomes(
     _, store = run_study(workspace, {**FLAGS, **flags, "budget.max_experiments": 6 * len(ideas) + 8})
     runs = store.load().experiments.values()
     store.close()
+    usual = {run.value for run in runs if run.role is Role.BASELINE}
+    runs = [evolve(run, verdict=Verdict.DISCARD) if run.value in usual - {None} else run for run in runs]
     return {one["name"]: _first(runs, one["name"]) for one in changes}
 
 

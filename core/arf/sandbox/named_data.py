@@ -1,7 +1,6 @@
 """Which folders of the user's home the files that ideas cannot change name: data that a script expects there.
 
-A clone of autoresearch has `os.path.join(os.path.expanduser("~"), ".cache", "autoresearch")` in `prepare.py`, and
-no configuration that would say so.
+A clone of autoresearch has `~/.cache/autoresearch` in `prepare.py`, and no configuration that would say so.
 """
 
 from __future__ import annotations
