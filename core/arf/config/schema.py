@@ -329,7 +329,7 @@ class Config:
     budget: Budget = Budget()
     noise: Noise = Noise()
     study: Naming = Naming()
-    strategy: Choice = Choice(name="greedy")
+    strategy: Choice = Choice(name="bayes")
     agent: Choice = Choice(name="offline")
     backend: Choice = Choice(name="local")
     parser: Choice = Choice(name="summary")

@@ -55,7 +55,7 @@ class Options:
 
 def options_class(kind: str, name: str) -> type | None:
     known = {
-        "strategy": {"greedy": Options, "random": None, "other": Options},
+        "strategy": {"bayes": Options, "greedy": Options, "random": None, "other": Options},
         "agent": {"offline": None},
         "backend": {"local": Options},
         "parser": {"summary": None},
@@ -101,7 +101,7 @@ def refused(run: Load, text: str | bytes = "", **more: Any) -> str:
 )
 def test_an_empty_file_is_the_defaults(load_text: Load, text: str) -> None:
     config = load_text(text)
-    assert config.strategy == Choice(name="greedy", options=Options())
+    assert config.strategy == Choice(name="bayes", options=Options())
     assert config.agent == Choice(name="offline")
     assert (config.limits.budget_s, config.limits.time_limit_s) == (300, 600)
     assert config.noise.replicates == 4
