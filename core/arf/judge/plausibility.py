@@ -24,6 +24,9 @@ LONGEST = 2.5
 """Of the longest run of the baseline."""
 SLACK_S = 5.0
 """Differences in time below this are those of a busy machine."""
+LEAST_S = 1.0
+"""A run that is shorter by less than this has saved nothing: one that was started warm, of a script that is
+over at once."""
 RECENT = 5000
 """So many runs are looked through for the same value."""
 DIGITS = 5
@@ -105,7 +108,7 @@ def _time(experiment: Experiment, baseline: Sequence[Experiment]) -> Iterator[st
     took_s = experiment.slot_s
     if not times or took_s <= 0:
         return
-    if took_s < SHORTEST * min(times):
+    if took_s < SHORTEST * min(times) and took_s < min(times) - LEAST_S:
         yield f"it ran for {took_s:.3g} s, the baseline for {min(times):.3g} s and more"
     if took_s > LONGEST * max(times) + SLACK_S:
         yield f"it ran for {took_s:.3g} s, the baseline for {max(times):.3g} s and less"
