@@ -40,6 +40,7 @@ _RUN, _LOOK, _SET_UP = "Studies", "Results", "Set-up"
 COMMANDS: Mapping[str, BuiltIn] = {
     "run": BuiltIn("run:run", "Start a study and run it to its end", _RUN),
     "resume": BuiltIn("run:resume", "Go on with a study, however it ended", _RUN),
+    "claim": BuiltIn("claim:claim", "Measure what was found against the baseline now", _RUN),
     "stop": BuiltIn("stop:stop", "End a study that runs, or its jobs if arf has died", _RUN),
     "submit": BuiltIn("submissions:submit", "Order runs from a study that is running", _RUN),
     "wait": BuiltIn("submissions:wait", "Wait until what was submitted is done", _RUN),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Begun = tuple[Engine, StudyLock]
 
 
-def _view_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--json", "style", flag_value="json", help="Print one JSON object a line for each event."
@@ -59,7 +59,7 @@ def _budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key, such as -o noise.alpha=0.01."
 )
-@_view_options
+@view_options
 def run(
     workspace: str | None,
     config_file: str | None,
@@ -98,7 +98,7 @@ def run(
 @click.command()
 @study_argument
 @_budget_options
-@_view_options
+@view_options
 def resume(study: str | None, style: str | None, verbose: bool, **flags: Any) -> int:
     """Go on with STUDY, however it ended: finished, stopped, or killed.
 
@@ -120,7 +120,7 @@ def resume(study: str | None, style: str | None, verbose: bool, **flags: Any) ->
 
     from arf.cli.session import conduct
 
-    return conduct(begin, plugins, _left_out(plugins), style=style, verbose=verbose, resumed=True)
+    return conduct(begin, plugins, left_out(plugins), style=style, verbose=verbose, resumed=True)
 
 
 # ---- What to run ----------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def _configure(
     )
     notes = [] if detected is None else [detected.reason]
     notes += [f"warning: {warning}" for warning in config.warnings]
-    return config, plugins, [*notes, *_left_out(plugins)]
+    return config, plugins, [*notes, *left_out(plugins)]
 
 
 def _dotted(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _dotted(flags: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _left_out(plugins: Plugins) -> list[str]:
+def left_out(plugins: Plugins) -> list[str]:
     return [f"warning: the plugin {name} is left out: {why}" for name, why in plugins.broken.items()]
 
 

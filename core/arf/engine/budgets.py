@@ -50,6 +50,10 @@ class Budgets:
         self.tried_s = 0.0
         """Seconds of slots in which changes were only tried out."""
 
+    def lift(self) -> None:
+        """Limit nothing any more."""
+        self._budget = Budget()
+
     def ran(self, slot_s: float) -> None:
         """Take note of how long an experiment took."""
         self._recent_s.append(slot_s)

@@ -78,7 +78,8 @@ class Claims:
 
     def final_plans(self) -> Sequence[Plan]:
         """The same at the end of a study, where what it has found was not claimed yet."""
-        if self.open is None and not self._budgets.is_time_up and self._is_news():
+        is_due = self._is_news() and not self.is_asked_for()
+        if self.open is None and not self._budgets.is_time_up and is_due:
             self._begin("the end of the study")
         return self.plans()
 

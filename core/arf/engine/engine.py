@@ -524,7 +524,8 @@ class Engine:
 
     def claim_only(self) -> None:
         """Search no more: what is still done is to claim what was found."""
-        self._search_over = self._search_over or "only a claim was asked for"
+        self._search_over = "only a claim was asked for"
+        self._budgets.lift()
 
     def _change_incumbent(self, number: int) -> None:
         self._ledger.change_incumbent(number)

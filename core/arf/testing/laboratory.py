@@ -83,8 +83,9 @@ class Laboratory(World):
     def claim(self, rule: ClaimRule) -> Claim | None:
         """Prune and measure what the strategy recommends, on all slots of the tier that decides."""
         study = self.study
+        held = study.lineage(study.incumbent_commit)
         patch = self.strategy.recommend(study) or Recommendation(
-            parent=study.incumbent_commit, gain=0.0, error=0.0
+            parent=study.base, ideas=held, gain=0.0, error=0.0
         )
         plan = rule.begin(study, patch, 10_000, "the end of the study")
         if plan is None:

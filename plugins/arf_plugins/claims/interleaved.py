@@ -246,12 +246,18 @@ def _paired(
         there.setdefault(run.seed, []).append(run)
     failed = sum(any(_has_failed(run) for run in runs) for runs in there.values())
     for index in range(pairs + min(failed, FAILURES)):
-        chance = random.Random(f"{study.seed}/{label}/{index}")
-        seed = chance.randrange(2**31)
+        seed, new_first = order(f"{study.seed}/{label}", index)
         sides = [_plan(plan, new, label, seed), _plan(plan, old, label, seed, base=study.base)]
-        chance.shuffle(sides)
+        if not new_first:
+            sides.reverse()
         held = [(run.parent, run.ideas) for run in there.get(seed, [])]
         yield from (side for side in sides if (side.parent, side.ideas) not in held)
+
+
+def order(label: str, index: int) -> tuple[int, bool]:
+    """The seed of the runs of a pair, and whether that of the patch comes first: drawn by lot."""
+    chance = random.Random(f"{label}/{index}")
+    return chance.randrange(2**31), chance.random() < 0.5
 
 
 def _plan(
