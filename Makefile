@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-all test-slurm test-ssh test-skypilot test-agents test-services test-trust check format bench clean
+.PHONY: help run test test-all test-zoo test-slurm test-ssh test-skypilot test-agents test-services test-trust check format bench clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -25,6 +25,9 @@ test: $(VENV)/.test-ready ## check the code and run all tests but the slow ones 
 
 test-all: $(VENV)/.test-ready ## run all tests, the slow ones too
 	@$(BIN)/pytest -m '' $(ARGS)
+
+test-zoo: $(VENV)/.test-ready ## run a study on each kind of script in tests/zoo
+	@$(BIN)/pytest -m '' tests/zoo $(ARGS)
 
 test-slurm: $(VENV)/.test-ready ## run the tests on a real Slurm (needs its Debian packages and root: .ci/install-slurm --all)
 	@$(BIN)/pytest -m 'slurm or slurm_ci' tests/slurm $(ARGS)

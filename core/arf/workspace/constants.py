@@ -544,6 +544,9 @@ _ASSIGN = re.compile(
     rf"\$?{_NAME}\s*(?::\s*[A-Za-z_][\w.:<>&' ]*)?\s*(?::=|\?=|<-|=>|=)\s*"
     rf"(?P<default>\$\{{(?P=name):?-)?{_VALUE}(?(default)\}})(?P<rest>\s*[;,]?\s*(?:(?:\#|//|/\*|--|;).*)?)\Z"
 )
+_GO_ASSIGN = re.compile(
+    rf"(?:var|const)\s+{_NAME}\s+(?:u?int\d*|float\d+|string|bool)\s*=\s*{_VALUE}(?P<rest>\s*(?://.*)?)\Z"
+)
 _SHELL_ASSIGN = re.compile(
     rf"(?:export\s+|readonly\s+|local\s+)?{_NAME}=(?P<quote>\"?)(?P<default>\$\{{(?P=name):?-)?{_VALUE}"
     rf"(?(default)\}})(?P=quote)(?P<rest>\s*;?(?:\s+\#.*)?)\Z"
@@ -587,14 +590,17 @@ def _is_shell_script(source: str) -> bool:
 
 
 def _shell_options(source: str) -> Iterator[Constant]:
-    """What a script's commands are given: `--lr 0.1`, `--lr=0.1`, and `optim.lr=0.1` as Hydra has it."""
+    """What a script's commands are given: `--lr 0.1`, `--lr=0.1`, and `optim.lr=0.1` as Hydra has it.
+
+    They are named as they are written, `--lr` and `optim.lr=`, as what they set may be a constant too.
+    """
     for number, line in enumerate(re.finditer(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)", source), 1):
         if line[1].lstrip().startswith("#"):
             continue
         for match in _OPTION.finditer(line[1]):
             value = _plain_value(match["value"], _SHELL)
             if value is not None:
-                name = (match["option"] or match["key"]).replace("-", "_")
+                name = f"--{match['option']}" if match["option"] else f"{match['key']}="
                 span = _moved(match.span("value"), line.start())
                 yield Constant(name=name, value=value, line=number, span=span, literal=match["value"])
 
@@ -621,7 +627,7 @@ def _assignments(source: str, language: _Language) -> Iterator[tuple[int, str, t
         if language.name == "shell":
             hit = _SHELL_ASSIGN.match(line) or _ASSIGN.match(line)
         else:
-            hit = _DEFINE.match(line) or _ASSIGN.match(line)
+            hit = _DEFINE.match(line) or _GO_ASSIGN.match(line) or _ASSIGN.match(line)
         if hit and (language.any_case or _CAPITALS.match(hit["name"])):
             yield number, section + hit["name"], _moved(hit.span("value"), match.start()), hit["rest"] or ""
 

@@ -63,7 +63,7 @@ def rewrite(source: str, seed: int, path: str = "train.py") -> str:
 
 def is_seed_name(name: str) -> bool:
     """Whether a constant of this name holds a seed; `train.seed` is one in a section."""
-    return _NAME.match(name.rpartition(".")[2]) is not None
+    return _NAME.match(name.rpartition(".")[2].strip("-=")) is not None
 
 
 def same_but_for_seeds(old: str, new: str, *, python: bool) -> bool:

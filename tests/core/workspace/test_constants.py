@@ -571,7 +571,7 @@ def test_what_a_shell_script_gives_its_commands_is_set_there() -> None:
     source = "#!/bin/bash\nLR=0.1\n# --lr 9\n"
     source += "python train.py --dropout=0.1 --batch-size 64 \\\n  --lr $LR optim.wd=1e-2 --wide\n"
     found = {item.name: item.value for item in read(source, "run.sh")}
-    assert found == {"LR": 0.1, "dropout": 0.1, "batch_size": 64, "optim.wd": 0.01}
-    changed = replace(source, {"batch_size": 32, "optim.wd": 0.02}, "run.sh")
+    assert found == {"LR": 0.1, "--dropout": 0.1, "--batch-size": 64, "optim.wd=": 0.01}
+    changed = replace(source, {"--batch-size": 32, "optim.wd=": 0.02}, "run.sh")
     assert "--batch-size 32 \\" in changed
     assert "optim.wd=0.02 --wide" in changed

@@ -68,7 +68,7 @@ def test_a_whole_study_runs_on_a_folder_without_git(tmp_path: Path, monkeypatch:
         "print('val_bpb:', (X - 1) ** 2 + 1 + noise)\n"
     )
     (folder / "arf.yaml").write_text(
-        f"workspace: {{command: python3 train.py, kind: '{FOLDER}'}}\n"
+        f"workspace: {{command: '{{python}} train.py', kind: '{FOLDER}'}}\n"
         "noise: {replicates: 2, confirm: 1}\nbackend: {name: local, slots: 2}\nagent: {name: offline}\n"
     )
     summary, store = run_study(folder, {"budget.max_experiments": 8})
