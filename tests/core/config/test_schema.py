@@ -256,7 +256,7 @@ def test_options_stay_with_the_plugin_that_they_were_given_for(load_text: Load) 
     assert load_text(text, flags={"strategy": "other"}).strategy == Choice(name="other", options=Options())
     assert load_text(text, overrides=[("strategy", "random")]).strategy == Choice(name="random")
     assert load_text(text, overrides=[("strategy.slots", "2")]).strategy.options == Options(rate=9, slots=2)
-    assert load_text("strategy: {rate: 9}", flags={"strategy": "greedy"}).strategy.options.rate == 9
+    assert load_text("strategy: {rate: 9}", flags={"strategy": "bayes"}).strategy.options.rate == 9
     assert load_text("strategy: {rate: 9}", flags={"strategy": "other"}).strategy.options.rate == 0.5
 
 
