@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from arf.cli.run import Begun, left_out, view_options
+from arf.cli.run import left_out, view_options
 from arf.launch import study_plugins
 from arf.sdk.commands import find_study, study_argument
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from arf.cli.run import Begun
     from arf.plugins.registry import Plugins
 
 
