@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,26 @@ import attrs
 from arf import __version__
 from arf.atomic import write_whole
 from arf.config.schema import VERSIONS_KEY, Config, disabled_plugins, dump, load
-from arf.engine.engine import Engine, agent_brief
+from arf.engine.contenders import Contenders
+from arf.engine.engine import Engine, Parts, Surroundings, agent_brief
+from arf.engine.runner import WATCH_INTERVAL_S, Commands, JobRunner
+from arf.engine.watch import LogTail
 from arf.errors import NameTakenError, StoreError
-from arf.interfaces import Workspace
+from arf.interfaces import Backend, MetricParser, Workspace
 from arf.plugins.registry import Plugins
 from arf.sandbox import environment
+from arf.sandbox.boxes import Boxes
+from arf.status.costs import CostMonitor
+from arf.status.diagnosis import explain
+from arf.status.estimate import Estimate, estimate, lines, usual_cost
+from arf.status.held_resources import HeldResourcesMonitor
+from arf.status.node_health import NodeHealthMonitor
+from arf.status.shared_data import SharedDataMonitor
+from arf.status.slot_usage import SlotUsageMonitor
+from arf.status.summary import summarize
 from arf.store.database import DATABASE, STUDIES, Store, StudyLock
 from arf.study import Study
+from arf.submissions.local import LocalQueue, read_mail
 from arf.submissions.remote import Mailbox
 from arf.types import Tier
 from arf.workspace import open_workspace
@@ -149,33 +164,143 @@ class _Parts:
 
     def engine(self, study: Study, store: Store, workspace: Workspace, *, resumed: bool) -> Engine:
         settings = self._config.workspace
-        return Engine(
+        config = self._config
+        return assemble(
             study=study,
             store=store,
             workspace=workspace,
             config=attrs.evolve(
-                self._config,
-                workspace=attrs.evolve(settings, setup=with_interpreter(settings.setup)),
+                config,
+                workspace=attrs.evolve(
+                    settings,
+                    command=with_interpreter(settings.command),
+                    setup=with_interpreter(settings.setup),
+                ),
                 evaluation=attrs.evolve(
-                    self._config.evaluation, command=with_interpreter(self._config.evaluation.command)
+                    config.evaluation, command=with_interpreter(config.evaluation.command)
                 ),
-                guards=attrs.evolve(
-                    self._config.guards, commands=with_interpreter(self._config.guards.commands)
-                ),
+                guards=attrs.evolve(config.guards, commands=with_interpreter(config.guards.commands)),
             ),
-            strategy=self.strategy,
-            agent=self.agent,
-            fallback=self.fallback,
+            parts=Parts(
+                strategy=self.strategy,
+                strategy_name=config.strategy.name,
+                accept=self.accept,
+                claim=self.claim,
+                agent=self.agent,
+                agent_name=config.agent.name,
+                fallback=self.fallback,
+                fallback_name=config.study.fallback or "",
+                events=self._plugins.events,
+            ),
             backend=self.backend,
             parser=self.parser,
-            accept=self.accept,
-            claim=self.claim,
-            events=self._plugins.events,
             job_env=job_environment(workspace, settings.env, settings.pass_env),
-            command=with_interpreter(settings.command),
+            beside=[partial(read_mail, mailbox=Mailbox(store.directory))],
             resumed=resumed,
-            mailbox=Mailbox(store.directory),
         )
+
+
+def assemble(
+    *,
+    study: Study,
+    store: Store,
+    workspace: Workspace,
+    config: Config,
+    parts: Parts,
+    backend: Backend,
+    parser: MetricParser,
+    job_env: Mapping[str, str],
+    beside: Sequence[Callable[[Engine], Coroutine[Any, Any, None]]] = (),
+    resumed: bool = False,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    tail: Callable[[Path], LogTail] = LogTail,
+    watch_interval_s: float = WATCH_INTERVAL_S,
+) -> Engine:
+    """An engine with all that is hung on it. Commands in `config` are as they are run."""
+    settings = config.workspace
+    boxes = Boxes(
+        config.sandbox,
+        command=settings.command,
+        env=job_env,
+        workspace=workspace.directory,
+        top=workspace.top,
+        linked=workspace.links().values(),
+        private=config.evaluation.private,
+        sources=_fixed_sources(workspace, study.base),
+    )
+    runner = JobRunner(
+        name=study.name,
+        directory=store.directory,
+        objective=study.objective,
+        workspace=workspace,
+        backend=backend,
+        parser=parser,
+        boxes=boxes,
+        commands=Commands(
+            command=settings.command,
+            env=job_env,
+            limits=config.limits,
+            setup=settings.setup,
+            setup_time_limit_s=settings.setup_time_limit_s,
+        ),
+        now=now,
+        tail=tail,
+        watch_interval_s=watch_interval_s,
+    )
+    contenders = Contenders(
+        config=config,
+        study=study,
+        directory=store.directory,
+        trees=runner.trees,
+        boxes=boxes,
+        backend=backend,
+        parser=parser,
+        env=job_env,
+        tail=tail,
+    )
+    around = Surroundings(
+        monitors=(
+            NodeHealthMonitor(study, store, backend, now),
+            SlotUsageMonitor(store),
+            CostMonitor(store, study),
+            HeldResourcesMonitor(store, backend, now),
+            SharedDataMonitor(store, lambda: workspace.links().values(), now),
+        ),
+        queue=LocalQueue,
+        summarize=summarize,
+        explain=lambda failed: explain(failed, workspace, config, parser.example(study.objective.metric)),
+        beside=beside,
+    )
+    return Engine(
+        study=study,
+        store=store,
+        workspace=workspace,
+        runner=runner,
+        contenders=contenders,
+        parts=parts,
+        budget=config.budget,
+        around=around,
+        resumed=resumed,
+    )
+
+
+def _fixed_sources(workspace: Workspace, base: str) -> Iterator[str]:
+    """The Python files that ideas cannot change."""
+    for path in sorted(workspace.tracked(base)):
+        if path.endswith(".py") and not workspace.is_editable(path):
+            file = workspace.read(base, path)
+            if file is not None:
+                yield file.data.decode("utf-8", "replace")
+
+
+def estimate_rest(engine: Engine, config: Config) -> Estimate:
+    """What is still to come of a study, by the budgets, also for the study's own log. Asks nobody."""
+    study, parts = engine.study, engine.parts
+    usual = usual_cost(study, parts.agent, parts.agent_name, engine.brief(study.incumbent_commit))
+    told = estimate(study, config.budget, engine.budget_left, config.limits.budget_s, usual)
+    told = attrs.evolve(told, claim_share=parts.claim.share)
+    engine.note("estimate", *lines(told, config.agent.name))
+    return told
 
 
 def with_interpreter(command: Any) -> Any:

@@ -17,6 +17,7 @@ from arf.hooks import hookimpl
 from arf.sdk.formats import count
 
 if TYPE_CHECKING:
+    from arf.config.schema import Config
     from arf.engine.engine import Engine
     from arf.plugins.registry import Plugins
     from arf.store.database import StudyLock
@@ -68,22 +69,27 @@ def conduct(
     view = _make_view(style, plugins)
     plugins.register(Observer(view), "arf.cli")
     with contextlib.redirect_stdout(sys.stderr):  # what plugins print must not get into the data
-        return asyncio.run(_conduct(begin, view, notes, verbose=verbose, resumed=resumed))
+        return asyncio.run(_conduct(begin, plugins, view, notes, verbose=verbose, resumed=resumed))
 
 
-async def _conduct(begin: Begin, view: View, notes: Sequence[str], *, verbose: bool, resumed: bool) -> int:
+async def _conduct(
+    begin: Begin, plugins: Plugins, view: View, notes: Sequence[str], *, verbose: bool, resumed: bool
+) -> int:
+    from arf.launch import estimate_rest, load_study_config
+
     engine, lock = await begin()
+    config = load_study_config(engine.directory, plugins)
     handler = Notes(view)
     logging.captureWarnings(True)
     for ours in ("arf", "arf_plugins"):
         logging.getLogger(ours).setLevel(logging.INFO if verbose else logging.WARNING)
     ticking = asyncio.ensure_future(_tick(view))
     try:
-        view.open(engine, resumed=resumed)
+        view.open(engine, config, resumed=resumed)
         logging.getLogger().addHandler(handler)
         for note in notes:
             view.note(note)
-        view.foretold(engine.estimate())
+        view.foretold(estimate_rest(engine, config))
         _catch_signals(engine, view)
         summary = await engine.run()
     finally:
@@ -116,11 +122,11 @@ def _make_view(style: str | None, plugins: Plugins) -> View:
     if style == "plain" or not _has_screen():
         return Plain()
 
-    def snapshotter(engine: Engine) -> Any:
+    def snapshotter(engine: Engine, config: Config) -> Any:
         from arf.cli.view_model import Snapshotter
 
-        parser = plugins.make("parser", engine.config.parser.name, engine.config.parser.options)
-        return Snapshotter(engine.store, parser, engine.config.limits.budget_s)
+        parser = plugins.make("parser", config.parser.name, config.parser.options)
+        return Snapshotter(engine.store, parser, config.limits.budget_s)
 
     return Picture(snapshotter)
 

@@ -31,6 +31,7 @@ from arf.types import Role, Verdict, printable
 
 if TYPE_CHECKING:
     from arf.cli.view_model import Snapshotter
+    from arf.config.schema import Config
     from arf.engine.engine import Engine
     from arf.status.estimate import Estimate
     from arf.study import Study
@@ -46,9 +47,10 @@ def say(text: str) -> None:
 class View(ABC):
     """Is told what happens. Nothing that it does may end the study."""
 
-    def open(self, engine: Engine, *, resumed: bool) -> None:
+    def open(self, engine: Engine, config: Config, *, resumed: bool) -> None:
         """The engine is ready and about to run."""
         self.engine = engine
+        self.config = config
 
     @abstractmethod
     def changed(self, study: Study, experiment: Experiment) -> None:
@@ -64,7 +66,7 @@ class View(ABC):
 
     def foretold(self, told: Estimate) -> None:
         """What the study will probably take; called once, before its first job."""
-        for line in lines(told, self.engine.config.agent.name):
+        for line in lines(told, self.config.agent.name):
             self.note(line)
 
     def stopping(self, jobs: int) -> None:
@@ -86,9 +88,9 @@ class Plain(View):
     def __init__(self) -> None:
         self._noisy: set[str] = set()
 
-    def open(self, engine: Engine, *, resumed: bool) -> None:
-        super().open(engine, resumed=resumed)
-        study, config = engine.study, engine.config
+    def open(self, engine: Engine, config: Config, *, resumed: bool) -> None:
+        super().open(engine, config, resumed=resumed)
+        study = engine.study
         better = "less" if study.objective.direction == "min" else "more"
         slots = sum(tier.slots for tier in study.tiers)
         parts = f"strategy {config.strategy.name}, agent {config.agent.name}, backend {config.backend.name}"
@@ -148,8 +150,8 @@ class JsonLines(View):
         self._is_refused = False
         """Whether it was said that a line could not be written."""
 
-    def open(self, engine: Engine, *, resumed: bool) -> None:
-        super().open(engine, resumed=resumed)
+    def open(self, engine: Engine, config: Config, *, resumed: bool) -> None:
+        super().open(engine, config, resumed=resumed)
         self._emit("study", study=engine.study.name, directory=str(engine.directory), resumed=resumed)
 
     def foretold(self, told: Estimate) -> None:
@@ -187,7 +189,7 @@ class JsonLines(View):
 class Picture(View):
     """The live view, on a terminal. Should the terminal go away, the study goes on."""
 
-    def __init__(self, snapshotter: Callable[[Engine], Snapshotter]) -> None:
+    def __init__(self, snapshotter: Callable[[Engine, Config], Snapshotter]) -> None:
         from arf.cli.live import Screen
 
         self._make_lookout = snapshotter
@@ -198,9 +200,9 @@ class Picture(View):
         self._dirty = True
         self._shown_at = 0.0
 
-    def open(self, engine: Engine, *, resumed: bool) -> None:
-        super().open(engine, resumed=resumed)
-        self._snapshotter = self._make_lookout(engine)
+    def open(self, engine: Engine, config: Config, *, resumed: bool) -> None:
+        super().open(engine, config, resumed=resumed)
+        self._snapshotter = self._make_lookout(engine, config)
         self._screen.open()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTSTP, self._suspend)
         self.tick()

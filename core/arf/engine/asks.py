@@ -16,7 +16,6 @@ from arf.engine.ledger import Ledger
 from arf.engine.submissions import OrderBook, Submitted, message
 from arf.errors import AgentError, ArfError, ConflictError, UsageError
 from arf.interfaces import Agent, Brief
-from arf.status.estimate import cost_of_ask
 from arf.types import Answer, Ask, AskKind, Draft, Factor, Usage
 
 if TYPE_CHECKING:
@@ -91,18 +90,6 @@ class Thinker:
         """What the agent said when it had nothing more; empty if nothing."""
         self._news_at = 0
         """How many verdicts there must be before an agent that awaits results is asked again."""
-
-    def usual_cost(self, brief: Brief) -> Usage | None:
-        """What an ask has cost on average, or what the agent says that one usually does; None if unknown."""
-        closed, usage = self._study.closed_asks, self._study.usage
-        if closed and usage != Usage():
-            return Usage(
-                input_tokens=usage.input_tokens // closed,
-                cached_tokens=usage.cached_tokens // closed,
-                output_tokens=usage.output_tokens // closed,
-                usd=usage.usd / closed,
-            )
-        return cost_of_ask(self._own.agent, self._own.name, brief)
 
     # ---- Asking -----------------------------------------------------------------------------
 

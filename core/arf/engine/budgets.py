@@ -39,14 +39,15 @@ class Budgets:
         study: Study,
         elapsed_s: Callable[[], float],
         claim_rule: ClaimRule | None = None,
+        held_usd: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`held_usd` gives the dollars that machines have cost, used or not, where that is known."""
         self._budget = budget
         self._study = study
         self._claim_rule = claim_rule
         self._elapsed_s = elapsed_s
         self._recent_s: deque[float] = deque(maxlen=RECENT_RUNS)
-        self.standing_usd = 0.0
-        """Dollars that what stands has cost; more than slots in use, where machines also stand idle."""
+        self._held_usd = held_usd
         self.tried_s = 0.0
         """Seconds of slots in which changes were only tried out."""
 
@@ -159,5 +160,5 @@ class Budgets:
         used = sum(price[tier] * seconds for tier, seconds in study.slot_s.items())
         running = sum(price[tier] * study.running_on(tier) * typical_s for tier in price)
         dearest = max(price.values())
-        machines = max(used + running + dearest * self.tried_s, self.standing_usd)
+        machines = max(used + running + dearest * self.tried_s, self._held_usd())
         return study.usage.usd + machines + dearest * typical_s

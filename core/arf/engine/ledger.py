@@ -36,9 +36,9 @@ class Ledger:
         self.store = store
         self.now = now
         self.changed: list[Experiment] = []
+        """Experiments that observers have not been told of."""
         self.asks: list[tuple[int, Ask, Usage | None, str]] = []
         """Asks that were opened (without a cost) or closed since observers were told."""
-        """Experiments that observers have not been told of."""
         self.next_experiment = max(study.experiments, default=0) + 1
         self._next_idea = max(study.ideas, default=0) + 1
         self._next_ask = int(store.meta("asks", 0)) + 1

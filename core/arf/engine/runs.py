@@ -56,9 +56,10 @@ class Trees:
 
 @frozen
 class Ready:
-    """A tree that holds what will probably run next, for the first seed."""
+    """A tree that holds what will probably run next."""
 
     commit: str
+    seed: int
     tree: WorkTree
 
 

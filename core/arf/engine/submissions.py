@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve, frozen
 
@@ -17,6 +17,8 @@ from arf.types import Draft, Order, Plan, Receipt, Role, Submission, SubmissionS
 if TYPE_CHECKING:
     from arf.interfaces import Workspace
     from arf.store.database import Store
+
+T = TypeVar("T")
 
 MAX_RUNS = 32
 """Runs of one submission, at most."""
@@ -139,17 +141,98 @@ class Submitted:
     problem: str
 
 
+@frozen(eq=False)
+class Ordered:
+    """A request from a queue."""
+
+    key: str
+    submissions: tuple[Submitted, ...]
+    agent: str
+    ask: int | None
+    reply: asyncio.Future[list[int]]
+    """The numbers of its orders, once they are recorded."""
+
+
+@frozen(eq=False)
+class Withdrawn:
+    orders: tuple[int, ...]
+    experiments: tuple[int, ...]
+    reply: asyncio.Future[str]
+
+
 class OrderBook:
     """The orders of a study: takes submissions up, follows what becomes of them."""
 
-    def __init__(self, ledger: Ledger, workspace: Workspace, closed: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        workspace: Workspace,
+        closed: Callable[[], str],
+        put: Callable[[Ordered | Withdrawn], None],
+    ) -> None:
         self._ledger = ledger
         self._study = ledger.study
         self._workspace = workspace
         self._closed = closed
         """Why nothing more can be ordered; empty while something can."""
+        self._put = put
+        """Brings a request into the next turn."""
+        self._replies: list[Callable[[], None]] = []
         self.accepted = 0
         """Counts the submissions that were not refused at once."""
+
+    # ---- Requests, from outside of a turn -----------------------------------------------------
+
+    async def order(
+        self, key: str, submissions: Sequence[Submission], agent: str = "queue", ask: int | None = None
+    ) -> list[int]:
+        """Take submissions up, and give the numbers of their orders once they are recorded.
+
+        Idempotent in `key`. What cannot be carried out is an order too, refused with the reason. `ask` is the
+        ask in the course of which an agent submits them; None: somebody does so unasked.
+        """
+        known = self._ledger.store.orders_of(key)
+        if known:
+            return [order.id for order in known]
+        made = await self.make(submissions)
+        reply: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._put(Ordered(key, made, agent, ask, reply))
+        return await reply
+
+    async def withdraw_all(self, numbers: Sequence[int], experiments: Sequence[int] = ()) -> str:
+        """Withdraw orders, and end experiments; gives a line on what was done."""
+        reply: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._put(Withdrawn(tuple(numbers), tuple(experiments), reply))
+        return await reply
+
+    def take_order(self, item: Ordered) -> None:
+        taken = self._ledger.store.orders_of(item.key)  # the same request may have come twice at a time
+        if not taken:
+            taken = [self.take(item.key, submitted, item.agent, item.ask) for submitted in item.submissions]
+        self._tell(item.reply, [order.id for order in taken])
+
+    def take_withdrawal(self, item: Withdrawn, end: Callable[[int], str]) -> None:
+        """`end` ends an experiment, and says what it did."""
+        said = [self.withdraw(number) for number in item.orders]
+        said += [end(number) for number in item.experiments]
+        self._tell(item.reply, "; ".join(said))
+
+    def _tell(self, reply: asyncio.Future[T], what: T) -> None:
+        """Answer a request once the transaction is written."""
+        self._replies.append(lambda: None if reply.done() else reply.set_result(what))
+
+    @property
+    def has_replies(self) -> bool:
+        """Whether somebody waits for what is recorded to be on disk."""
+        return bool(self._replies)
+
+    def reply(self) -> None:
+        """Answer the requests that were taken in."""
+        replies, self._replies = self._replies, []
+        for reply in replies:
+            reply()
+
+    # ---- Orders, within a turn ----------------------------------------------------------------
 
     async def make(self, submissions: Sequence[Submission]) -> tuple[Submitted, ...]:
         """Check submissions and make commits of their drafts, one at a time."""

@@ -33,7 +33,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from arf.study import Study
 from arf.types import Experiment
@@ -325,6 +324,8 @@ def _weighed(
     variances: _Variances,
 ) -> _Weighed:
     """The best linear unbiased prediction, with the prior of each difference reweighted until it settles."""
+    from scipy.linalg import cho_factor, cho_solve
+
     covariance = machines.covariance(variances)
     variance = np.where(fixed, FIXED**2, variances.own**2)
     for _ in range(ROUNDS):
@@ -382,5 +383,7 @@ def _likeliest(
 
 def _log_likelihood(x: Floats, covariance: Floats) -> float:
     """Of a normal vector of mean 0, but for a constant."""
+    from scipy.linalg import cho_factor, cho_solve
+
     factor, lower = cho_factor(covariance, lower=True)
     return float(-0.5 * x @ cho_solve((factor, lower), x) - np.log(np.diag(factor)).sum())

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from attrs import frozen
-from scipy.special import chdtri, fdtri, stdtr, stdtrit
 
 from arf.types import Role
 
@@ -30,16 +29,22 @@ SCATTER_LEVEL = 0.1
 @lru_cache(maxsize=4096)
 def t_critical(alpha: float, df: float) -> float:
     """The value that Student's t with `df` degrees of freedom exceeds with probability `alpha`."""
+    from scipy.special import stdtrit
+
     return -float(stdtrit(df, alpha))
 
 
 def t_tail(t: float, df: float) -> float:
     """The probability that Student's t with `df` degrees of freedom exceeds `t`."""
+    from scipy.special import stdtr
+
     return float(stdtr(df, -t))
 
 
 @lru_cache(maxsize=4096)
 def _f_critical(alpha: float, df_over: int, df_under: int) -> float:
+    from scipy.special import fdtri
+
     return float(fdtri(df_over, df_under, 1 - alpha))
 
 
@@ -56,6 +61,8 @@ class Noise:
         """A confidence interval of sigma: `df * sigma**2` over the true variance is chi-squared with `df`
         degrees of freedom (Snedecor and Cochran, Statistical Methods, 8th ed., section 5.11)."""
         tail = (1 - level) / 2
+        from scipy.special import chdtri
+
         low, high = chdtri(self.df, tail), chdtri(self.df, 1 - tail)
         return self.sigma * math.sqrt(self.df / low), self.sigma * math.sqrt(self.df / high)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from arf.engine.engine import Engine
+from arf.engine.engine import Parts
 from arf.engine.watch import LogTail
+from arf.launch import assemble
 from arf.plugins.registry import Plugins
 from arf.store.database import Store
 from arf.study import Study
@@ -76,20 +77,23 @@ async def run_in_memory(
     store = Store.in_memory(home, study, {"workspace": ""})
     observers = Plugins()
     observers.register(observer, "observer")
-    engine = Engine(
+    engine = assemble(
         study=study,
         store=store,
         workspace=workspace,
         config=config,
-        strategy=strategy,
-        agent=agent,
+        parts=Parts(
+            strategy=strategy,
+            strategy_name=config.strategy.name,
+            accept=accept,
+            claim=claim,
+            agent=agent,
+            agent_name=config.agent.name,
+            events=observers.events,
+        ),
         backend=backend,
         parser=parser,
-        accept=accept,
-        claim=claim,
-        events=observers.events,
         job_env={},
-        command=config.workspace.command,
         now=now,
         tail=tail,
         watch_interval_s=watch_interval_s,

@@ -149,8 +149,12 @@ class StudyReader:
         from arf.status import held_resources
 
         elapsed_s = float(self._store.meta("elapsed_s", 0.0))
-        budgets = Budgets(Budget(**self._store.meta("budget", {})), self.study(), lambda: elapsed_s)
-        budgets.standing_usd = held_resources.told(self._store)["usd"]
+        budgets = Budgets(
+            Budget(**self._store.meta("budget", {})),
+            self.study(),
+            lambda: elapsed_s,
+            held_usd=lambda: held_resources.told(self._store)["usd"],
+        )
         budgets.tried_s = float(self._store.meta("tried_s", 0.0))
         return budgets.left()
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
+from arf.engine.monitor import Monitor
 from arf.status import held_resources
+from arf.types import Role
 
 if TYPE_CHECKING:
     from arf.store.database import Store
@@ -113,3 +115,15 @@ def of_idea(store: Store, idea: Idea) -> Cost:
         return Cost()
     usd, tokens, ideas = store.ask_cost(idea.ask)
     return Cost(agent_usd=usd / max(1, ideas), tokens=tokens // max(1, ideas))
+
+
+class CostMonitor(Monitor):
+    """Records what a study had cost at each of its keeps."""
+
+    def __init__(self, store: Store, study: Study) -> None:
+        self._store = store
+        self._study = study
+
+    def kept(self, experiment: Experiment) -> None:
+        if experiment.role is not Role.BASELINE:
+            note_keep(self._store, self._study, experiment)

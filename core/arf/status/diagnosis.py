@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arf.engine.ends import FailedBaseline
 from arf.engine.watch import last_lines, nearest_metric
 from arf.errors import nearest
 from arf.interfaces import Workspace
@@ -31,23 +32,13 @@ _NOT_EXECUTABLE = re.compile(r"([^\s:'\"]+)['\"]?: permission denied", re.IGNORE
 _DENIED = re.compile(r"permission denied|read-only file system", re.IGNORECASE)
 
 
-def after_failed_baseline(
-    workspace: Workspace,
-    commit: str,
-    command: str | Sequence[str],
-    verdict: Verdict,
-    reason: str,
-    log: Path,
-    folder: Path,
-    config: Config,
-    metrics: Collection[str],
-    example: str,
-) -> str:
+def explain(failed: FailedBaseline, workspace: Workspace, config: Config, example: str) -> str:
     """One line on how to mend a baseline that failed so.
 
-    `command` is what was run in `folder`, `log` what it printed, `metrics` what the parser read there, and
-    `example` a line in which it would read the objective.
+    `example` is a line in which the parser would read the objective.
     """
+    commit, verdict, reason = failed.experiment.commit, failed.experiment.verdict, failed.experiment.reason
+    command, log, folder, metrics = config.workspace.command, failed.log, failed.folder, failed.metrics
     time_limit_s = config.limits.time_limit_s
     shown = command if isinstance(command, str) else shlex.join(command)
     again = "then start a new study"

@@ -66,6 +66,19 @@ def cost_of_ask(agent: Agent, name: str, brief: Brief) -> Usage | None:
     return told
 
 
+def usual_cost(study: Study, agent: Agent, name: str, brief: Brief) -> Usage | None:
+    """What an ask has cost on average, or what the agent says that one usually does; None if unknown."""
+    closed, usage = study.closed_asks, study.usage
+    if not closed or usage == Usage():
+        return cost_of_ask(agent, name, brief)
+    return Usage(
+        input_tokens=usage.input_tokens // closed,
+        cached_tokens=usage.cached_tokens // closed,
+        output_tokens=usage.output_tokens // closed,
+        usd=usage.usd / closed,
+    )
+
+
 def estimate(
     study: Study,
     budget: Budget,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 
-from arf.interfaces import HeldResource
+from arf.engine.monitor import Monitor
+from arf.interfaces import Backend, HeldResource
 from arf.store.database import Store
+
+log = logging.getLogger(__name__)
 
 _KEY = "standing"
 
@@ -53,3 +57,21 @@ def _to_json(standing: HeldResource) -> dict[str, Any]:
 def at_of(noted: dict[str, Any]) -> datetime:
     """When it was noted."""
     return datetime.fromtimestamp(noted["at"], UTC)
+
+
+class HeldResourcesMonitor(Monitor):
+    """Notes from time to time what the backend holds, and what that costs."""
+
+    def __init__(self, store: Store, backend: Backend, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._backend = backend
+        self._now = now
+        self.usd = told(store)["usd"]
+
+    async def look(self) -> None:
+        try:
+            there = await self._backend.held_resources()
+        except Exception as error:  # whatever it asks may be away for a while; it is asked again
+            log.warning("what the backend holds cannot be told now: %s", error)
+            return
+        self.usd = note(self._store, there, self._now())

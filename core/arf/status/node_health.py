@@ -8,20 +8,30 @@ slow, is no fault of the machine that it was tried on.
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, define, evolve, field, frozen
 
+from arf.engine.monitor import Monitor, Use
 from arf.status.tier_stats import pace
 from arf.study import Study
 from arf.types import Experiment, JobState, Verdict
 
+if TYPE_CHECKING:
+    from arf.interfaces import Backend
+    from arf.store.database import Store
+
+log = logging.getLogger(__name__)
+
+KEY = "nodes"
 WINDOW = 20
 """So many of a node's last runs count."""
 LEVEL = 0.002
@@ -322,3 +332,52 @@ def rank_tail(high: Sequence[float], low: Sequence[float]) -> float:
     if variance <= 0:
         return 1.0
     return 0.5 * math.erfc((wins - n * m / 2 - 0.5) / math.sqrt(2 * variance))
+
+
+# ---- Beside a study that runs ---------------------------------------------------------------------
+
+
+class NodeHealthMonitor(Monitor):
+    """Has the nodes set aside that are found wanting, and says so."""
+
+    def __init__(self, study: Study, store: Store, backend: Backend, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._backend = backend
+        self._now = now
+        self._nodes = Nodes(study, backend.node_of, store.meta(KEY))
+        self._news: list[Suspect] = []
+        """Those that were found in this turn."""
+        self._has_changed = False
+
+    def begin(self, elapsed_s: float, now: datetime) -> bool:
+        """What an earlier process has set aside stays so."""
+        done = [self._backend.set_aside(one.node, one.why) for one in self._nodes.reported]
+        return any(done)
+
+    def ended(self, run: Experiment) -> bool:
+        self._nodes.take(run)
+        for suspect in self._nodes.suspects():
+            self._nodes.report(suspect)
+            self._news.append(suspect)
+        self._has_changed = self._nodes.knows_any
+        return run.job_state in (JobState.FAILED, JobState.TIMED_OUT) and self._nodes.is_doubtful(run)
+
+    def blames(self, run: Experiment) -> bool:
+        return self._nodes.is_reported(run)
+
+    def turned(self, elapsed_s: float, idle: Sequence[tuple[str, Use, int]]) -> bool:
+        news, self._news = self._news, []
+        done = [self._set_aside(suspect) for suspect in news]
+        if self._has_changed:
+            self._store.set_meta(KEY, self._nodes.to_json())
+            self._has_changed = False
+        return any(done)
+
+    def _set_aside(self, suspect: Suspect) -> bool:
+        is_aside = self._backend.set_aside(suspect.node, suspect.why)
+        done = "set aside" if is_aside else "suspect (the backend cannot do without it: take it out by hand)"
+        text = f"node {suspect.node} {done}: {suspect.why}"
+        log.warning("%s", text)
+        self._nodes.note_aside(suspect, is_aside)
+        self._store.add_event("node", text, self._now())
+        return is_aside

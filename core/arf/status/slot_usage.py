@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from arf.engine.monitor import Monitor, Use
 from arf.status.tier_stats import training_s
 from arf.types import Experiment
+
+if TYPE_CHECKING:
+    from arf.store.database import Store
 
 STARTUP = "startup_seconds"
 """The metric that says how long a run took before it began to train."""
 
 
-class Use(StrEnum):
-    """What a slot was used for."""
-
-    PROVISIONING = "provisioning"
-    """Given a job before anything had started on its tier: machines were being had."""
-    QUEUE = "queue"
-    """Given a job that had not started: the work tree, the backend's queue."""
-    SET_UP = "set-up"
-    """Waited for `workspace.setup`."""
-    STARTUP = "start-up"
-    """Ran, and did not train yet, as far as the runs say."""
-    TRAINING = "training"
-    REST = "rest of the runs"
-    """Ran, and did not train (evaluation); all of it where runs do not print their training time."""
-    LOST = "lost"
-    """Ran what had to be run again: preempted, lost, or interrupted."""
-    HANDLING = "handling"
-    """Its run had ended, and arf had not heard of it, or not taken it in."""
-    TRIED = "tried out"
-    """Checked for an agent whether a change runs."""
-    AGENT = "waiting for the agent"
-    VERDICTS = "waiting for verdicts"
-    """Nothing could be planned before runs that were under way had ended: the baseline, replicates."""
-    NOTHING = "nothing to run"
-    """The strategy offered nothing."""
-    ENDING = "ending"
-    """The budget was used up, or the study was being stopped, and other slots still ran."""
-    ASIDE = "set aside"
-    """The slot's node was set aside."""
-
-
+KEY = "timesheet"
 IDLE = (Use.AGENT, Use.VERDICTS, Use.NOTHING, Use.ENDING, Use.ASIDE)
 
 
@@ -124,3 +97,23 @@ def shares(used_s: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _seconds(begin: datetime, end: datetime) -> float:
     return max(0.0, (end - begin).total_seconds())
+
+
+class SlotUsageMonitor(Monitor):
+    """Adds up and records what the slots of a study are used for."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._usage = SlotUsage(store.meta(KEY))
+
+    def begin(self, elapsed_s: float, now: datetime) -> bool:
+        self._usage.begin(elapsed_s, now)
+        return False
+
+    def settled(self, run: Experiment, now: datetime, *, since: datetime | None, again: bool) -> None:
+        self._usage.take(run, now, since=since, again=again)
+
+    def turned(self, elapsed_s: float, idle: Sequence[tuple[str, Use, int]]) -> bool:
+        self._usage.look(elapsed_s, list(idle))
+        self._store.set_meta(KEY, self._usage.to_json())
+        return False

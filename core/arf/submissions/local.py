@@ -30,7 +30,7 @@ class LocalQueue(SubmissionQueue):
         self._ask = ask
 
     async def submit(self, key: str, submissions: Sequence[Submission]) -> Sequence[Receipt]:
-        return await self.receipts(await self._engine.order(key, submissions, self._agent, self._ask))
+        return await self.receipts(await self._engine.book.order(key, submissions, self._agent, self._ask))
 
     async def known(self, key: str) -> Sequence[Receipt]:
         return [order.receipt for order in self._engine.store.orders_of(key)]
@@ -44,7 +44,7 @@ class LocalQueue(SubmissionQueue):
         return await wait_for(self._engine.store, submissions, timeout_s, any_done=any_done)
 
     async def cancel(self, submissions: Sequence[int], experiments: Sequence[int] = ()) -> str:
-        return await self._engine.withdraw(submissions, experiments)
+        return await self._engine.book.withdraw_all(submissions, experiments)
 
     async def try_out(self, draft: Draft, base: str, seconds: float) -> Tried:
         return await self._engine.try_out(draft, base, seconds)
@@ -89,9 +89,9 @@ async def _carry_out(engine: Engine, request: Request) -> Mapping[str, Any]:
     body = request.body
     if request.kind == "submit":
         submissions = [submission_from_json(data) for data in body["submissions"]]
-        return {"orders": await engine.order(f"mail/{request.key}", submissions)}
+        return {"orders": await engine.book.order(f"mail/{request.key}", submissions)}
     if request.kind == "cancel":
-        return {"text": await engine.withdraw(body["submissions"], body["experiments"])}
+        return {"text": await engine.book.withdraw_all(body["submissions"], body["experiments"])}
     if request.kind == "rule":
         return {"text": await engine.rule(int(body["experiment"]), accept=bool(body["accept"]))}
     if request.kind == "try_out":
