@@ -351,12 +351,18 @@ def test_paired_tests_agree_with_known_answers() -> None:
 
 
 def test_claims_useless_changes_and_runs_to_the_target_over_all_objectives() -> None:
-    true, none = Claim(low=0.5, high=1.5, true_gain=0.9), Claim(low=-0.1, high=0.2, true_gain=0.3)
+    true, none = (
+        Claim(low=0.5, high=1.5, true_gain=0.9, is_made=True),
+        Claim(low=-0.1, high=0.2, true_gain=0.3, is_made=False),
+    )
     outcomes = [
         outcome("a", 0, (1.0, 0.9), claim=true, changes=(4, 1)),
         outcome("a", 1, (2.0, 0.9), claim=none, changes=(2, 0)),
         outcome("a", 2, (3.0, 0.5), changes=(2, 1)),
-        evolve(outcome("a", 0, claim=Claim(low=0.1, high=0.3, true_gain=0.0), optimum=1.0), objective="null"),
+        evolve(
+            outcome("a", 0, claim=Claim(low=0.1, high=0.3, true_gain=0.0, is_made=True), optimum=1.0),
+            objective="null",
+        ),
     ]
     (arm,) = overall(outcomes, 0.8)
     assert arm.gain == pytest.approx((0.9 + 0.9 + 0.5) / 3)

@@ -69,11 +69,9 @@ class Claim:
     high: float
     """The 95 % interval of the gain over the unchanged script, in units of the objective."""
     true_gain: float
-
-    @property
-    def is_made(self) -> bool:
-        """Whether it says that there is a gain at all."""
-        return self.low > 0.0
+    """Of the patch that it is about."""
+    is_made: bool
+    """Whether it says that a gain is proven."""
 
     @property
     def is_false(self) -> bool:
@@ -102,7 +100,7 @@ class Simulated:
     false_keeps: int
     """Keeps of something that is not truly better than what it replaced."""
     changes: int
-    """Constants of the final patch."""
+    """Constants of the final patch: the one that was claimed, else the incumbent."""
     useless_changes: int
     """Those of them without which it is truly no worse, by `USELESS` of the noise or more."""
     claim: Claim | None
@@ -241,7 +239,7 @@ def _told(finished: Finished, observer: _Observer, cpu_s: float) -> Simulated:
     direction = study.objective
     false = [m for m in observer.moments[1:] if direction.gain(m.truth_before, m.truth) <= 0]
     lucky = observer.luckiest
-    useless = _useless(observer)
+    useless = _useless(observer, _final_settings(finished, observer))
     return Simulated(
         summary=finished.summary,
         moments=tuple(observer.moments),
@@ -254,7 +252,7 @@ def _told(finished: Finished, observer: _Observer, cpu_s: float) -> Simulated:
         false_keeps=len(false),
         changes=len(useless),
         useless_changes=sum(useless.values()),
-        claim=_claim(finished.summary, observer),
+        claim=_claim(finished, observer),
         best_reading=lucky.value if lucky else None,
         best_reading_truth=observer.truth(lucky.commit) if lucky else None,
         cpu_s=cpu_s,
@@ -262,24 +260,36 @@ def _told(finished: Finished, observer: _Observer, cpu_s: float) -> Simulated:
     )
 
 
-def _useless(observer: _Observer) -> dict[str, bool]:
-    """By constant of the final patch: whether taking it back makes nothing worse."""
-    if not observer.moments:
-        return {}
-    objective, final = observer.objective, observer.moments[-1]
-    least = USELESS * objective.sigma(objective.base, observer.tier)
-    found = {}
-    for name, base in objective.base.items():
-        if final.settings[name] != base:
-            without = objective.truth({**final.settings, name: base}, observer.tier)
-            found[name] = objective.objective.gain(without, final.truth) < least  # False where it crashes
-    return found
+def _useless(observer: _Observer, final: Mapping[str, Scalar]) -> dict[str, bool]:
+    """By constant that a patch changes: whether taking it back makes nothing worse."""
+    objective, tier = observer.objective, observer.tier
+    least = USELESS * objective.sigma(objective.base, tier)
+    truth = objective.truth(final, tier)
+    return {
+        name: objective.objective.gain(objective.truth({**final, name: base}, tier), truth) < least
+        for name, base in objective.base.items()
+        if final[name] != base  # without it a crash, which is NaN, is worse
+    }
 
 
-def _claim(summary: Mapping[str, Any], observer: _Observer) -> Claim | None:
-    final = summary["final"]
+def _final_settings(finished: Finished, observer: _Observer) -> Mapping[str, Scalar]:
+    """Of the patch that was claimed, else of the incumbent."""
+    final = finished.summary["final"]
+    commit = (
+        finished.study.experiments[final["experiment"]].commit if final else finished.study.incumbent_commit
+    )
+    return observer.workspace.values(commit)
+
+
+def _claim(finished: Finished, observer: _Observer) -> Claim | None:
+    final = finished.summary["final"]
     if final is None or final["low"] is None or final["high"] is None:
         return None
-    base = observer.truth(observer.workspace.base_commit())
-    true_gain = observer.objective.objective.gain(base, observer.moments[-1].truth)
-    return Claim(low=final["low"], high=final["high"], true_gain=true_gain)
+    objective, tier = observer.objective, observer.tier
+    truth = objective.truth(_final_settings(finished, observer), tier)
+    return Claim(
+        low=final["low"],
+        high=final["high"],
+        true_gain=objective.objective.gain(objective.truth(objective.base, tier), truth),
+        is_made=final["proven"],
+    )
