@@ -299,6 +299,9 @@ def _own_speeds(runs: Sequence[Experiment], log_steps: Floats, groups: NDArray[n
     centre = float(np.median(log_steps))
     x, machines = log_steps - centre, _Machines.of(runs)
     noise = _within(log_steps, groups) / max(1, len(x) - len(counts)) or OWN[0] ** 2
+    means = np.bincount(groups, x) / counts
+    steps = means - np.array([means[above] for above in _parents(runs, groups)])
+    fixed |= np.abs(steps) > LOUD * math.sqrt(2.0 * noise)
     likeliest = _likeliest(x, groups, descends, fixed, machines, noise)
     first = _weighed(x, groups, descends, fixed, machines, likeliest)
     fixed |= np.abs(first.differences) > LOUD * math.sqrt(noise)
@@ -337,6 +340,15 @@ def _weighed(
         variance = np.where(fixed, FIXED**2, variances.own**2 * np.maximum(1.0, heavier))
     seen = prior[:, groups]
     return _Weighed(differences=differences, covariance=prior - seen @ cho_solve(factor, seen.T))
+
+
+def _parents(runs: Sequence[Experiment], groups: NDArray[np.intp]) -> list[int]:
+    """The group of each group's parent; the first group where that has not run."""
+    descends = {run.commit: group for run, group in zip(runs, groups.tolist(), strict=True)}
+    found: dict[int, int] = {}
+    for run, group in zip(runs, groups.tolist(), strict=True):
+        found.setdefault(group, descends.get(run.parent, int(groups[0])))
+    return [found[group] for group in range(len(found))]
 
 
 def _descent(runs: Sequence[Experiment], groups: NDArray[np.intp]) -> Floats:
