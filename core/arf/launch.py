@@ -112,7 +112,7 @@ def _make_home(
 async def resume(
     home: Path, plugins: Plugins, flags: Mapping[str, object] | None = None
 ) -> tuple[Engine, StudyLock]:
-    """A study that goes on where it ended, however it ended; `flags` give it another budget.
+    """A study that continues after any exit; `flags` give it another budget.
 
     Raises StoreError if it runs already, or its files cannot be used.
     """

@@ -65,11 +65,11 @@ def state_text(summary: Mapping[str, Any], *, short: bool = False) -> str:
 
 
 def slot_time(summary: Mapping[str, Any]) -> str:
-    """How much slot time was used, and which share of what there was."""
+    """How much slot time was used, and the utilization."""
     used = f"{duration(summary['slot_hours'] * 3600)} of slot time used"
     if summary["utilisation"] is None:
         return used
-    return f"{used}, {100 * summary['utilisation']:.0f} % of what there was"
+    return f"{used}, {100 * summary['utilisation']:.0f} % utilization"
 
 
 def cost_text(summary: Mapping[str, Any]) -> str | None:

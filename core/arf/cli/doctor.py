@@ -58,8 +58,8 @@ class Finding:
 
 @click.command()
 @click.argument("workspace", required=False)
-@click.option("--backend", metavar="B", help="The backend to check; else the workspace's.")
-@click.option("--agent", metavar="A", help="The agent to check; else the workspace's.")
+@click.option("--backend", metavar="B", help="Backend to check; the workspace's by default.")
+@click.option("--agent", metavar="A", help="Agent to check; the workspace's by default.")
 @click.option("--config", "config_file", metavar="FILE", help="A study's configuration (see configs/).")
 @json_option
 def doctor(

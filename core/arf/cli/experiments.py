@@ -147,8 +147,8 @@ def _slot(told: dict[str, Any]) -> str:
 @click.command()
 @experiment_argument
 @study_option
-@click.option("-f", "--follow", is_flag=True, help="Go on until the experiment ends.")
-@click.option("-n", "--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output until the experiment ends.")
+@click.option("-n", "--tail", type=click.IntRange(0), metavar="N", help="Print only the last N lines.")
 @json_option
 def log(experiment: str, study: str | None, follow: bool, tail: int | None, as_json: bool) -> None:
     """Print the output of EXPERIMENT: a number, the beginning of a commit, or `best`.

@@ -41,14 +41,18 @@ limits:
 @click.command()
 @click.argument("directory", metavar="[DIR]", default=".")
 @click.option("--script", metavar="FILE", help="Write DIR/arf.yaml for this script, which is in DIR.")
-@click.option("--command", metavar="CMD", help="How the script is run; else what its name suggests.")
-@click.option("--metric", help="The metric to improve, as the script prints it; else the most likely one.")
-@click.option("--direction", type=click.Choice(["min", "max"]), help="Which way is better; else by its name.")
-@click.option("--log", metavar="FILE", help="What a run has printed, to read instead of running the script.")
-@click.option("--no-run", is_flag=True, help="Do not run the script; --metric must name what it prints.")
 @click.option(
-    "--run-limit", metavar="TIME", default="10m", show_default=True, help="The longest that it is run for."
+    "--command", metavar="CMD", help="Command that runs the script; guessed from its name by default."
 )
+@click.option("--metric", help="Metric to improve, as the script prints it; the most likely one by default.")
+@click.option(
+    "--direction",
+    type=click.Choice(["min", "max"]),
+    help="Which way is better; guessed from the name by default.",
+)
+@click.option("--log", metavar="FILE", help="Log of an earlier run, read instead of running the script.")
+@click.option("--no-run", is_flag=True, help="Do not run the script; --metric must name what it prints.")
+@click.option("--run-limit", metavar="TIME", default="10m", show_default=True, help="Time limit of the run.")
 def init(
     directory: str,
     script: str | None,

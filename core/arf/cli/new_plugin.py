@@ -29,7 +29,9 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 @click.argument("name")
 @click.option("--kind", type=click.Choice(list(KINDS)), required=True, help="What the plugin adds.")
 @click.option(
-    "--directory", type=click.Path(file_okay=False, path_type=Path), help="Where; ./arf-NAME if left out."
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Target folder; ./arf-NAME by default.",
 )
 def new(name: str, kind: str, directory: Path | None) -> None:
     """Write a plugin called NAME with its test, ready for `pip install -e`."""

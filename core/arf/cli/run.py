@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
-            "--json", "style", flag_value="json", help="Print one JSON object a line for each event."
+            "--json", "style", flag_value="json", help="Print one JSON object per line for each event."
         ),
-        click.option("--plain", "style", flag_value="plain", help="Print lines, also on a terminal."),
-        click.option("-v", "--verbose", is_flag=True, help="Tell more of what arf does."),
+        click.option("--plain", "style", flag_value="plain", help="Print plain lines, even on a terminal."),
+        click.option("-v", "--verbose", is_flag=True, help="Log more of what arf does."),
     ):
         command = option(command)
     return command
@@ -34,12 +34,12 @@ def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--max-usd", type=float, metavar="X", help="End before so many US dollars are spent."),
         click.option(
-            "--max-slot-hours", type=float, metavar="X", help="End after so many hours of slots in use."
+            "--max-usd", type=float, metavar="X", help="Stop before this many US dollars are spent."
         ),
-        click.option("--max-time", metavar="TIME", help="End after so long, such as 30m or 8h."),
-        click.option("--max-experiments", type=int, metavar="N", help="End after so many experiments."),
+        click.option("--max-slot-hours", type=float, metavar="X", help="Stop after this many slot hours."),
+        click.option("--max-time", metavar="TIME", help="Stop after this long, such as 30m or 8h."),
+        click.option("--max-experiments", type=int, metavar="N", help="Stop after this many experiments."),
     ):
         command = option(command)
     return command
@@ -48,14 +48,14 @@ def _budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("workspace", required=False)
 @click.option("--config", "config_file", metavar="FILE", help="A study's configuration (see configs/).")
-@click.option("--name", help="What the study is called; else the date.")
-@click.option("--strategy", metavar="S", help="Who decides what to run.")
-@click.option("--backend", metavar="B", help="Where jobs run.")
-@click.option("--agent", metavar="A", help="Who has the ideas.")
-@click.option("--parser", metavar="P", help="How metrics are read from the output.")
-@click.option("--slots", type=int, metavar="N", help="Jobs at a time.")
+@click.option("--name", help="Name of the study; the date by default.")
+@click.option("--strategy", metavar="S", help="Strategy that decides what to run.")
+@click.option("--backend", metavar="B", help="Backend that runs the jobs.")
+@click.option("--agent", metavar="A", help="Agent that proposes ideas.")
+@click.option("--parser", metavar="P", help="Parser that reads metrics from the output.")
+@click.option("--slots", type=int, metavar="N", help="Number of concurrent jobs.")
 @_budget_options
-@click.option("--seed", type=int, metavar="N", help="What the study's randomness starts from.")
+@click.option("--seed", type=int, metavar="N", help="Random seed of the study.")
 @click.option(
     "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key, such as -o noise.alpha=0.01."
 )
@@ -100,7 +100,7 @@ def run(
 @_budget_options
 @view_options
 def resume(study: str | None, style: str | None, verbose: bool, **flags: Any) -> int:
-    """Go on with STUDY, however it ended: finished, stopped, or killed.
+    """Continue STUDY after any exit: finished, stopped, or killed.
 
     STUDY is a name or the beginning of one; the newest study if it is left out. Jobs that still run are taken
     up again, and nothing is run twice. A budget given here takes the place of the study's own.

@@ -37,7 +37,7 @@ WATCH_S = 1.0
 @study_argument
 @json_option
 @click.option(
-    "--watch", is_flag=True, help="Show it live until Ctrl-C; with --json, a line whenever it changes."
+    "--watch", is_flag=True, help="Show it live until Ctrl-C; with --json, print a line on every change."
 )
 def status(study: str | None, as_json: bool, watch: bool) -> None:
     """Show where STUDY stands: best, gain, noise, what runs, the last verdicts.

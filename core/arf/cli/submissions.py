@@ -29,17 +29,21 @@ if TYPE_CHECKING:
 @click.option("--changes", is_flag=True, help="What you changed in the editable files of your checkout.")
 @click.option("--idea", "ideas", type=int, multiple=True, metavar="N", help="Apply an idea of the study.")
 @click.option("--again", type=int, metavar="N", help="Run an experiment's commit again.")
-@click.option("--base", default="", metavar="COMMIT", help="What it is for; the best so far if left out.")
-@click.option("--tier", metavar="T", help="On which hardware; any if left out.")
+@click.option(
+    "--base", default="", metavar="COMMIT", help="Commit to apply it to; the best so far by default."
+)
+@click.option("--tier", metavar="T", help="Hardware tier to run on; any by default.")
 @click.option("--runs", type=int, default=1, show_default=True, metavar="N", help="How many seeds.")
 @click.option("--budget", type=float, metavar="X", help="A share of the training budget, for a cheaper look.")
-@click.option("--title", default="", help="What changes, in a line.")
+@click.option("--title", default="", help="One-line description of the change.")
 @click.option("--reason", default="", help="Why it should help.")
 @click.option("--file", "batch", metavar="FILE", help="A JSON list of submissions; `-`: standard input.")
-@click.option("--key", metavar="KEY", help="The same key submits once, however often it is said.")
+@click.option(
+    "--key", metavar="KEY", help="Idempotency key: repeated requests with the same key submit once."
+)
 @json_option
 def submit(study: str | None, key: str | None, batch: str | None, as_json: bool, **given: Any) -> None:
-    """Order runs from a study that is running, whatever its strategy plans.
+    """Queue experiments in a running study, whatever its strategy plans.
 
     One change by --set, --patch or --changes, ideas put together by --idea, or another run by --again; many
     at a time by --file, whose entries have the keys of these options: set, patch, ideas, again, base, tier,
@@ -58,8 +62,10 @@ def submit(study: str | None, key: str | None, batch: str | None, as_json: bool,
 @click.command()
 @study_option
 @click.argument("numbers", type=int, nargs=-1)
-@click.option("--any", "any_done", is_flag=True, help="Until one of them is done, not all.")
-@click.option("--timeout", default="10m", show_default=True, metavar="TIME", help="At most so long.")
+@click.option("--any", "any_done", is_flag=True, help="Wait for any of them, not all.")
+@click.option(
+    "--timeout", default="10m", show_default=True, metavar="TIME", help="Stop waiting after this long."
+)
 @json_option
 def wait(study: str | None, numbers: tuple[int, ...], any_done: bool, timeout: str, as_json: bool) -> None:
     """Wait until submissions NUMBERS have run and are judged, and say how they stand."""
@@ -82,7 +88,7 @@ def wait(study: str | None, numbers: tuple[int, ...], any_done: bool, timeout: s
 @click.command()
 @study_option
 @click.argument("numbers", type=int, nargs=-1)
-@click.option("--experiment", "experiments", type=int, multiple=True, help="End an experiment that runs.")
+@click.option("--experiment", "experiments", type=int, multiple=True, help="Cancel a running experiment.")
 @json_option
 def cancel(study: str | None, numbers: tuple[int, ...], experiments: tuple[int, ...], as_json: bool) -> None:
     """Withdraw what waits of the submissions NUMBERS; end experiments that run with --experiment."""

@@ -105,9 +105,7 @@ class Limits:
     stall_s: Seconds | None = field(
         default=None,
         validator=_POSITIVE,
-        metadata={
-            "help": "Silence that ends a run. null: learnt from the baseline, and only after a first step."
-        },
+        metadata={"help": "Kill a run that is silent for this long. null: inferred from the baseline."},
     )
     diverge_factor: float | None = field(
         default=3.0,

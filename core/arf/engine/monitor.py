@@ -17,7 +17,7 @@ class Use(StrEnum):
     """What a slot was used for."""
 
     PROVISIONING = "provisioning"
-    """Given a job before anything had started on its tier: machines were being had."""
+    """Given a job before anything had started on its tier: waiting for machines to start."""
     QUEUE = "queue"
     """Given a job that had not started: the work tree, the backend's queue."""
     SET_UP = "set-up"

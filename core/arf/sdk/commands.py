@@ -24,7 +24,7 @@ _STUDIES = Path(".arf") / "studies"
 _DATABASE = "arf.db"
 
 study_argument = click.argument("study", required=False)
-study_option = click.option("-s", "--study", help="A study; the newest one of the workspace if left out.")
+study_option = click.option("-s", "--study", help="Study name; the newest in the workspace by default.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 

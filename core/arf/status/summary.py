@@ -105,7 +105,7 @@ def _best(store: Store, study: Study, kept: list[Experiment]) -> dict[str, Any]:
     """The baseline and the incumbent, by their means on the incumbent's tier.
 
     Where the incumbent has been confirmed, by the runs that confirm it and no others: every view then tells
-    the gain that no choice was made by.
+    the gain measured on confirmation runs that were not used for selection.
     """
     if not kept:
         return {"baseline": None, "best": None, "kept": []}

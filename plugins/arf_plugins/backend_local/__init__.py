@@ -75,7 +75,7 @@ def arf_register_backends() -> list[Declaration]:
     return [
         Declaration(
             name="local",
-            summary="this machine: its GPUs, or its cores where there is none",
+            summary="this machine: its GPUs, or its CPU cores if there are none",
             implementation="arf_plugins.backend_local.backend:LocalBackend",
             options=LocalOptions,
         )

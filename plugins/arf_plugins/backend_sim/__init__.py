@@ -257,7 +257,7 @@ def arf_register_backends() -> list[Declaration]:
     return [
         Declaration(
             name="sim",
-            summary="simulated machines and training runs, for trying things out",
+            summary="simulated machines and training runs, for experiments with arf itself",
             implementation="arf_plugins.backend_sim.backend:SimBackend",
             options=SimOptions,
         )
@@ -270,7 +270,7 @@ def arf_register_agents() -> list[Declaration]:
         Declaration(
             name="random",
             aliases=("dice",),
-            summary="random values for random constants; knows nothing and learns nothing",
+            summary="random values for random constants: a baseline that learns nothing",
             implementation="arf_plugins.backend_sim.random:RandomAgent",
         )
     ]

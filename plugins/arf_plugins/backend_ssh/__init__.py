@@ -76,7 +76,7 @@ def arf_register_backends() -> list[Declaration]:
     return [
         Declaration(
             name="ssh",
-            summary="machines that you reach by SSH, without a scheduler; their free GPUs",
+            summary="machines reached by SSH, without a scheduler; uses their free GPUs",
             implementation="arf_plugins.backend_ssh.backend:SshBackend",
             options=SshOptions,
         )

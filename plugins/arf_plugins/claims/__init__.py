@@ -43,7 +43,7 @@ def arf_register_claim_rules() -> list[Declaration]:
         ),
         Declaration(
             name="none",
-            summary="no claim is made, and nothing is left of the budget for one",
+            summary="make no claim, and reserve no budget for one",
             implementation="arf_plugins.claims.nothing:Nothing",
         ),
     ]

@@ -35,9 +35,9 @@ def bench() -> None:
 @click.option(
     "--grid", "grids", multiple=True, required=True, metavar="NAME=V1,V2,…", help="A constant and its values."
 )
-@click.option("--replicates", default=2, show_default=True, metavar="N", help="Runs of each cell.")
+@click.option("--replicates", default=2, show_default=True, metavar="N", help="Number of runs per cell.")
 @click.option("--output", default="table.json", show_default=True, type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="What the order and the seeds come from.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the order and for the runs' seeds.")
 @click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key of the configuration.")
 def record(
     workspace: Path,

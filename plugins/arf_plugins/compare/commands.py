@@ -14,10 +14,12 @@ from arf.errors import UsageError
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--output", "-O", type=click.Path(path_type=Path), help="Folder of the results; else FILE's name."
+    "--output", "-O", type=click.Path(path_type=Path), help="Folder for the results; defaults to FILE's name."
 )
-@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="So many seeds, instead of FILE's.")
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes; else one for each core.")
+@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Number of seeds, overriding FILE.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="Number of processes; one per core by default."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")
 def compare(file: Path, output: Path | None, seeds: int | None, jobs: int | None, as_json: bool) -> None:
     """Simulate the comparison in FILE, and write tables and plots of what came out.

@@ -174,7 +174,7 @@ def draw_constants(importance: Importance) -> bytes:
             axes.barh(places, shares, color=colour, label=label, height=0.7)
     axes.set_yticks(range(len(shown)), [_name(c.name, 40) for c in shown], parse_math=False)
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_xlabel("share of the variance that is lost without it, %")
+    axes.set_xlabel("drop in R² without this constant, %")
     _legend(axes)
     _bare(axes)
     return _png(figure)

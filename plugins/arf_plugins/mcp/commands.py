@@ -14,7 +14,7 @@ from arf.errors import PluginError, UsageError
 
 @click.command()
 @click.argument("study", required=False)
-@click.option("--workspace", metavar="DIR", help="The folder to work in; else the current one.")
+@click.option("--workspace", metavar="DIR", help="Folder to work in; the current one by default.")
 @click.option("--ask", metavar="FOLDER", help="Serve one ask of a running study; arf does that itself.")
 def mcp(study: str | None, workspace: str | None, ask: str | None) -> None:
     """Serve arf's tools to an agent, by the Model Context Protocol over standard input and output.

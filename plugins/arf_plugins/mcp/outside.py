@@ -115,7 +115,7 @@ class Outside:
             _own(
                 "start_study",
                 "Start a study of a workspace: arf runs it in a process of its own, whether this session "
-                "goes on or not. By default nobody plans but you: submit what is to be run. First the "
+                "goes on or not. By default, only you submit experiments. First the "
                 "baseline is run a few times, to measure the noise.",
                 self._start,
                 {**studies.START, "key": KEY},

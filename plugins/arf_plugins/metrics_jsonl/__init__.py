@@ -17,7 +17,7 @@ def arf_register_metric_parsers() -> list[Declaration]:
     return [
         Declaration(
             name="jsonl",
-            summary="a JSON object a line: its numbers, and those one level inside as `outer/inner`",
+            summary="JSON lines: top-level numbers, and nested ones as `outer/inner`",
             implementation="arf_plugins.metrics_jsonl.parser:JsonLinesParser",
             options=Options,
         )

@@ -44,7 +44,7 @@ def arf_register_metric_parsers() -> list[Declaration]:
     return [
         Declaration(
             name="regex",
-            summary="your own regular expressions, one for each metric",
+            summary="your own regular expressions, one per metric",
             implementation="arf_plugins.metrics_regex.parser:RegexParser",
             options=Options,
         )

@@ -97,7 +97,7 @@ def _axes(axes: Axes, story: Story, relative: bool) -> None:
     if best and kept and best["gain_percent"] is not None:
         title += f", {metric} {better_by(best['gain_percent'])}"
     axes.set_title(title, fontsize=14, loc="left", parse_math=False)
-    axes.set_xlabel("experiment, in the order of acceptance", fontsize=11)
+    axes.set_xlabel("experiment number", fontsize=11)
     axes.set_ylabel(f"{what} ({better})", fontsize=11, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, alpha=0.2)

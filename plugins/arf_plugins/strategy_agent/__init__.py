@@ -32,7 +32,7 @@ def arf_register_strategies() -> list[Declaration]:
     return [
         Declaration(
             name="agent",
-            summary="the agent plans by itself: which runs, where, how often",
+            summary="the agent decides which experiments to run, where and how often",
             implementation="arf_plugins.strategy_agent.strategy:AgentPlans",
             options=Options,
         )

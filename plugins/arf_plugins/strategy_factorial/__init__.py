@@ -66,7 +66,7 @@ def arf_register_strategies() -> list[Declaration]:
     return [
         Declaration(
             name="factorial",
-            summary="factors crossed in a design, so that interactions are seen; the best cell is confirmed",
+            summary="a factorial design, so that interactions are seen; the best cell is confirmed",
             implementation="arf_plugins.strategy_factorial.strategy:Factorial",
             options=Options,
         )

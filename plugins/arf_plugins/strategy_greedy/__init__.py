@@ -29,7 +29,7 @@ def arf_register_strategies() -> list[Declaration]:
     return [
         Declaration(
             name="greedy",
-            summary="each idea on the best so far, on every free slot; the proven ones are kept",
+            summary="each idea on top of the best so far, on every free slot",
             implementation="arf_plugins.strategy_greedy.strategy:Greedy",
             options=Options,
         )

@@ -50,7 +50,7 @@ def arf_register_strategies() -> list[Declaration]:
     return [
         Declaration(
             name="two-tier",
-            summary="each idea on a cheap tier or a short budget, the promising ones on the dear one",
+            summary="screen ideas on a cheap tier or a short budget; promote the promising ones",
             implementation="arf_plugins.strategy_two_tier.strategy:TwoTier",
             options=Options,
         )
