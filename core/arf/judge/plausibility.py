@@ -32,8 +32,8 @@ RECENT = 5000
 DIGITS = 5
 """Values of fewer digits may be the same by chance."""
 FIXED = re.compile(
-    r"(^|_)(budget|corpus|dataset)|^(eval|val|test)_?(tokens|rows|bytes|steps|batches|samples|examples)$"
-    r"|^(vocab_size|max_seq_len|time_budget)$"
+    r"^(time_|train_|flop_)?budget(_s|_seconds|_flops|_steps|_tokens)?$|^(eval|val|test)_?(tokens|rows|bytes|steps|batches|samples|examples)$"
+    r"|^(vocab_size|max_seq_len)$"
 )
 """Closing values that say what a run was measured by, and that a change has no business with."""
 TIMES = re.compile(r"^(total|training|train|wall|elapsed)_?(seconds|time|s|time_s)$")
