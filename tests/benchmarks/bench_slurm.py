@@ -52,7 +52,7 @@ def study(folder: Path, backend: str) -> Spans:
     workspace.mkdir()
     (workspace / "train.sh").write_text(SCRIPT)
     (workspace / "arf.yaml").write_text(
-        "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
+        "workspace: {command: 'sh train.sh', editable: [train.sh], pass_env: [MARKS]}\n"
         f"budget: {{max_experiments: {EXPERIMENTS}}}\n"
         "limits: {time_limit_s: 60}\n"
         f"agent: {{name: script, path: {folder}/ideas.yaml}}\n"

@@ -27,7 +27,7 @@ def main() -> None:
         try:
             print(f"{'':<22}seconds   in use  of local  gap: median  95th pct, ms")
             base = measure("arf, local", study(folder / "local", "name: local"))
-            ssh = f"name: ssh, hosts: ['gpu1:4', 'gpu2:4'], ssh: [-F, {hosts.config}], pass_env: [MARKS]"
+            ssh = f"name: ssh, hosts: ['gpu1:4', 'gpu2:4'], ssh: [-F, {hosts.config}]"
             measure("arf, ssh", study(folder / "ssh", ssh), base)
         finally:
             hosts.end()

@@ -59,7 +59,7 @@ class Lab:
 
     def configure(self, *, experiments: int, strategy: str = "greedy", backend: str = "slots: 4") -> None:
         (self.directory / "arf.yaml").write_text(
-            "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
+            "workspace: {command: 'sh train.sh', editable: [train.sh], pass_env: [RUNS]}\n"
             f"budget: {{max_experiments: {experiments}}}\n"
             "limits: {time_limit_s: 60}\n"
             f"agent: {{name: script, path: {self.ideas}}}\n"
@@ -114,7 +114,7 @@ class Lab:
     def each_ran_once(self, count: int) -> list[Any]:
         """The experiments of a study, so many, each of which has run well and once."""
         experiments = self.experiments()
-        assert len(experiments) == count
+        assert count - 4 <= len(experiments) <= count  # the rest is kept for what is claimed
         assert {(e.state, e.job_state, e.attempt) for e in experiments} == {
             (ExperimentState.ENDED, JobState.SUCCEEDED, 1)
         }
@@ -134,7 +134,7 @@ def test_a_greedy_study_runs_to_its_end_and_leaves_nothing(lab: Lab, form: str) 
     lab.configure(experiments=14, backend=f"slots: 4, form: {form}")
     lab.finish(lab.arf("run", "--name", "s", "--plain"))
     experiments = lab.experiments()
-    assert len(experiments) == 14
+    assert 10 <= len(experiments) <= 14  # the rest of the budget is kept for what is claimed
     assert {e.job_state for e in experiments} == {JobState.SUCCEEDED}
     assert any(e.verdict is Verdict.KEEP for e in experiments)
     assert all(f"{e.tier}-" in e.slot for e in experiments)
