@@ -10,7 +10,7 @@ Arf = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_a_study_that_has_ended_is_taken_up_for_a_claim_alone(arf: Arf, workspace: Path) -> None:
-    small = ["--max-experiments", "12", "-o", "noise.replicates=2", "--plain"]
+    small = ["--max-experiments", "12", "-o", "noise.replicates=2", "-o", "strategy=greedy", "--plain"]
     done = arf("run", "--name", "one", "-o", "claim=none", *small, cwd=workspace)
     assert done.returncode == 0, done.stderr
     home = workspace / STUDIES / "one"

@@ -117,8 +117,10 @@ class Claims:
         self._last_s = self._elapsed_s()
         self._ledger.store.set_meta("claimed_s", self._last_s)
         plan = self._rule.begin(study, patch, self._budgets.runs_left(), why)
-        if plan is not None:
-            self._ledger.begin_claim(plan)
+        if plan is None:
+            self._ledger.event("claim", f"no claim ({why}): there is nothing to claim, or too little budget")
+            return
+        self._ledger.begin_claim(plan)
 
     def _taken_apart(self, patch: Recommendation) -> Recommendation:
         """The patch as changes of the base, each of which can be taken back: code, and single constants.
