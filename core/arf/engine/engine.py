@@ -23,6 +23,7 @@ from arf.engine.budgets import Budgets
 from arf.engine.claims import Claims
 from arf.engine.contenders import Contenders
 from arf.engine.course import Course
+from arf.engine.disk import Disk
 from arf.engine.doubts import Doubts
 from arf.engine.ends import Ends, FailedBaseline
 from arf.engine.ledger import Ledger
@@ -112,8 +113,7 @@ class Engine(Inbox):
         self._inbox: deque[Ended | Answered | Ordered | Withdrawn] = deque()
         self._course = Course()
         self._tasks = Tasks(self._course.fail)
-        self._is_settled = True
-        self._settling: asyncio.Task[None] | None = None
+        self._disk = Disk(workspace, store, self._tasks)
         self._began = 0.0
         self._elapsed_before_s = float(store.meta("elapsed_s", 0.0))
         self._ledger = ledger = Ledger(study, store, runner.now)
@@ -337,7 +337,8 @@ class Engine(Inbox):
             if self._is_over():
                 return
             await asyncio.sleep(0)  # what was decided is started first
-            self._settle()
+            if not self._runner.backend.outlives_host:
+                self._disk.settle()
             self._scheduler.prepare_ahead()
             await self._course.wake.wait()
             self._course.wake.clear()
@@ -364,7 +365,7 @@ class Engine(Inbox):
                 self.workspace.flush()
         self._announce()
         if self.book.has_replies and not self._runner.backend.outlives_host:
-            self._flush()
+            self._disk.flush()
         self.book.reply()
         for experiment in accepted:
             self._start(experiment)
@@ -406,24 +407,6 @@ class Engine(Inbox):
         changed, self._ledger.changed = self._ledger.changed, []
         for experiment in changed:
             events.arf_experiment_changed(study=self.study, experiment=experiment)
-
-    def _settle(self) -> None:
-        """Have put on disk what a turn has written, where that did not come first."""
-        if self._runner.backend.outlives_host or not self.store.is_file:
-            return
-        self._is_settled = False
-        if self._settling is None or self._settling.done():
-            self._settling = self._tasks.spawn(self._put_on_disk())
-
-    async def _put_on_disk(self) -> None:
-        """In a thread: a disk that is busy with somebody's checkpoint can take seconds."""
-        while not self._is_settled:
-            self._is_settled = True
-            await asyncio.to_thread(self._flush)
-
-    def _flush(self) -> None:
-        self.workspace.flush()
-        self.store.flush()
 
     def _judge(self) -> None:
         """Give verdicts, and look whether the search is over."""

@@ -74,6 +74,7 @@ def workspace(tmp_path: Path) -> Path:
         "sandbox: {mode: off}\n"
         "budget: {max_experiments: 14}\n"
         "limits: {budget_s: 1, time_limit_s: 20}\n"
+        "strategy: {name: greedy}\n"
     )
     git(directory, "init", "-q")
     git(directory, "add", "-A")
