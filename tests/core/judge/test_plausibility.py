@@ -98,7 +98,7 @@ def test_a_script_that_is_over_at_once_may_be_over_sooner() -> None:
     for value in BASELINE:
         case.end(start(case, "base", value, Role.BASELINE, took_s=0.04).id, value)
     case.judge()
-    assert "ran for" not in doubt(case, 2.6, took_s=0.001)
+    assert "the baseline for" not in doubt(case, 2.6, took_s=0.001)
 
 
 def test_a_value_that_does_not_scatter_with_the_seed_is_not_believed() -> None:
