@@ -57,6 +57,8 @@ def readable(command: str | tuple[str, ...], env: Mapping[str, str], *, network:
     found = [*SYSTEM, *(f"/etc/{name}" for name in _ETC), *(RESOLVERS if network else ())]
     for name in _FOLDERS_IN:
         found += env.get(name, "").split(os.pathsep)
+    # A version manager (pyenv, asdf, mise, rbenv) has its programs beside its folder of shims.
+    found += [os.path.dirname(path) for path in found if os.path.basename(path) == "shims"]
     found += [env.get(name, "") for name in _FOLDER_IN]
     for python in _interpreters(command, env):
         found += _places_of(python, env.get("PYTHONPATH", ""))
