@@ -65,7 +65,7 @@ def test_a_broken_node_is_set_aside_told_and_stays_so_after_a_resume(
     assert "hardware   a: " in text
     assert "offset +0.0" in text
     first = json.loads(arf("status", "--json", cwd=tmp_path).stdout)
-    done = arf("resume", "s", "--plain", "--max-experiments", "46", cwd=tmp_path)
+    done = arf("resume", "s", "--plain", "--max-experiments", "90", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     then = json.loads(arf("status", "--json", cwd=tmp_path).stdout)
     assert then["nodes_aside"] == first["nodes_aside"]

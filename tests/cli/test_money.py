@@ -74,7 +74,8 @@ def test_an_estimate_comes_before_the_first_job_and_is_kept(simulated: Path) -> 
     store.close()
     assert said == [
         "estimate: about 12 experiments in 4 s, at 1 s a run (limits.budget_s); 0.00333 slot hours; "
-        "$7.00 for machines (h100 $4.44, h200 $2.56); max_experiments ends it"
+        "$7.00 for machines (h100 $4.44, h200 $2.56); up to 25 % of it for the claim at the end; "
+        "max_experiments ends it"
     ]
 
 

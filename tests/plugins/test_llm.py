@@ -931,7 +931,8 @@ del ModelAgentSuite, AgentSuite  # pytest would take them for suites of their ow
 
 
 def small_study(workspace: Path, flags: Mapping[str, object]) -> tuple[dict[str, Any], Store]:
-    return run_study(workspace, {"backend.slots": 2, "noise.replicates": 3, **flags}, disable=["report"])
+    usual = {"backend.slots": 2, "noise.replicates": 3, "strategy.name": "greedy"}
+    return run_study(workspace, {**usual, **flags}, disable=["report"])
 
 
 def with_mistakes(llmock: LLMock) -> None:

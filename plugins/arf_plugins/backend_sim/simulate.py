@@ -59,6 +59,8 @@ class Moment:
     truth_before: float
     """The true value of what it replaced."""
     settings: Mapping[str, Scalar]
+    by_claim: bool
+    """Whether a claim has pruned it: it need be no better than what it replaced, only no worse."""
 
 
 @frozen(kw_only=True)
@@ -132,18 +134,20 @@ class _Observer:
         ):
             self.luckiest = experiment
         if experiment.verdict is Verdict.KEEP:
-            self._note(study, experiment.commit)
+            self._note(study, experiment)
         if self.moments:  # a rule may also go back to what it had, or take something that was judged before
-            self._note(study, study.incumbent_commit)
+            number = study.incumbent_experiment
+            assert number is not None, "a baseline was kept"
+            self._note(study, study.experiments[number])
 
-    def _note(self, study: Study, commit: str) -> None:
-        if not self.moments or self.moments[-1].settings != self.workspace.values(commit):
-            self.moments.append(self._moment(study, commit))
+    def _note(self, study: Study, run: Experiment) -> None:
+        if not self.moments or self.moments[-1].settings != self.workspace.values(run.commit):
+            self.moments.append(self._moment(study, run.commit, run.round.startswith("claim/")))
 
     def truth(self, commit: str) -> float:
         return self.objective.truth(self.workspace.values(commit), self.tier)
 
-    def _moment(self, study: Study, commit: str) -> Moment:
+    def _moment(self, study: Study, commit: str, by_claim: bool) -> Moment:
         now = loop_now()
         slot_s = dict(study.slot_s)
         for number in study.running:
@@ -161,6 +165,7 @@ class _Observer:
             truth=truth,
             truth_before=self.moments[-1].truth if self.moments else self.truth(base),
             settings=dict(self.workspace.values(commit)),
+            by_claim=by_claim,
         )
 
 
@@ -237,7 +242,8 @@ def _told(finished: Finished, observer: _Observer, cpu_s: float) -> Simulated:
     slot_s = sum(study.slot_s.values())
     slots = sum(tier.slots for tier in study.tiers)
     direction = study.objective
-    false = [m for m in observer.moments[1:] if direction.gain(m.truth_before, m.truth) <= 0]
+    gains = [(m, direction.gain(m.truth_before, m.truth)) for m in observer.moments[1:]]
+    false = [m for m, gain in gains if gain < 0 or (gain == 0 and not m.by_claim)]
     lucky = observer.luckiest
     useless = _useless(observer, _final_settings(finished, observer))
     return Simulated(

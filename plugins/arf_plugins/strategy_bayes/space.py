@@ -305,8 +305,8 @@ class _Scale:
         return (self._at(value) - low) / (high - low) if high > low else 0.0
 
     def _at(self, value: float) -> float:
-        if self.form == "log":
-            return math.log(value)
+        if self.form == "log":  # an idea may have any value, also one below all that were seen
+            return math.log(max(value, 1e-9 * self.high))
         return -math.log(max(1 - value, 1e-9)) if self.form == "near one" else value
 
     def grid(self) -> Iterator[Scalar]:

@@ -50,7 +50,7 @@ class Case:
         (self.workspace / "train.sh").write_text(SCRIPT.replace("HARM", harm))
         (self.workspace / "arf.yaml").write_text(
             "workspace: {command: sh train.sh, editable: [train.sh]}\n"
-            "sandbox: {mode: off}\n"
+            "sandbox: {mode: off}\nstrategy: greedy\nclaim: none\n"
             f"budget: {{max_experiments: {experiments}}}\n"
             f"agent: {{name: script, path: {self.ideas}}}\n"
             f"backend: {backend}\n"
@@ -242,4 +242,6 @@ def test_a_study_goes_on_without_what_was_to_run_and_is_lost(case: Case) -> None
     ended = {e.id: e for e in case.experiments()}
     assert ended[lost.id].verdict is Verdict.CRASH
     assert "git fsck" in ended[lost.id].reason
-    assert len(ended) == 10
+    assert {e.title for e in ended.values() if e.role is Role.CANDIDATE} == {
+        f"LEVEL {n}" for n in (110, 120, 130, 140)
+    }

@@ -58,7 +58,7 @@ def workspace(tmp_path: Path) -> Path:
     (tmp_path / "ideas.yaml").write_text(ideas)
     (directory / "arf.yaml").write_text(
         "workspace: {command: 'sh train.sh', editable: [train.sh], pass_env: [RUNS]}\n"
-        "sandbox: {mode: off}\n"
+        "sandbox: {mode: off}\nstrategy: greedy\nclaim: none\n"
         f"budget: {{max_experiments: {EXPERIMENTS}}}\n"
         f"agent: {{name: script, path: {tmp_path / 'ideas.yaml'}}}\n"
         "backend: {name: local, slots: 3}\n"

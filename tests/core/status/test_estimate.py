@@ -99,7 +99,7 @@ def test_a_study_that_costs_money_without_a_limit_is_warned_of() -> None:
 
 def test_what_an_agent_costs_may_not_be_known() -> None:
     (line,) = lines(told(ask=None, max_experiments=25), "claude-code")
-    assert "the cost of about 9 asks of claude-code is not known" in line
+    assert "the cost of about 11 asks of claude-code is not known" in line
     (line, warning) = lines(told(ask=None), "claude-code")
     assert "the cost of claude-code is not known" in line
     assert UNLIMITED in warning
@@ -107,7 +107,7 @@ def test_what_an_agent_costs_may_not_be_known() -> None:
 
 def test_tokens_are_told_of_an_agent_without_a_price() -> None:
     (line,) = lines(told(ask=Usage(input_tokens=900, output_tokens=100), max_experiments=25), "mine")
-    assert "about 9,000 tokens for 9 asks of mine" in line
+    assert "about 11,000 tokens for 11 asks of mine" in line
 
 
 def test_an_agent_that_costs_nothing_is_left_out() -> None:

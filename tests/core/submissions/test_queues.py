@@ -65,6 +65,7 @@ def workspace(tmp_path: Path) -> Path:
         "workspace: {command: 'sh train.sh', editable: [train.sh]}\n"
         "limits: {budget_s: 1, time_limit_s: 20}\n"
         "backend: {name: local, slots: 2}\n"
+        "strategy: greedy\n"
         "claim: none\n"
     )
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "base"]):
