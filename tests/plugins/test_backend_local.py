@@ -827,11 +827,12 @@ def test_only_plain_python_scripts_can_start_warm(
 WORLD = """
 import os, random, sys, json, argparse, signal, threading
 EXTRA = 1
+OWN = ("OLDPWD", "_", "SHLVL", "ARF_JOB", "MASTER_PORT", "PET_MASTER_PORT")
 def show():
     main = sys.modules["__main__"]
     names = sorted(set(vars(main)) - {"show"})
     yield from (sys.argv, sys.path, __file__, __name__, __spec__, type(__loader__), names, sys.flags)
-    yield sorted((k, v) for k, v in os.environ.items() if k not in ("OLDPWD", "_", "SHLVL", "ARF_JOB"))
+    yield sorted((k, v) for k, v in os.environ.items() if k not in OWN)
     yield (os.getcwd(), os.getpgid(0) == os.getsid(0), sys.executable)
     yield [str(signal.getsignal(n)) for n in signal.valid_signals()], signal.pthread_sigmask(0, [])
     yield threading.active_count(), sys.stdin.read(), sys.stdout.encoding, sys.stdout.line_buffering

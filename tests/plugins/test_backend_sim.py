@@ -124,7 +124,7 @@ def test_a_study_is_the_same_for_the_same_seed_and_another_for_another(plugins: 
 def test_a_study_finds_what_is_better_and_knows_its_true_value(plugins: Plugins) -> None:
     done = run(plugins, n=300)
     objective = make_objective(ObjectiveOptions(name="additive"), {})
-    assert done.experiments == 300
+    assert 0.75 * 300 <= done.experiments <= 300  # what the claim does not need of its share is left
     assert len(done.moments) > 1
     assert done.moments[0].truth == 1.0
     last = done.moments[-1]
@@ -187,7 +187,7 @@ def test_crashes_preemptions_and_stragglers_do_not_stop_a_study(plugins: Plugins
     assert sum(e.verdict is Verdict.CRASH for e in experiments) > 5
     assert any(e.attempt > 1 for e in experiments)
     assert any(e.verdict is Verdict.TIMEOUT for e in experiments)
-    assert done.experiments == 200
+    assert 0.75 * 200 <= done.experiments <= 200
 
 
 def test_an_agent_that_never_answers_does_not_outlast_the_budget(plugins: Plugins) -> None:

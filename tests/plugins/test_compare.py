@@ -211,7 +211,8 @@ def test_waves_leave_slots_idle(tmp_path: Path) -> None:
     runs = {run.arm.name: run for run in comparison.runs() if run.objective_name == "additive"}
     free, waves = run_one(runs["greedy · four"]), run_one(runs["control"])
     assert waves.utilisation < free.utilisation - 0.1
-    assert waves.total.experiments == free.total.experiments == 120
+    for one in (waves, free):  # what the claim does not need of its share is left
+        assert 0.75 * 120 <= one.total.experiments <= 120
 
 
 def test_keeping_whatever_reads_better_keeps_what_is_not_better(tmp_path: Path) -> None:

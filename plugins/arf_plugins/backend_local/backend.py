@@ -25,7 +25,7 @@ from arf_plugins.backend_local import LocalOptions, devices, processes
 from arf_plugins.backend_local.confined import Confiner, PlainBox
 from arf_plugins.backend_local.devices import Layout, Machine, Slot
 from arf_plugins.backend_local.records import KEPT, Record, Records
-from arf_plugins.backend_local.warm import Request, WarmStarts, possible
+from arf_plugins.backend_local.warm import RENDEZVOUS, Request, WarmStarts, possible
 
 log = logging.getLogger(__name__)
 
@@ -579,4 +579,4 @@ def _rendezvous() -> dict[str, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    return {"MASTER_PORT": port, "PET_MASTER_PORT": port}
+    return dict.fromkeys(RENDEZVOUS, port)

@@ -83,6 +83,15 @@ def script_of(command: str | tuple[str, ...], directory: Path, env: Mapping[str,
     return Script(python=python, flags=flags, script=rest[0], args=tuple(rest[1:]))
 
 
+RENDEZVOUS = ("MASTER_PORT", "PET_MASTER_PORT")
+"""The variables that name the port where the processes of one job meet."""
+
+
+def _is_of_job(name: str) -> bool:
+    """Whether a variable differs from job to job, so that a server is given it with each."""
+    return name.startswith("ARF_") or name in RENDEZVOUS
+
+
 @frozen(kw_only=True)
 class Request:
     """A job for a server. Exactly one of the two is called, later, in the event loop."""
@@ -164,7 +173,7 @@ class WarmStarts:
             return self._decline(f"`{request.job.command}` is not `python SCRIPT.py`")
         if request.env.get("PYTHONHASHSEED") == "random" or not request.job.log.parent.is_dir():
             return False
-        same = frozenset(item for item in request.env.items() if not item[0].startswith("ARF_"))
+        same = frozenset(item for item in request.env.items() if not _is_of_job(item[0]))
         key = (script.python, script.flags, same)
         server = self._servers.get(key)
         if server is None and key not in self._unfit:
@@ -192,7 +201,7 @@ class WarmStarts:
         ours.setblocking(False)
         target = str(request.job.directory / script.script)
         processes.keep_files_private()
-        env = {name: value for name, value in request.env.items() if not name.startswith("ARF_")}
+        env = {name: value for name, value in request.env.items() if not _is_of_job(name)}
         try:
             pid = os.posix_spawn(
                 script.python,
@@ -237,7 +246,7 @@ class WarmStarts:
             "score": request.score,
             "box": request.box,
             "enter": enter.__file__,
-            "env": {name: value for name, value in request.env.items() if name.startswith("ARF_")},
+            "env": {name: value for name, value in request.env.items() if _is_of_job(name)},
         }
         timer = asyncio.get_running_loop().call_later(
             REPLY_S, processes.signal_each, [server.pid], signal.SIGKILL
