@@ -59,12 +59,12 @@ async def create(directory: Path, config: Config, plugins: Plugins, name: str) -
         raise NameTakenError(
             f"study {name!r} exists", hint=f"`arf resume {name}` goes on with it; or choose another --name"
         )
-    workspace.claim(name, base)
+    parts = _Parts(config, plugins, home)
+    study = _new_study(name, workspace, config, await parts.backend.tiers())
+    whole = {} if config.budget.max_usd is None else {"usd": config.budget.max_usd}
+    parts.agent.check(attrs.evolve(agent_brief(study, workspace, base, home), budget_left=whole))
+    workspace.claim(name, base)  # as late as can be: a kill before the database is there leaves it claimed
     try:
-        parts = _Parts(config, plugins, home)
-        study = _new_study(name, workspace, config, await parts.backend.tiers())
-        whole = {} if config.budget.max_usd is None else {"usd": config.budget.max_usd}
-        parts.agent.check(attrs.evolve(agent_brief(study, workspace, base, home), budget_left=whole))
         lock, store = _make_home(home, study, workspace, config, plugins)
     except BaseException:
         workspace.release(name)
