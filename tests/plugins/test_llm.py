@@ -994,7 +994,13 @@ def test_a_whole_study_with_tools(llmock: LLMock, dialect: str, arf_workspace: P
         llmock.call_tool("set_constants", {"constants": [{"name": "NOPE", "value": 1}]})
         llmock.call_tool("set_constants", arguments)
         llmock.call_tool("submit", {"title": f"depth {8 + k}", "reason": "r", "expected_gain": 0})
-    flags = {**agent_flags(dialect), "agent.mode": "tools", "budget.max_experiments": 16, "agent.parallel": 1}
+    flags = {
+        **agent_flags(dialect),
+        "strategy.name": "bayes",
+        "agent.mode": "tools",
+        "budget.max_experiments": 16,
+        "agent.parallel": 1,
+    }
     _, store = small_study(arf_workspace, flags)
     assert len(store.experiments()) >= 12
     assert sum(e.title.startswith("depth") for e in store.experiments()) >= 3
