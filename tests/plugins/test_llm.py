@@ -1002,7 +1002,7 @@ def test_a_whole_study_with_tools(llmock: LLMock, dialect: str, arf_workspace: P
         "agent.parallel": 1,
     }
     _, store = small_study(arf_workspace, flags)
-    assert len(store.experiments()) >= 12
+    assert len(store.experiments()) >= 8
     assert sum(e.title.startswith("depth") for e in store.experiments()) >= 3
     llmock.assert_resilient()
 
