@@ -36,6 +36,8 @@ workspace:
   setup: "echo made > data/made"
   link: [data]
   editable: [train.sh]
+strategy: greedy
+claim: none
 limits: {budget_s: 2, time_limit_s: 60}
 backend:
   name: skypilot
