@@ -56,6 +56,16 @@ def gain_text(summary: Mapping[str, Any]) -> str | None:
     return None if final is None else str(final["text"]).removeprefix("gain ")
 
 
+def claim_text(summary: Mapping[str, Any]) -> str | None:
+    """The last claim, where the best came after it and is not what was claimed; else None."""
+    results = [claim["result"] for claim in summary["claims"] if claim["result"] is not None]
+    if not results or summary["final"] is not None:
+        return None
+    last = results[-1]
+    newer = f"the best is newer: `arf claim {summary['study']}` measures it"
+    return f"#{last['experiment']}: {printable(last['text'])}; {newer}"
+
+
 def state_text(summary: Mapping[str, Any], *, short: bool = False) -> str:
     """What a study does, and why it ended."""
     if summary["state"] == "interrupted":

@@ -306,6 +306,8 @@ def best(study: str | None, apply_it: bool, as_json: bool) -> None:
         ("gain", _gain(told)),
         ("commit", told["commit"]),
     ]
+    if told["claim"] is not None:
+        rows.append(("claim", told["claim"]))
     if apply_it:
         rows.append(("written", ", ".join(told["applied"]) or "nothing: your files are like that already"))
     elif told["gain"]:
@@ -326,6 +328,7 @@ def _gain(told: dict[str, Any]) -> str:
 
 
 def _best(store: Store) -> dict[str, Any]:
+    from arf.cli.describe import claim_text
     from arf.status.summary import summarize
 
     summary = summarize(store, verdicts=0)
@@ -340,6 +343,7 @@ def _best(store: Store) -> dict[str, Any]:
         "base": summary["base"],
         "workspace": summary["workspace"],
         "final": summary["final"],
+        "claim": claim_text(summary),
     }
 
 

@@ -12,6 +12,7 @@ import click
 from arf.cli.describe import (
     aside_lines,
     best_text,
+    claim_text,
     cost_text,
     gain_text,
     hardware_lines,
@@ -78,6 +79,8 @@ def print_status(summary: Mapping[str, Any]) -> None:
         rows.append(("", f"commit {best['commit'][:12]}: {printable(best['title'])}"))
     if (gain := gain_text(summary)) is not None:
         rows.append(("gain", gain))
+    if (claim := claim_text(summary)) is not None:
+        rows.append(("claim", claim))
     rows += [
         ("noise", noise_text(summary)),
         ("runs", f"{summary['ended']:,} ended ({verdict_counts(summary)}), {_open(summary)}"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from arf.cli.describe import (
     aside_lines,
     best_text,
+    claim_text,
     cost_text,
     gain_text,
     noise_text,
@@ -99,7 +100,9 @@ class Plain(View):
         say(f"arf: study {study.name} {how}: {what}; {parts} with {count(slots, 'slot')}")
         say(f"arf: its folder is {engine.directory}")
         if config.workspace.setup and not engine.store.meta("set_up", False):
-            say(f"arf: first the workspace is set up: `{config.workspace.setup}`")
+            from arf.launch import with_interpreter
+
+            say(f"arf: first the workspace is set up: `{with_interpreter(config.workspace.setup)}`")
         if resumed:
             say(f"arf: {count(len(study.experiments), 'experiment')} so far, {study.running_count} under way")
 
@@ -275,6 +278,8 @@ def tell_summary(summary: Mapping[str, Any]) -> None:
         rows += [("", f"commit {best['commit'][:12]} on branch arf/{name}: {printable(best['title'])}")]
     if (gain := gain_text(summary)) is not None:
         rows += [("gain", gain)]
+    if (claim := claim_text(summary)) is not None:
+        rows += [("claim", claim)]
     rows += [("noise", noise_text(summary))]
     rows += [("runs", f"{summary['ended']} ({verdict_counts(summary)})")]
     if summary["utilisation"] is not None:
