@@ -29,6 +29,7 @@ ARF_YAML = """\
 workspace: {command: sh train.sh, editable: [train.sh], pass_env: [SLOW]}
 limits: {budget_s: 1, time_limit_s: 60}
 budget: {max_experiments: 14}
+strategy: greedy
 backend: {name: local, slots: 2}
 """
 
