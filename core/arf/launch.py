@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from arf.engine.runner import WATCH_INTERVAL_S, Commands, JobRunner
 from arf.engine.watch import LogTail
 from arf.errors import NameTakenError, StoreError
 from arf.interfaces import Backend, MetricParser, Workspace
+from arf.judge import statistics
 from arf.plugins.registry import Plugins
 from arf.sandbox import environment
 from arf.sandbox.boxes import Boxes
@@ -195,7 +197,7 @@ class _Parts:
             backend=self.backend,
             parser=self.parser,
             job_env=job_environment(workspace, settings.env, settings.pass_env),
-            beside=[partial(read_mail, mailbox=Mailbox(store.directory))],
+            beside=[_load_statistics, partial(read_mail, mailbox=Mailbox(store.directory))],
             resumed=resumed,
         )
 
@@ -301,6 +303,11 @@ def estimate_rest(engine: Engine, config: Config) -> Estimate:
     told = attrs.evolve(told, claim_share=parts.claim.share)
     engine.note("estimate", *lines(told, config.agent.name))
     return told
+
+
+async def _load_statistics(engine: Engine) -> None:
+    """In a thread, while the baseline runs: else the first test of significance would hold up the slots."""
+    await asyncio.to_thread(statistics.load)
 
 
 def with_interpreter(command: Any) -> Any:

@@ -478,12 +478,12 @@ class Engine(Inbox):
 
     async def _set_up(self) -> None:
         """Run the workspace's set-up command, once for the study. Raises ArfError if it fails."""
-        if not self._runner.has_setup or self.store.meta("set_up", False):
-            return
-        with self.store.transaction():
+        with self.store.transaction():  # until the first turn, whether or not there is a command
             waiting = [(tier, Use.SET_UP, slots) for tier, slots in self._runner.slots.items()]
             for monitor in self._around.monitors:
                 monitor.turned(self.elapsed_s, waiting)
+        if not self._runner.has_setup or self.store.meta("set_up", False):
+            return
         study = self.study
         if await self._runner.set_up(
             study.base, study.run_seed(0), study.tiers[0].name, self._course.stopped

@@ -26,6 +26,11 @@ SCATTER_LEVEL = 0.1
 """A contender whose runs scatter more than the noise explains at this level is judged by its own scatter."""
 
 
+def load() -> None:
+    """Import what tests of significance need, which takes 0.2 s the first time."""
+    import scipy.special  # noqa: F401 - for its effect
+
+
 @lru_cache(maxsize=4096)
 def t_critical(alpha: float, df: float) -> float:
     """The value that Student's t with `df` degrees of freedom exceeds with probability `alpha`."""
